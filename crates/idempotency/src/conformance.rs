@@ -1,0 +1,328 @@
+//! What every store must do, as one suite: [`check`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::{Claim, Held};
+use crate::fingerprint::{Digest, Fingerprint};
+use crate::key::{Key, Operation, Scope, StorageKey};
+use crate::record::{AfterCrash, Record, State, Token};
+use crate::store::{Claimed, Completed, Store};
+
+const LEASE: Duration = Duration::from_millis(150);
+const TTL: Duration = Duration::from_millis(600);
+/// Long enough that nothing lapses while a step is checked.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Checks a store against every rule of [`Store`]. It uses keys of its own; an empty store is not needed.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use idempotency::{conformance, stores::MemoryStore};
+/// conformance::check(MemoryStore::new()).await;
+/// # });
+/// ```
+///
+/// # Panics
+/// At the first rule that does not hold, in words that name it.
+pub async fn check(store: impl Store) {
+    let store: Arc<dyn Store> = Arc::new(store);
+    let store = &*store;
+    a_claim_stands(store).await;
+    an_attempt_recognises_itself(store).await;
+    only_the_owner_renews(store).await;
+    a_completion_is_kept_as_it_is(store).await;
+    only_the_owner_completes(store).await;
+    only_the_owner_releases(store).await;
+    a_lapsed_claim_is_taken_over_once(store).await;
+    a_renewed_claim_is_not_taken_over(store).await;
+    a_late_owner_that_nobody_followed_completes(store).await;
+    an_absent_record_is_recreated_only_when_told(store).await;
+    a_lapsed_record_stays_for_its_ttl(store).await;
+    a_completed_record_expires(store).await;
+    fences_grow(store).await;
+    an_operator_resolves_by_fence(store).await;
+    of_many_claims_one_holds(store).await;
+    keys_do_not_meet(store).await;
+    store.purge().await.expect("purge works");
+    store.watch(&fresh_key()).await.expect("watch works");
+}
+
+fn fresh_key() -> StorageKey {
+    let unique = Token::random();
+    let scope = Scope { namespace: "conformance", operation: Operation::Call("check"), caller: Some(&unique.0) };
+    scope.storage_key(&Key::new("k").expect("a valid key"))
+}
+
+fn attempt(lease: Duration, ttl: Duration) -> Record {
+    Record {
+        state: State::InFlight,
+        after_crash: AfterCrash::Refuse,
+        token: Token::random(),
+        fence: 0,
+        lease: crate::clock::micros(lease),
+        ttl: crate::clock::micros(ttl),
+        fingerprint: Fingerprint(Digest::new("conformance").finish()),
+        label: "conformance ü".into(),
+        result: [].into(),
+    }
+}
+
+fn completed(attempt: &Record, result: &[u8]) -> Record {
+    Record { state: State::Completed, result: result.into(), ..attempt.clone() }
+}
+
+async fn claim(store: &dyn Store, key: &StorageKey, record: &Record, takes_over: Option<&Record>) -> Claimed {
+    let claim = Claim { record: record.clone(), takes_over: takes_over.cloned() };
+    store.claim(key, &claim).await.expect("a claim is answered")
+}
+
+/// Claims, which must succeed; the attempt with its fence.
+async fn claimed(store: &dyn Store, key: &StorageKey, record: Record, takes_over: Option<&Record>) -> Record {
+    match claim(store, key, &record, takes_over).await {
+        Claimed::Yes { fence } => Record { fence, ..record },
+        Claimed::No { held, .. } => panic!("a claim on a free key was refused by {held:?}"),
+    }
+}
+
+async fn refused(store: &dyn Store, key: &StorageKey, record: Record, takes_over: Option<&Record>, rule: &str) -> Held {
+    match claim(store, key, &record, takes_over).await {
+        Claimed::No { held, .. } => held,
+        Claimed::Yes { .. } => panic!("{rule}"),
+    }
+}
+
+async fn stored(store: &dyn Store, key: &StorageKey) -> Option<Record> {
+    store.get(key).await.expect("a record is read").map(|(held, _)| held.record)
+}
+
+async fn pass(duration: Duration) {
+    tokio::time::sleep(duration + Duration::from_millis(60)).await;
+}
+
+async fn a_claim_stands(store: &dyn Store) {
+    let key = fresh_key();
+    assert_eq!(stored(store, &key).await, None, "an unused key is absent");
+    let first = claimed(store, &key, attempt(LONG, LONG), None).await;
+    let claim = Claim { record: attempt(LONG, LONG), takes_over: None };
+    let Claimed::No { held, now } = store.claim(&key, &claim).await.expect("a claim is answered") else {
+        panic!("a second claim on a live key must be refused");
+    };
+    assert_eq!(held.record, first, "a refused claim is told exactly what stands there");
+    let left = held.lease_end.saturating_sub(now);
+    let lease = crate::clock::micros(LONG);
+    assert!(
+        left <= lease + 2_000 && left > lease - 10_000_000,
+        "the lease ends {LONG:?} after the claim, not {left} µs from now"
+    );
+}
+
+async fn an_attempt_recognises_itself(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LONG, LONG), None).await;
+    let held =
+        refused(store, &key, Record { fence: 0, ..own.clone() }, None, "a claim sent twice must not be written twice")
+            .await;
+    assert_eq!(held.record, own, "a claim sent twice finds itself, fence and all");
+}
+
+async fn only_the_owner_renews(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LEASE, TTL), None).await;
+    for _ in 0..5 {
+        tokio::time::sleep(LEASE / 2).await;
+        assert!(store.renew(&key, &own).await.expect("a renewal is answered"), "an owner renews its claim");
+    }
+    let (held, now) = store.get(&key).await.expect("a record is read").expect("a renewed claim is there");
+    assert!(held.lease_end > now, "a renewed lease has not ended");
+    assert_eq!(held.record, own, "a renewal changes nothing but the lease");
+    assert!(
+        !store.renew(&key, &attempt(LEASE, TTL)).await.expect("a renewal is answered"),
+        "a stranger does not renew"
+    );
+    assert!(!store.renew(&fresh_key(), &own).await.expect("a renewal is answered"), "an absent claim is not renewed");
+}
+
+async fn a_completion_is_kept_as_it_is(store: &dyn Store) {
+    let every_byte: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    for result in [&b""[..], b"\0", &every_byte] {
+        let key = fresh_key();
+        let own = claimed(store, &key, attempt(LONG, LONG), None).await;
+        let done = completed(&own, result);
+        for _ in 0..2 {
+            let answer = store.complete(&key, &done, false).await.expect("a completion is answered");
+            assert!(matches!(answer, Completed::Stored), "an owner completes, and sending it again succeeds");
+        }
+        let again = store.complete(&key, &completed(&own, b"other"), true).await.expect("a completion is answered");
+        assert!(matches!(again, Completed::Stored), "a completion sent again succeeds");
+        assert_eq!(
+            stored(store, &key).await,
+            Some(done.clone()),
+            "a stored result is kept byte for byte and never changes"
+        );
+        let held = refused(store, &key, attempt(LONG, LONG), None, "a completed key is not claimed").await;
+        assert_eq!(held.record, done, "a claim on a completed key is told its record");
+        assert!(!store.renew(&key, &own).await.expect("a renewal is answered"), "a completed record is not renewed");
+    }
+}
+
+async fn only_the_owner_completes(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LONG, LONG), None).await;
+    let stranger = completed(&attempt(LONG, LONG), b"x");
+    match store.complete(&key, &stranger, true).await.expect("a completion is answered") {
+        Completed::Refused(Some(held)) => {
+            assert_eq!(held.record, own, "a refused completion is told what stands there")
+        }
+        other => panic!("a stranger's completion must be refused, not {other:?}"),
+    }
+    assert_eq!(stored(store, &key).await, Some(own), "a refused completion changes nothing");
+}
+
+async fn only_the_owner_releases(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LONG, LONG), None).await;
+    assert!(!store.release(&key, &attempt(LONG, LONG)).await.expect("answered"), "a stranger does not release");
+    assert_eq!(stored(store, &key).await, Some(own.clone()), "a refused release changes nothing");
+    assert!(store.release(&key, &own).await.expect("answered"), "an owner releases its claim");
+    assert!(!store.release(&key, &own).await.expect("answered"), "a released claim is gone");
+    assert_eq!(stored(store, &key).await, None, "a released key is absent");
+    let next = claimed(store, &key, attempt(LONG, LONG), None).await;
+    store.complete(&key, &completed(&next, b"r"), false).await.expect("a completion is answered");
+    assert!(
+        !store.release(&key, &next).await.expect("answered"),
+        "a completed record is not released, not even by its owner"
+    );
+    assert!(stored(store, &key).await.is_some(), "a completed record stays");
+}
+
+async fn a_lapsed_claim_is_taken_over_once(store: &dyn Store) {
+    let key = fresh_key();
+    let first = claimed(store, &key, attempt(LEASE, LONG), None).await;
+    refused(store, &key, attempt(LEASE, LONG), Some(&first), "a live claim must not be taken over").await;
+    pass(LEASE).await;
+    let (held, now) = store.get(&key).await.expect("a record is read").expect("a lapsed claim is there");
+    assert!(held.lease_end <= now, "a lease ends after {LEASE:?}");
+    refused(store, &key, attempt(LONG, LONG), None, "a lapsed claim is only replaced by one who has seen it").await;
+    let second = claimed(store, &key, attempt(LONG, LONG), Some(&first)).await;
+    assert!(second.fence > first.fence, "the fence grows when a claim is taken over");
+    refused(store, &key, attempt(LONG, LONG), Some(&first), "a claim is taken over once").await;
+    assert!(!store.renew(&key, &first).await.expect("answered"), "who was taken over does not renew");
+    assert!(!store.release(&key, &first).await.expect("answered"), "who was taken over does not release");
+    let late = store.complete(&key, &completed(&first, b"late"), true).await.expect("a completion is answered");
+    assert!(matches!(late, Completed::Refused(Some(_))), "who was taken over does not complete");
+    assert_eq!(stored(store, &key).await, Some(second), "who was taken over changes nothing");
+}
+
+async fn a_renewed_claim_is_not_taken_over(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LEASE, LONG), None).await;
+    pass(LEASE).await;
+    assert!(store.renew(&key, &own).await.expect("answered"), "a late renewal is fine while the token matches");
+    refused(
+        store,
+        &key,
+        attempt(LEASE, LONG),
+        Some(&own),
+        "a claim seen lapsed and renewed since must not be taken over",
+    )
+    .await;
+}
+
+async fn a_late_owner_that_nobody_followed_completes(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LEASE, LONG), None).await;
+    pass(LEASE).await;
+    let answer = store.complete(&key, &completed(&own, b"late"), false).await.expect("a completion is answered");
+    assert!(matches!(answer, Completed::Stored), "completing late is fine while the token matches");
+}
+
+async fn an_absent_record_is_recreated_only_when_told(store: &dyn Store) {
+    let key = fresh_key();
+    let lost = Record { fence: 7, ..completed(&attempt(LONG, LONG), b"r") };
+    let answer = store.complete(&key, &lost, false).await.expect("a completion is answered");
+    assert!(matches!(answer, Completed::Refused(None)), "an absent claim is not completed");
+    assert_eq!(stored(store, &key).await, None, "a refused completion writes nothing");
+    let answer = store.complete(&key, &lost, true).await.expect("a completion is answered");
+    assert!(matches!(answer, Completed::Stored), "an absent record is recreated when that is asked for");
+    assert_eq!(stored(store, &key).await, Some(lost), "a recreated record is complete");
+}
+
+async fn a_lapsed_record_stays_for_its_ttl(store: &dyn Store) {
+    let key = fresh_key();
+    claimed(store, &key, attempt(LEASE, TTL), None).await;
+    pass(LEASE).await;
+    assert!(
+        stored(store, &key).await.is_some(),
+        "an in-flight record outlives its lease, so that the crash can be told"
+    );
+    pass(TTL).await;
+    assert_eq!(stored(store, &key).await, None, "an in-flight record goes `ttl` after its last renewal");
+}
+
+async fn a_completed_record_expires(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LEASE, TTL), None).await;
+    tokio::time::sleep(LEASE).await;
+    store.complete(&key, &completed(&own, b"r"), false).await.expect("a completion is answered");
+    tokio::time::sleep(TTL - LEASE / 2).await;
+    assert!(stored(store, &key).await.is_some(), "`ttl` counts from the completion");
+    pass(LEASE).await;
+    assert_eq!(stored(store, &key).await, None, "a completed record goes after `ttl`");
+    let next = claimed(store, &key, attempt(LEASE, TTL), None).await;
+    assert!(next.fence > own.fence, "the fence grows across expiry");
+}
+
+async fn fences_grow(store: &dyn Store) {
+    let key = fresh_key();
+    let mut last = 0;
+    for _ in 0..3 {
+        let own = claimed(store, &key, attempt(LONG, LONG), None).await;
+        assert!(own.fence > last, "the fence grows across releases");
+        last = own.fence;
+        assert!(store.release(&key, &own).await.expect("a release is answered"), "an owner releases");
+        tokio::time::sleep(Duration::from_millis(2)).await; // the fence is a clock in µs
+    }
+}
+
+async fn an_operator_resolves_by_fence(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LONG, LONG), None).await;
+    let word = Record { token: Token::random(), ..completed(&own, b"by hand") };
+    assert!(!store.resolve(&key, own.fence + 1, Some(&word)).await.expect("answered"), "another fence is not resolved");
+    assert!(!store.resolve(&key, own.fence + 1, None).await.expect("answered"), "another fence is not removed");
+    assert_eq!(stored(store, &key).await, Some(own.clone()), "a refused resolution changes nothing");
+    assert!(store.resolve(&key, own.fence, Some(&word)).await.expect("answered"), "the right fence is resolved");
+    assert_eq!(stored(store, &key).await, Some(word), "a resolved record is the operator's");
+    let late = store.complete(&key, &completed(&own, b"late"), true).await.expect("a completion is answered");
+    assert!(matches!(late, Completed::Refused(Some(_))), "the old attempt does not overwrite an operator's word");
+    assert!(store.resolve(&key, own.fence, None).await.expect("answered"), "the right fence is removed");
+    assert_eq!(stored(store, &key).await, None, "a removed record is absent");
+}
+
+async fn of_many_claims_one_holds(store: &dyn Store) {
+    let key = fresh_key();
+    let claims = (0..50).map(|_| Claim { record: attempt(LONG, LONG), takes_over: None }).collect::<Vec<_>>();
+    let mut waiting: Vec<_> = claims.iter().map(|claim| Some(store.claim(&key, claim))).collect();
+    let mut held = 0;
+    // All are under way before the first is awaited.
+    std::future::poll_fn(|context| {
+        for slot in &mut waiting {
+            if let Some(std::task::Poll::Ready(answer)) = slot.as_mut().map(|future| future.as_mut().poll(context)) {
+                held += usize::from(matches!(answer.expect("a claim is answered"), Claimed::Yes { .. }));
+                *slot = None;
+            }
+        }
+        if waiting.iter().all(Option::is_none) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    assert_eq!(held, 1, "of 50 claims at once exactly one holds");
+}
+
+async fn keys_do_not_meet(store: &dyn Store) {
+    let (one, two) = (fresh_key(), fresh_key());
+    let own = claimed(store, &one, attempt(LONG, LONG), None).await;
+    assert_eq!(stored(store, &two).await, None, "a claim on one key is not one on another");
+    assert!(!store.release(&two, &own).await.expect("a release is answered"), "a release is of its own key");
+    assert!(stored(store, &one).await.is_some(), "a release of another key changes nothing");
+}

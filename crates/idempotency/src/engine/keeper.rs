@@ -1,0 +1,184 @@
+//! Renewal: one task per store and process keeps the leases of all live attempts.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use crate::key::StorageKey;
+use crate::record::Record;
+use crate::store::Store;
+
+/// A claim that is being kept.
+pub(super) struct Live {
+    pub(super) key: StorageKey,
+    /// As claimed: in flight, with its fence.
+    pub(super) record: Record,
+    /// Renewing ends here.
+    renew_until: Instant,
+    lost: AtomicBool,
+    lease_end: Mutex<Instant>,
+}
+
+impl Live {
+    pub(super) fn new(key: StorageKey, record: Record, sent: Instant, run_limit: Duration) -> Self {
+        let lease_end = Mutex::new(sent + Duration::from_micros(record.lease));
+        // An `Instant` can't hold a hundred years everywhere; a month is as good as never here.
+        let renew_until = sent + run_limit.min(Duration::from_secs(30 * 24 * 3600));
+        Self { key, record, renew_until, lost: AtomicBool::new(false), lease_end }
+    }
+
+    /// Whether the claim is known to be somebody else's by now.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// When the lease certainly still held, counted from before the claim or renewal was sent.
+    pub(super) fn lease_end(&self) -> Instant {
+        *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_micros(self.record.lease)
+    }
+}
+
+/// Where an attempt stands in the schedule.
+pub(super) type Slot = u64;
+
+pub(super) struct Keeper(Arc<Shared>);
+
+struct Shared {
+    store: Arc<dyn Store>,
+    schedule: Mutex<Schedule>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Schedule {
+    due: BTreeMap<(Instant, Slot), Arc<Live>>,
+    /// The time each slot stands under.
+    slots: std::collections::HashMap<Slot, Instant>,
+    last_slot: Slot,
+    /// A task is at work. It says so itself when its runtime goes away under it.
+    served: bool,
+    closed: bool,
+}
+
+impl Shared {
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.schedule().closed = true;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Keeper {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self(Arc::new(Shared { store, schedule: Mutex::default(), wake: Notify::new() }))
+    }
+
+    /// Keeps the lease until [`Self::leave`].
+    pub(super) fn keep(&self, handle: &Handle, live: Arc<Live>) -> Slot {
+        let due = live.lease_end() - live.lease() * 2 / 3;
+        let mut schedule = self.0.schedule();
+        schedule.last_slot += 1;
+        let slot = schedule.last_slot;
+        schedule.slots.insert(slot, due);
+        let earliest = schedule.due.first_key_value().is_none_or(|((first, _), _)| due < *first);
+        schedule.due.insert((due, slot), live);
+        if !schedule.served {
+            schedule.served = true;
+            handle.spawn(serve(Serving(self.0.clone())));
+        } else if earliest {
+            self.0.wake.notify_one();
+        }
+        slot
+    }
+
+    pub(super) fn leave(&self, slot: Slot) {
+        let mut schedule = self.0.schedule();
+        if let Some(due) = schedule.slots.remove(&slot) {
+            schedule.due.remove(&(due, slot));
+        }
+    }
+}
+
+/// The task's hold on the schedule.
+struct Serving(Arc<Shared>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.schedule().served = false;
+    }
+}
+
+async fn serve(serving: Serving) {
+    let shared = &serving.0;
+    loop {
+        let next = {
+            let mut schedule = shared.schedule();
+            if schedule.closed {
+                return;
+            }
+            let now = Instant::now();
+            while let Some(entry) = schedule.due.first_entry().filter(|entry| entry.key().0 <= now) {
+                let ((_, slot), live) = entry.remove_entry();
+                tokio::spawn(renew(shared.clone(), slot, live));
+            }
+            schedule.due.first_key_value().map(|((due, _), _)| *due)
+        };
+        match next {
+            Some(due) => drop(tokio::time::timeout_at(due.into(), shared.wake.notified()).await),
+            None => shared.wake.notified().await,
+        }
+    }
+}
+
+async fn renew(shared: Arc<Shared>, slot: Slot, live: Arc<Live>) {
+    let sent = Instant::now();
+    let label = &live.record.label;
+    if sent >= live.renew_until {
+        tracing::warn!("{label} still runs after its run_limit; its lease is not renewed any more");
+        shared.schedule().slots.remove(&slot);
+        return;
+    }
+    let due = match shared.store.renew(&live.key, &live.record).await {
+        Ok(true) => {
+            *live.lease_end.lock().unwrap_or_else(PoisonError::into_inner) = sent + live.lease();
+            sent + live.lease() / 3
+        }
+        Ok(false) => {
+            // Settled in the meantime, or truly lost.
+            if shared.schedule().slots.remove(&slot).is_some() {
+                live.lose();
+                tracing::warn!("{label} lost its claim while it ran; its result will not be stored");
+            }
+            return;
+        }
+        // One failed renewal is not a lost lease.
+        Err(error) => {
+            tracing::debug!("renewing {label} failed and is tried again: {error}");
+            Instant::now() + (live.lease() / 10).min(Duration::from_secs(1))
+        }
+    };
+    let mut schedule = shared.schedule();
+    if let Some(stands) = schedule.slots.get_mut(&slot) {
+        *stands = due;
+        schedule.due.insert((due, slot), live);
+        drop(schedule);
+        shared.wake.notify_one();
+    }
+}

@@ -1,0 +1,422 @@
+//! The engine: claim → run → complete, over any [`Store`].
+//!
+//! [`Idempotency`] is a store with the options of one call site. [`Idempotency::begin`] claims a key and gives an
+//! [`Attempt`], which is renewed in the background until it is settled; [`Idempotency::run`] does all of it.
+
+mod attempt;
+mod background;
+mod keeper;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use crate::clock::micros;
+use crate::decide::{Claim, Decision, Held, Request, decide};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::fingerprint::Fingerprint;
+use crate::key::{Key, Scope, StorageKey};
+use crate::record::{AfterCrash, Micros, Record, State, Token};
+use crate::store::{Claimed, Store};
+
+pub use attempt::{Attempt, Settled, Verdict};
+use background::Background;
+use keeper::Keeper;
+use waiting::Rooms;
+
+/// What one store needs in one process: renewals, waiters and the operations that go on after their caller left.
+struct Engine {
+    store: Arc<dyn Store>,
+    keeper: Keeper,
+    rooms: Rooms,
+    background: Background,
+}
+
+/// Options of a call site. The store behind it is shared; these are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How long a result is kept, from its completion on. 24 h unless told.
+    pub ttl: Duration,
+    /// How long a claim or a renewal is good for. The lesser of 30 s and `ttl` unless told.
+    pub lease: Option<Duration>,
+    /// How long a repeat waits for the first answer. Not at all unless told.
+    pub wait: Duration,
+    /// How long an attempt is renewed at the most. `ttl` unless told.
+    pub run_limit: Option<Duration>,
+    /// What to do about an attempt that crashed.
+    pub after_crash: AfterCrash,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (ttl, wait) = (Duration::from_secs(24 * 3600), Duration::ZERO);
+        Self { ttl, lease: None, wait, run_limit: None, after_crash: AfterCrash::Rerun }
+    }
+}
+
+/// Options that contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// `ttl` under a millisecond or over a hundred years.
+    #[error("ttl must be from 1 ms to 100 years, not {0:?}")]
+    Ttl(Duration),
+    /// `lease` under a millisecond.
+    #[error("lease must be 1 ms or more, not {0:?}")]
+    Lease(Duration),
+    /// `lease` longer than `ttl`.
+    #[error("lease ({0:?}) must not be longer than ttl ({1:?})")]
+    LeaseOverTtl(Duration, Duration),
+}
+
+impl Options {
+    const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+    /// Whether they fit together.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        let (least, lease) = (Duration::from_millis(1), self.lease());
+        if !(least..=Self::HUNDRED_YEARS).contains(&self.ttl) {
+            return Err(OptionsError::Ttl(self.ttl));
+        }
+        if lease < least {
+            return Err(OptionsError::Lease(lease));
+        }
+        if lease > self.ttl {
+            return Err(OptionsError::LeaseOverTtl(lease, self.ttl));
+        }
+        Ok(())
+    }
+
+    fn lease(&self) -> Duration {
+        self.lease.unwrap_or(self.ttl.min(Duration::from_secs(30)))
+    }
+}
+
+/// A request, as the engine sees it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Scope and key.
+    pub key: StorageKey,
+    /// What is asked for.
+    pub fingerprint: Fingerprint,
+    /// Operation and key in words, kept with the record for operators.
+    pub label: Arc<str>,
+}
+
+impl Call {
+    /// A call of `key` in `scope`.
+    pub fn new(scope: &Scope<'_>, key: &Key, fingerprint: Fingerprint) -> Self {
+        Self { key: scope.storage_key(key), fingerprint, label: scope.label(key).into() }
+    }
+}
+
+/// How a call begins.
+#[derive(Debug)]
+pub enum Begun {
+    /// This attempt holds the claim: do the work, then settle it.
+    Run(Attempt),
+    /// Done before: its result.
+    Replay(Arc<[u8]>),
+    /// The key belongs to another payload.
+    Mismatch,
+    /// Another attempt runs, for at least this long by its lease.
+    InFlight {
+        /// What is left of the lease.
+        lease_left: Duration,
+    },
+    /// Nobody knows whether the effect happened; an operator must resolve the key.
+    Unknown,
+    /// Done; the result could not be kept. What is known of it instead.
+    NotKept(Arc<[u8]>),
+}
+
+/// How [`Idempotency::run`] ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The work ran: its result.
+    Ran(Arc<[u8]>),
+    /// The work ran before: its stored result.
+    Replayed(Arc<[u8]>),
+}
+
+/// Why [`Idempotency::run`] has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError<E> {
+    /// The work failed; the key is released (or unknown, under [`AfterCrash::Refuse`]).
+    #[error("the work failed")]
+    Work(#[source] E),
+    /// Nothing ran, because of what is stored.
+    #[error("nothing ran: {0:?}")]
+    Refused(Decision),
+    /// Nothing ran, because the store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An engine over a store, with the options of one call site. Cheap to clone.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use idempotency::{Call, Digest, Fingerprint, Idempotency, Key, Operation, Outcome, Scope, stores::MemoryStore};
+///
+/// let charges = Idempotency::new(MemoryStore::new());
+/// let scope = Scope { namespace: "", operation: Operation::Call("charge"), caller: None };
+/// let payload = Fingerprint(Digest::new("charge").part(b"42 EUR").finish());
+/// let call = Call::new(&scope, &Key::new("order-7")?, payload);
+///
+/// let charge = async |_: &_| Ok::<_, std::io::Error>(b"charged".to_vec());
+/// assert_eq!(charges.run(&call, charge).await?, Outcome::Ran((*b"charged").into()));
+/// assert_eq!(charges.run(&call, charge).await?, Outcome::Replayed((*b"charged").into()));
+/// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Idempotency {
+    engine: Arc<Engine>,
+    options: Options,
+}
+
+/// What a claim met.
+enum Tried {
+    Run(Attempt),
+    Held(Held, Micros, Decision),
+}
+
+/// How many lapsed claims in a row one call tries to take over before it calls the key busy.
+const TAKEOVERS: u32 = 4;
+
+impl Idempotency {
+    /// An engine of its own over a store, with the default options. Clone it to share it.
+    pub fn new(store: impl Store) -> Self {
+        let store: Arc<dyn Store> = Arc::new(store);
+        let keeper = Keeper::new(store.clone());
+        let engine = Engine { store, keeper, rooms: Rooms::default(), background: Background::default() };
+        Self { engine: Arc::new(engine), options: Options::default() }
+    }
+
+    /// The same engine with other options.
+    pub fn with_options(&self, options: Options) -> Result<Self, OptionsError> {
+        options.check()?;
+        Ok(Self { engine: self.engine.clone(), options })
+    }
+
+    /// The same with another `ttl`; its default lease goes with it. What does not fit is said by [`Self::begin`].
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.options.ttl = ttl;
+        self
+    }
+
+    /// The same with another lease.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.options.lease = Some(lease);
+        self
+    }
+
+    /// The same with repeats that wait.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.options.wait = wait;
+        self
+    }
+
+    /// The same with a limit to renewing.
+    pub fn run_limit(mut self, run_limit: Duration) -> Self {
+        self.options.run_limit = Some(run_limit);
+        self
+    }
+
+    /// The same with another crash policy.
+    pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
+        self.options.after_crash = after_crash;
+        self
+    }
+
+    /// Claims the key, or says what stands in the way; waits where the options say so.
+    ///
+    /// Dropping the future releases a claim that may have been made.
+    ///
+    /// # Errors
+    /// Where the store fails, or the options do not fit: nothing ran.
+    pub async fn begin(&self, call: &Call) -> Result<Begun, StoreError> {
+        self.options
+            .check()
+            .map_err(|error| StoreError::new(StoreErrorKind::Setup, error.to_string()).with_source(error))?;
+        let mut claim = Claim {
+            record: Record {
+                state: State::InFlight,
+                after_crash: self.options.after_crash,
+                token: Token::random(),
+                fence: 0,
+                lease: micros(self.options.lease()),
+                ttl: micros(self.options.ttl),
+                fingerprint: call.fingerprint,
+                label: call.label.clone(),
+                result: [].into(),
+            },
+            takes_over: None,
+        };
+        match self.claim(&call.key, &mut claim).await? {
+            Tried::Held(_, _, Decision::InFlight { .. }) if !self.options.wait.is_zero() => {
+                self.wait_for(&call.key, claim).await
+            }
+            tried => Ok(tried.into()),
+        }
+    }
+
+    /// Runs `work` once for the key; a repeat gets its stored result.
+    ///
+    /// # Errors
+    /// [`RunError`] says whether the work failed, or why it did not run.
+    pub async fn run<E>(
+        &self,
+        call: &Call,
+        work: impl AsyncFnOnce(&Attempt) -> Result<Vec<u8>, E>,
+    ) -> Result<Outcome, RunError<E>> {
+        let mut attempt = match self.begin(call).await? {
+            Begun::Run(attempt) => attempt,
+            Begun::Replay(result) => return Ok(Outcome::Replayed(result)),
+            Begun::Mismatch => return Err(RunError::Refused(Decision::Mismatch)),
+            Begun::InFlight { lease_left } => {
+                return Err(RunError::Refused(Decision::InFlight { lease_left: micros(lease_left) }));
+            }
+            Begun::Unknown => return Err(RunError::Refused(Decision::Unknown)),
+            Begun::NotKept(_) => return Err(RunError::Refused(Decision::NotKept)),
+        };
+        attempt.start();
+        match work(&attempt).await {
+            Ok(result) => {
+                let result: Arc<[u8]> = result.into();
+                match attempt.settle(Verdict::Complete(result.clone())).await {
+                    Settled::Replaced(stored) => Ok(Outcome::Replayed(stored)),
+                    _ => Ok(Outcome::Ran(result)),
+                }
+            }
+            Err(error) => {
+                attempt.settle(Verdict::Fail).await;
+                Err(RunError::Work(error))
+            }
+        }
+    }
+
+    /// What stands under a key, and the clock its lease is on.
+    pub async fn get(&self, key: &StorageKey) -> Result<Option<(Held, Micros)>, StoreError> {
+        self.engine.store.get(key).await
+    }
+
+    /// An operator's word on the record of exactly this fence: `Some` completes it with a result, `None` removes it, so
+    /// that a repeat runs. `false`: another record stands there by now, and nothing changed.
+    pub async fn resolve(&self, key: &StorageKey, fence: u64, result: Option<Arc<[u8]>>) -> Result<bool, StoreError> {
+        let Some((held, _)) = self.engine.store.get(key).await? else {
+            return Ok(false);
+        };
+        // A token of its own: whatever the old attempt still sends is refused.
+        let into =
+            result.map(|result| Record { state: State::Completed, token: Token::random(), result, ..held.record });
+        let resolved = self.engine.store.resolve(key, fence, into.as_ref()).await?;
+        self.engine.rooms.tell(key);
+        Ok(resolved)
+    }
+
+    /// Removes what has expired from a store that does not do it by itself; how many records.
+    pub async fn purge(&self) -> Result<u64, StoreError> {
+        self.engine.store.purge().await
+    }
+
+    /// Waits until every completion and release that goes on in the background has ended, or for `limit`; whether
+    /// all have. For a shutdown.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.engine.background.drain(limit).await
+    }
+
+    async fn claim(&self, key: &StorageKey, claim: &mut Claim) -> Result<Tried, StoreError> {
+        let request = Request {
+            fingerprint: claim.record.fingerprint,
+            token: claim.record.token,
+            after_crash: claim.record.after_crash,
+        };
+        let handle = Handle::try_current().map_err(|source| {
+            StoreError::new(
+                StoreErrorKind::Setup,
+                "the engine renews leases on a Tokio runtime, and there is none here",
+            )
+            .with_source(source)
+        })?;
+        let guard = Unclaim { engine: &self.engine, handle: &handle, key, record: Some(claim.record.clone()) };
+        for _ in 0..=TAKEOVERS {
+            let sent = Instant::now();
+            match background::twice(|| self.engine.store.claim(key, claim)).await {
+                Ok(Claimed::Yes { fence }) => {
+                    guard.defuse();
+                    return Ok(Tried::Run(self.attempt(
+                        handle.clone(),
+                        key,
+                        Record { fence, ..claim.record.clone() },
+                        sent,
+                    )));
+                }
+                Ok(Claimed::No { held, now }) => match decide(Some(&held), &request, now) {
+                    Decision::Run if held.record.token == request.token => {
+                        guard.defuse();
+                        return Ok(Tried::Run(self.attempt(handle.clone(), key, held.record, sent)));
+                    }
+                    Decision::Run => claim.takes_over = Some(held.record),
+                    decision => {
+                        guard.defuse();
+                        return Ok(Tried::Held(held, now, decision));
+                    }
+                },
+                Err(error) => {
+                    if error.kind() != StoreErrorKind::Unknown {
+                        guard.defuse();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        guard.defuse();
+        let message = format!("{} attempts on one key crashed and were taken over while this one tried", TAKEOVERS + 1);
+        Err(StoreError::new(StoreErrorKind::NotExecuted, message))
+    }
+
+    fn attempt(&self, handle: Handle, key: &StorageKey, record: Record, sent: Instant) -> Attempt {
+        let run_limit = self.options.run_limit.unwrap_or(self.options.ttl);
+        Attempt::new(self.engine.clone(), handle, *key, record, sent, run_limit)
+    }
+}
+
+impl From<Tried> for Begun {
+    fn from(tried: Tried) -> Self {
+        match tried {
+            Tried::Run(attempt) => Begun::Run(attempt),
+            Tried::Held(held, _, decision) => match decision {
+                Decision::Replay => Begun::Replay(held.record.result),
+                Decision::NotKept => Begun::NotKept(held.record.result),
+                Decision::Mismatch => Begun::Mismatch,
+                Decision::InFlight { lease_left } => Begun::InFlight { lease_left: Duration::from_micros(lease_left) },
+                // `Run` is followed by a claim, never returned as held; were it, "unknown" would be the safe word.
+                Decision::Unknown | Decision::Run => Begun::Unknown,
+            },
+        }
+    }
+}
+
+/// Releases a claim that may have been made, unless its answer came.
+struct Unclaim<'a> {
+    engine: &'a Arc<Engine>,
+    handle: &'a Handle,
+    key: &'a StorageKey,
+    record: Option<Record>,
+}
+
+impl Unclaim<'_> {
+    fn defuse(mut self) {
+        self.record = None;
+    }
+}
+
+impl Drop for Unclaim<'_> {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            attempt::release_later(self.engine, self.handle, *self.key, record);
+        }
+    }
+}

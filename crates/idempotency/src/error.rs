@@ -1,0 +1,69 @@
+//! [`StoreError`]: what a store could not do, and whether it may have done it after all.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// What became of an operation that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// Certainly not executed; sending it again is safe.
+    NotExecuted,
+    /// A timeout or a lost connection: it may have been executed.
+    Unknown,
+    /// There is no room for another claim. Nothing was executed.
+    Full,
+    /// Something that is not ours, or newer than us, stands under the key. Nothing was executed.
+    Foreign,
+    /// The store can't be used as it is set up (password, version, path). Nothing was executed.
+    Setup,
+}
+
+/// A store's failure: a kind to match on, words for a person, and the source.
+#[derive(Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl StoreError {
+    /// An error with a message that says what to do.
+    pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// Keeps what caused it.
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What became of the operation.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+
+    /// The same error for another operation that it undid too, without its source.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.kind, self.message.clone())
+    }
+
+    /// The error for a record that [`crate::Record::decode`] refused, under the name the store knows it by.
+    pub fn foreign(name: impl fmt::Display, error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let error = error.into();
+        Self::new(StoreErrorKind::Foreign, format!("the storage key {name} can't be used: {error}")).with_source(error)
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for StoreError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

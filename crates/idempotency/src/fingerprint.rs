@@ -1,0 +1,67 @@
+//! [`Fingerprint`]: is this the same request? And the one way this crate hashes parts.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+/// SHA-256 over what a request asks for. Two requests with one key and two fingerprints are a mismatch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({})", hex(&self.0))
+    }
+}
+
+/// SHA-256 over length-prefixed parts, so that no two lists of parts run together.
+///
+/// The first part is the domain: digests made for different purposes never meet.
+///
+/// ```
+/// use idempotency::Digest;
+/// let (a, b) = (Digest::new("demo").part(b"ab").part(b"c"), Digest::new("demo").part(b"a").part(b"bc"));
+/// assert_ne!(a.finish(), b.finish());
+/// ```
+#[derive(Clone)]
+pub struct Digest(Sha256);
+
+impl Digest {
+    /// A digest for one purpose, named and versioned by `domain`.
+    pub fn new(domain: &str) -> Self {
+        Self(Sha256::new()).part(domain.as_bytes())
+    }
+
+    /// Adds one part: its length as 8 bytes, big endian, then its bytes.
+    pub fn part(self, bytes: &[u8]) -> Self {
+        self.parts(bytes.len() as u64, [bytes])
+    }
+
+    /// Adds one part that lies in several pieces; `length` is that of all of them.
+    pub fn parts<'a>(mut self, length: u64, pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        self.0.update(length.to_be_bytes());
+        for piece in pieces {
+            self.0.update(piece);
+        }
+        self
+    }
+
+    /// Adds a part that may be absent; absent and empty differ.
+    pub fn option(self, bytes: Option<&[u8]>) -> Self {
+        match bytes {
+            None => self.part(b"0"),
+            Some(bytes) => self.part(b"1").part(bytes),
+        }
+    }
+
+    /// The 32 bytes.
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
+}

@@ -1,0 +1,268 @@
+//! The exchange: what every HTTP face shares. Facts of a request in; a refusal, or an answer to store and replay, out.
+//!
+//! Nothing here does I/O or knows a framework.
+
+use crate::fingerprint::{Digest, Fingerprint};
+
+/// The response header that says "this is a stored answer".
+pub const REPLAYED: &str = "idempotent-replayed";
+
+/// What a request is, for its fingerprint.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts<'a> {
+    /// The method, in upper case.
+    pub method: &'a str,
+    /// The path as the client sent it, still percent-encoded.
+    pub path: &'a [u8],
+    /// The query as the client sent it, without the `?`.
+    pub query: &'a [u8],
+    /// The `Content-Type` header, or nothing.
+    pub content_type: &'a [u8],
+    /// The whole body.
+    pub body: &'a [u8],
+}
+
+impl RequestFacts<'_> {
+    /// SHA-256 over the length-prefixed parts `idempotency http 1`, method, path, query, content type and body.
+    ///
+    /// A multipart body is taken without its boundary, which clients make anew for every send.
+    ///
+    /// ```
+    /// use idempotency::http::RequestFacts;
+    /// let sent = |boundary: &str| RequestFacts {
+    ///     method: "POST", path: b"/pay", query: b"",
+    ///     content_type: format!("multipart/form-data; boundary={boundary}").as_bytes(),
+    ///     body: format!("--{boundary}\r\n\r\n1\r\n--{boundary}--\r\n").as_bytes(),
+    /// }.fingerprint();
+    /// assert_eq!(sent("aaa"), sent("bbb"));
+    /// ```
+    pub fn fingerprint(&self) -> Fingerprint {
+        let digest = Digest::new("idempotency http 1").part(self.method.as_bytes()).part(self.path).part(self.query);
+        Fingerprint(match boundary(self.content_type) {
+            None => digest.part(self.content_type).part(self.body).finish(),
+            Some(boundary) => {
+                let delimiter = [b"\r\n--", boundary].concat();
+                // The first delimiter may stand at the very start, without its line break.
+                let body = self.body.strip_prefix(&delimiter[2..]).unwrap_or(self.body);
+                split(body, &delimiter).fold(digest.part(b"multipart/form-data"), Digest::part).finish()
+            }
+        })
+    }
+}
+
+/// The boundary of a `multipart/form-data` body (RFC 2046, section 5.1.1).
+fn boundary(content_type: &[u8]) -> Option<&[u8]> {
+    let mut parts = content_type.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    if !parts.next()?.eq_ignore_ascii_case(b"multipart/form-data") {
+        return None;
+    }
+    let value = parts.find_map(|part| {
+        let (name, value) = part.split_at_checked(9)?;
+        name.eq_ignore_ascii_case(b"boundary=").then_some(value)
+    })?;
+    let value = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+    (!value.is_empty()).then_some(value)
+}
+
+fn split<'a>(mut body: &'a [u8], delimiter: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        match body.windows(delimiter.len()).position(|window| window == delimiter) {
+            Some(at) => {
+                let part = &body[..at];
+                body = &body[at + delimiter.len()..];
+                Some(part)
+            }
+            None => {
+                ended = true;
+                Some(body)
+            }
+        }
+    })
+}
+
+/// Whether an answer of this status is stored. The rest releases the key: the client may try again.
+///
+/// ```
+/// use idempotency::http::is_stored;
+/// assert!(is_stored(201) && is_stored(404) && !is_stored(500) && !is_stored(401));
+/// ```
+pub fn is_stored(status: u16) -> bool {
+    status < 500 && !matches!(status, 401 | 403 | 408 | 425 | 429)
+}
+
+/// An answer: status, headers in order, body; byte for byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The headers, duplicates and all.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Fields of the connection, not of the answer (RFC 9110, section 7.6.1), and the one that a replay makes wrong.
+const NOT_KEPT: [&[u8]; 10] = [
+    b"connection",
+    b"date",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+];
+
+impl Answer {
+    /// Drops what is not stored: hop-by-hop fields and those that `Connection` names, `Date`, our own replay header,
+    /// and `Set-Cookie` unless it is asked for.
+    pub fn without_transient(mut self, store_set_cookie: bool) -> Self {
+        let named: Vec<Vec<u8>> = self
+            .headers
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"))
+            .flat_map(|(_, value)| value.split(|byte| *byte == b',').map(|name| name.trim_ascii().to_vec()))
+            .collect();
+        self.headers.retain(|(name, _)| {
+            let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+            !NOT_KEPT.into_iter().any(is)
+                && !named.iter().any(|other| is(other))
+                && !is(REPLAYED.as_bytes())
+                && (store_set_cookie || !is(b"set-cookie"))
+        });
+        self
+    }
+
+    /// The wire form: status (2 bytes), the number of headers (2), then for each name and value their length (4) and
+    /// bytes; the rest is the body. All numbers big endian.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(
+            4 + self.body.len() + self.headers.iter().map(|(n, v)| 8 + n.len() + v.len()).sum::<usize>(),
+        );
+        out.extend_from_slice(&self.status.to_be_bytes());
+        out.extend_from_slice(&(self.headers.len() as u16).to_be_bytes());
+        for bytes in self.headers.iter().flat_map(|(name, value)| [name, value]) {
+            out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+            out.extend_from_slice(bytes);
+        }
+        out.extend_from_slice(&self.body);
+        out
+    }
+
+    /// Reads the wire form; `None` where it is not one.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+            let (head, tail) = rest.split_at_checked(length)?;
+            *rest = tail;
+            Some(head)
+        }
+        let rest = &mut { bytes };
+        let status = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
+        let count = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
+        let mut field = || {
+            let length = u32::from_be_bytes(take(rest, 4)?.try_into().ok()?);
+            Some(take(rest, length as usize)?.to_vec())
+        };
+        let headers = (0..count).map(|_| Some((field()?, field()?))).collect::<Option<Vec<_>>>()?;
+        Some(Self { status, headers, body: rest.to_vec() })
+    }
+}
+
+/// Why a request gets no answer of its own: the status table, one row each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The last part of the problem type, and the name of the row.
+    pub name: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The problem's title.
+    pub title: &'static str,
+    /// What became of the effect of the request: `none`, `running`, `done` or `unknown`. Where it is `none`, trying
+    /// again with a new key is safe.
+    pub effect: &'static str,
+}
+
+impl Refusal {
+    /// The problem `type` (RFC 9457, section 3.1.1): an absolute URI that names the row.
+    pub fn problem_type(&self) -> String {
+        format!("urn:problem-type:idempotency:{}", self.name)
+    }
+}
+
+const fn row(name: &'static str, status: u16, effect: &'static str, title: &'static str) -> Refusal {
+    Refusal { name, status, title, effect }
+}
+
+/// Every refusal there is.
+pub const REFUSALS: [Refusal; 9] = [
+    row("key-missing", 400, "none", "The Idempotency-Key is missing"),
+    row("key-invalid", 400, "none", "The Idempotency-Key is malformed"),
+    row("processing", 409, "running", "A request with this Idempotency-Key is still being processed"),
+    row("unknown", 409, "unknown", "The outcome of the request with this Idempotency-Key is unknown"),
+    row("not-kept", 410, "done", "The request with this Idempotency-Key is done, but its answer was not kept"),
+    row("scope-missing", 500, "none", "This service does not say whose the Idempotency-Key is"),
+    row("payload-too-large", 413, "none", "The request is too large to be protected by an Idempotency-Key"),
+    row("conflict", 422, "none", "This Idempotency-Key was used with another request"),
+    row("store-unavailable", 503, "none", "The store of the Idempotency-Keys can't be reached"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer() -> Answer {
+        let pair = |name: &[u8], value: &[u8]| (name.to_vec(), value.to_vec());
+        let headers = vec![
+            pair(b"Connection", b"close, X-Hop"),
+            pair(b"X-Hop", b"1"),
+            pair(b"Link", b"a"),
+            pair(b"Link", b"\xff"),
+            pair(b"Set-Cookie", b"s=1"),
+            pair(b"Date", b"now"),
+            pair(b"Transfer-Encoding", b"chunked"),
+        ];
+        Answer { status: 201, headers, body: b"\0\xff".to_vec() }
+    }
+
+    #[test]
+    fn an_answer_survives_its_wire_form() {
+        assert_eq!(Answer::decode(&answer().encode()), Some(answer()));
+        let bytes = answer().encode();
+        assert!((0..20).all(|length| Answer::decode(&bytes[..length]).is_none()));
+    }
+
+    #[test]
+    fn transient_headers_are_dropped_and_the_others_stay_in_order() {
+        let names = |answer: Answer| answer.headers.into_iter().map(|(name, value)| (name, value)).collect::<Vec<_>>();
+        let kept = names(answer().without_transient(false));
+        assert_eq!(kept, [(b"Link".to_vec(), b"a".to_vec()), (b"Link".to_vec(), b"\xff".to_vec())]);
+        assert_eq!(names(answer().without_transient(true)).len(), 3);
+    }
+
+    #[test]
+    fn a_multipart_fingerprint_sees_the_contents_and_not_the_boundary() {
+        let print = |boundary: &str, content: &str| {
+            let content_type = format!("Multipart/Form-Data; charset=x; boundary=\"{boundary}\"");
+            let body = format!(
+                "--{boundary}\r\nContent-Disposition: form-data; name=a\r\n\r\n{content}\r\n--{boundary}--\r\n"
+            );
+            RequestFacts {
+                method: "POST",
+                path: b"/",
+                query: b"",
+                content_type: content_type.as_bytes(),
+                body: body.as_bytes(),
+            }
+            .fingerprint()
+        };
+        assert_eq!(print("x1", "hello"), print("y22", "hello"));
+        assert_ne!(print("x1", "hello"), print("x1", "hullo"));
+        assert_ne!(print("x1", "a"), print("x1", "a\r\n--x1\r\nb"));
+    }
+}

@@ -1,0 +1,36 @@
+//! Idempotency keys for backends: the effect happens once, every repeat gets the first answer.
+//!
+//! The core is pure and small: [`Key`] and [`Scope`], [`Fingerprint`], [`Record`], [`decide()`], and the [`Store`] trait.
+//! [`Idempotency`] is the engine over it; [`stores`] are where records live; [`http`] is the exchange that every HTTP face shares.
+//!
+//! # What is promised
+//!
+//! 1. At any time at most one attempt holds the live claim of a key. The claim is one atomic store operation.
+//! 2. A stored result does not change until its `ttl` passes; every repeat with the same fingerprint gets it.
+//! 3. Every write after the claim is a compare-and-set on the attempt's token: an attempt that lost its claim changes nothing.
+//! 4. A crash frees the key when the lease lapses; a live attempt is renewed in the background.
+//! 5. What follows a crash is the caller's choice: [`AfterCrash`].
+//!
+//! Not promised: exactly one effect in a foreign system across a crash (nobody can), and surviving a store that loses
+//! acknowledged writes.
+
+pub mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod decide;
+mod engine;
+mod error;
+mod fingerprint;
+pub mod http;
+mod key;
+mod record;
+pub mod store;
+pub mod stores;
+
+pub use decide::{Decision, decide};
+pub use engine::{Attempt, Begun, Call, Idempotency, Options, OptionsError, Outcome, RunError, Settled, Verdict};
+pub use error::{StoreError, StoreErrorKind};
+pub use fingerprint::{Digest, Fingerprint, hex};
+pub use key::{Key, KeyError, KeyFormat, MAX_KEY, Operation, Scope, StorageKey};
+pub use record::{AfterCrash, Micros, Record, RecordError, State, Token};
+pub use store::Store;

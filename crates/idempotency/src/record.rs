@@ -1,0 +1,177 @@
+//! [`Record`]: what a store keeps under a key, and its one wire form.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::fingerprint::Fingerprint;
+
+/// Microseconds: since the Unix epoch for points in time, plain for durations.
+pub type Micros = u64;
+
+/// Whose claim it is: 128 bits from the operating system, new for every attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub [u8; 16]);
+
+impl Token {
+    /// A new token.
+    ///
+    /// # Panics
+    /// Where the operating system has no randomness to give: no claim could be told from another.
+    pub fn random() -> Self {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({})", crate::fingerprint::hex(&self.0))
+    }
+}
+
+/// What to do about an attempt that may or may not have had its effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AfterCrash {
+    /// Run again: at least once.
+    #[default]
+    Rerun,
+    /// Run nothing until an operator resolves the key: at most once.
+    Refuse,
+}
+
+/// Where a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Claimed; the lease says for how long.
+    InFlight,
+    /// Done, with its result.
+    Completed,
+    /// Done, but the result could not be kept; the record's result is a note about it.
+    NotKept,
+    /// Held: nobody knows whether the effect happened.
+    Unknown,
+}
+
+/// Everything a store keeps about one key, except when it expires and when its lease ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where the key stands.
+    pub state: State,
+    /// The crash policy of the attempt that claimed it.
+    pub after_crash: AfterCrash,
+    /// The attempt that claimed it.
+    pub token: Token,
+    /// The attempt's fencing number.
+    pub fence: u64,
+    /// How long a claim or a renewal is good for.
+    pub lease: Micros,
+    /// How long a completed record lives; an in-flight one lives as long after its last renewal.
+    pub ttl: Micros,
+    /// What was asked for.
+    pub fingerprint: Fingerprint,
+    /// The operation and the key in words, for operators.
+    pub label: Arc<str>,
+    /// The result, or the note of a result that was not kept. Empty in flight.
+    pub result: Arc<[u8]>,
+}
+
+/// Why bytes are not a [`Record`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// They start with something else.
+    #[error("it holds a value that is not an idempotency record; choose another prefix or namespace, or remove it")]
+    Foreign,
+    /// A later version of this library wrote them.
+    #[error("it holds a record of version {0}, which is newer than this library reads (1); upgrade this process")]
+    Newer(char),
+    /// They stop or vary where they must not.
+    #[error("it holds a damaged idempotency record; look at it, then remove it")]
+    Damaged,
+}
+
+/// The length of the part before the label. Scripts in stores rely on these offsets.
+const HEAD: usize = 4 + 2 + 16 + 16 + 8 + 8 + 32 + 2;
+const LABEL_MAX: usize = 200;
+
+impl Record {
+    /// The wire form, the same in every store and language:
+    ///
+    /// | bytes | what |
+    /// |---|---|
+    /// | 4 | `idm1` |
+    /// | 1 | state: `F` in flight, `C` completed, `N` not kept, `U` unknown |
+    /// | 1 | policy: `r` rerun, `x` refuse |
+    /// | 16 | owner token |
+    /// | 16 | fence, in decimal digits (Lua reads it) |
+    /// | 8 + 8 | lease and ttl in µs, big endian |
+    /// | 32 | fingerprint |
+    /// | 2 + n | label: length, big endian, and UTF-8, cut to 200 bytes |
+    /// | rest | result |
+    pub fn encode(&self) -> Vec<u8> {
+        let label = &self.label[..self.label.floor_char_boundary(LABEL_MAX)];
+        let mut out = Vec::with_capacity(HEAD + label.len() + self.result.len());
+        out.extend_from_slice(b"idm1");
+        out.push(match self.state {
+            State::InFlight => b'F',
+            State::Completed => b'C',
+            State::NotKept => b'N',
+            State::Unknown => b'U',
+        });
+        out.push(if self.after_crash == AfterCrash::Refuse { b'x' } else { b'r' });
+        out.extend_from_slice(&self.token.0);
+        out.extend_from_slice(format!("{:016}", self.fence).as_bytes());
+        out.extend_from_slice(&self.lease.to_be_bytes());
+        out.extend_from_slice(&self.ttl.to_be_bytes());
+        out.extend_from_slice(&self.fingerprint.0);
+        out.extend_from_slice(&(label.len() as u16).to_be_bytes());
+        out.extend_from_slice(label.as_bytes());
+        out.extend_from_slice(&self.result);
+        out
+    }
+
+    /// Reads the wire form.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut rest = bytes;
+        if take(&mut rest).map(|magic: [u8; 3]| magic) != Some(*b"idm") {
+            return Err(RecordError::Foreign);
+        }
+        match take(&mut rest) {
+            Some([b'1']) => {}
+            Some([version @ b'2'..=b'9']) => return Err(RecordError::Newer(version.into())),
+            _ => return Err(RecordError::Foreign),
+        }
+        Self::decode_fields(rest).ok_or(RecordError::Damaged)
+    }
+
+    fn decode_fields(mut rest: &[u8]) -> Option<Self> {
+        let [state, policy] = take(&mut rest)?;
+        let state = match state {
+            b'F' => State::InFlight,
+            b'C' => State::Completed,
+            b'N' => State::NotKept,
+            b'U' => State::Unknown,
+            _ => return None,
+        };
+        let after_crash = match policy {
+            b'r' => AfterCrash::Rerun,
+            b'x' => AfterCrash::Refuse,
+            _ => return None,
+        };
+        let token = Token(take(&mut rest)?);
+        let fence: [u8; 16] = take(&mut rest)?;
+        let fence = std::str::from_utf8(&fence).ok()?.parse().ok()?;
+        let (lease, ttl) = (u64::from_be_bytes(take(&mut rest)?), u64::from_be_bytes(take(&mut rest)?));
+        let fingerprint = Fingerprint(take(&mut rest)?);
+        let length = u16::from_be_bytes(take(&mut rest)?);
+        let (label, result) = rest.split_at_checked(length.into())?;
+        let label = std::str::from_utf8(label).ok()?.into();
+        Some(Self { state, after_crash, token, fence, lease, ttl, fingerprint, label, result: result.into() })
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(*head)
+}

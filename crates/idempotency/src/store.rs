@@ -1,0 +1,193 @@
+//! [`Store`]: four atomic operations, and three for operators.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::decide::{Claim, Held};
+use crate::error::StoreError;
+use crate::key::StorageKey;
+use crate::record::{Micros, Record};
+
+/// What every operation returns: a boxed future, so that a store can be chosen at run time (`Arc<dyn Store>`).
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A store's word on a claim.
+#[derive(Clone, Debug)]
+pub enum Claimed {
+    /// The record was written: this attempt runs.
+    Yes {
+        /// Its fencing number.
+        fence: u64,
+    },
+    /// Something live stands there.
+    No {
+        /// What stands there.
+        held: Held,
+        /// The clock that `held.lease_end` is on.
+        now: Micros,
+    },
+}
+
+/// A store's word on a completion.
+#[derive(Clone, Debug)]
+pub enum Completed {
+    /// Stored, now or by the same attempt before.
+    Stored,
+    /// There was no room for the result: the key is completed as "not kept".
+    NotKept,
+    /// Refused by the token; what stands there instead, if anything.
+    Refused(Option<Held>),
+}
+
+/// A hint that a key may have changed. Hints may be lost: whoever waits looks again every `poll` anyway.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// Marked changed when the key's record did; closed when no more hints will come.
+    pub changed: Option<watch::Receiver<()>>,
+    /// How often to look without a hint.
+    pub poll: Duration,
+}
+
+/// Where records live. Each operation is one round trip and one atomic step.
+///
+/// The rules of each step are in [`crate::decide`]; a store knows no policy. An error says whether the step was
+/// certainly not taken or may have been ([`StoreError`]). Wrong or newer data under a key is an error that names
+/// the key; it is never overwritten. [`crate::conformance`] tests all of it.
+///
+/// A complete store:
+///
+/// ```
+/// use std::{collections::HashMap, sync::Mutex, time::Instant};
+/// use idempotency::decide::{self, Claim, Claiming, Held, Settle};
+/// use idempotency::store::{Claimed, Completed, Reply, Store};
+/// use idempotency::{Record, StorageKey};
+///
+/// struct Toy { started: Instant, records: Mutex<HashMap<StorageKey, (Held, u64)>> }
+///
+/// impl Toy {
+///     fn step<T>(&self, key: &StorageKey, step: impl FnOnce(Option<Held>, u64, &mut HashMap<StorageKey, (Held, u64)>) -> T) -> Reply<'_, T>
+///     where T: Send + 'static {
+///         let now = self.started.elapsed().as_micros() as u64;
+///         let mut records = self.records.lock().unwrap();
+///         let held = records.get(key).filter(|(_, expires)| now < *expires).map(|(held, _)| held.clone());
+///         let answer = step(held, now, &mut records);
+///         Box::pin(async { Ok(answer) })
+///     }
+/// }
+///
+/// fn entry(record: Record, now: u64) -> (Held, u64) {
+///     let (lease_end, expires) = (now + record.lease, now + record.ttl.max(record.lease));
+///     (Held { record, lease_end }, expires)
+/// }
+///
+/// impl Store for Toy {
+///     fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
+///         self.step(key, |held, now, records| match decide::claim(held, claim, now, now) {
+///             Claiming::Write(record) => { let fence = record.fence; records.insert(*key, entry(record, now)); Claimed::Yes { fence } }
+///             Claiming::Stands(held) => Claimed::No { held, now },
+///         })
+///     }
+///     fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+///         self.step(key, |held, now, records| {
+///             let own = decide::owns(held.as_ref(), attempt.token);
+///             if own { records.insert(*key, entry(held.unwrap().record, now)); }
+///             own
+///         })
+///     }
+///     fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+///         self.step(key, |held, now, records| match decide::complete(held.as_ref(), record.token, recreate) {
+///             Settle::Write => { records.insert(*key, entry(record.clone(), now)); Completed::Stored }
+///             Settle::Already => Completed::Stored,
+///             Settle::Refused => Completed::Refused(held),
+///         })
+///     }
+///     fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+///         self.step(key, |held, _, records| {
+///             let own = decide::owns(held.as_ref(), attempt.token);
+///             if own { records.remove(key); }
+///             own
+///         })
+///     }
+///     fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, u64)>> {
+///         self.step(key, |held, now, _| held.map(|held| (held, now)))
+///     }
+///     fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+///         self.step(key, |held, now, records| {
+///             let known = held.is_some_and(|held| held.record.fence == fence);
+///             if known {
+///                 match into {
+///                     Some(record) => { records.insert(*key, entry(record.clone(), now)); }
+///                     None => { records.remove(key); }
+///                 }
+///             }
+///             known
+///         })
+///     }
+/// }
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// # runtime.block_on(idempotency::conformance::check(Toy { started: Instant::now(), records: Mutex::default() }));
+/// ```
+pub trait Store: Send + Sync + 'static {
+    /// Writes `claim.record` where nothing live stands (or the lapsed claim it takes over), with a fence of
+    /// `max(fence of the record taken over + 1, clock in µs)`, for `max(ttl, lease)`.
+    fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed>;
+
+    /// Starts the lease and the life of the attempt's own in-flight record anew. `false`: it is not its own any more.
+    /// Needs no new memory.
+    fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool>;
+
+    /// Replaces the attempt's own in-flight record by `record`, for `record.ttl`. Sent again by the same attempt it
+    /// succeeds and changes nothing. `recreate`: an absent record is written too.
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed>;
+
+    /// Removes the attempt's own in-flight record. `false`: there is none, and nothing changed.
+    fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool>;
+
+    /// What stands there, and the clock its lease is on.
+    fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>>;
+
+    /// An operator's word: replaces the record of exactly this fence, or removes it. `false`: no such record.
+    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool>;
+
+    /// Removes what has expired; how many. A store that expires by itself has nothing to do.
+    fn purge(&self) -> Reply<'_, u64> {
+        Box::pin(async { Ok(0) })
+    }
+
+    /// Starts to listen for changes of a key. Without a channel of its own a store is looked at again every second.
+    fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {
+        Box::pin(async { Ok(Watch { changed: None, poll: Duration::from_secs(1) }) })
+    }
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
+        (**self).claim(key, claim)
+    }
+    fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        (**self).renew(key, attempt)
+    }
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+        (**self).complete(key, record, recreate)
+    }
+    fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        (**self).release(key, attempt)
+    }
+    fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
+        (**self).get(key)
+    }
+    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+        (**self).resolve(key, fence, into)
+    }
+    fn purge(&self) -> Reply<'_, u64> {
+        (**self).purge()
+    }
+    fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {
+        (**self).watch(key)
+    }
+}

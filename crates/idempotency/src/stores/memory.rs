@@ -1,0 +1,215 @@
+//! [`MemoryStore`]: records in this process, for tests and single-process services.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::decide::{self, Claim, Claiming, Held, Settle};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::key::StorageKey;
+use crate::record::{Micros, Record, State};
+use crate::store::{Claimed, Completed, Reply, Store, Watch};
+
+/// Records in this process. Bounded: it never drops a live record to make room; a claim that does not fit is
+/// [`StoreErrorKind::Full`], a result that does not fit is completed as "not kept".
+///
+/// Every operation answers at once and also removes what has expired in the meantime.
+///
+/// ```
+/// use idempotency::stores::MemoryStore;
+/// let store = MemoryStore::new().max_entries(10_000).max_bytes(64 << 20);
+/// assert_eq!(store.len(), 0);
+/// ```
+pub struct MemoryStore {
+    clock: Arc<dyn Clock>,
+    max_entries: usize,
+    max_bytes: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<StorageKey, Box<Entry>>,
+    /// Every entry once, by the time it expires.
+    expiry: BTreeSet<(Micros, StorageKey)>,
+    bytes: usize,
+}
+
+struct Entry {
+    held: Held,
+    expires: Micros,
+}
+
+/// What one record takes beside its label and result, measured on 64-bit Linux.
+const OVERHEAD: usize = 320;
+
+fn size(record: &Record) -> usize {
+    OVERHEAD + record.label.len() + record.result.len()
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// At most a million records and 1 GiB.
+    pub fn new() -> Self {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// The same on another clock, for tests.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, max_entries: 1_000_000, max_bytes: 1 << 30, table: Mutex::default() }
+    }
+
+    /// The most records it holds.
+    pub fn max_entries(self, max_entries: usize) -> Self {
+        Self { max_entries, ..self }
+    }
+
+    /// The most bytes it holds, about: labels, results and 320 bytes a record.
+    pub fn max_bytes(self, max_bytes: usize) -> Self {
+        Self { max_bytes, ..self }
+    }
+
+    /// How many live records it holds.
+    pub fn len(&self) -> usize {
+        self.at_now().0.entries.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The table without what has expired, and the time.
+    fn at_now(&self) -> (MutexGuard<'_, Table>, Micros) {
+        // A panic cannot leave the table half-changed: every step is checked before it is taken.
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        while let Some((_, key)) = table.expiry.first().filter(|(expires, _)| *expires <= now).copied() {
+            table.remove(&key);
+        }
+        (table, now)
+    }
+}
+
+impl Table {
+    fn held(&self, key: &StorageKey) -> Option<&Held> {
+        self.entries.get(key).map(|entry| &entry.held)
+    }
+
+    fn put(&mut self, key: &StorageKey, record: Record, now: Micros) {
+        self.remove(key);
+        self.bytes += size(&record);
+        let expires = now.saturating_add(record.ttl.max(record.lease));
+        let held = Held { lease_end: now.saturating_add(record.lease), record };
+        self.expiry.insert((expires, *key));
+        self.entries.insert(*key, Box::new(Entry { held, expires }));
+    }
+
+    fn remove(&mut self, key: &StorageKey) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.bytes -= size(&entry.held.record);
+            self.expiry.remove(&(entry.expires, *key));
+        }
+    }
+}
+
+fn ready<'a, T: Send + 'a>(answer: Result<T, StoreError>) -> Reply<'a, T> {
+    Box::pin(std::future::ready(answer))
+}
+
+impl Store for MemoryStore {
+    fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
+        let (mut table, now) = self.at_now();
+        let held = table.held(key).cloned();
+        let grows = held.is_none();
+        let record = match decide::claim(held, claim, now, now) {
+            Claiming::Write(record) => record,
+            Claiming::Stands(held) => return ready(Ok(Claimed::No { held, now })),
+        };
+        if grows && (table.entries.len() >= self.max_entries || table.bytes + size(&record) > self.max_bytes) {
+            let message = format!(
+                "the memory store is full ({} records, {} bytes; at most {} and {}); raise max_entries or max_bytes, \
+                 shorten ttl, or use a store that is not in memory",
+                table.entries.len(),
+                table.bytes,
+                self.max_entries,
+                self.max_bytes
+            );
+            return ready(Err(StoreError::new(StoreErrorKind::Full, message)));
+        }
+        let fence = record.fence;
+        table.put(key, record, now);
+        ready(Ok(Claimed::Yes { fence }))
+    }
+
+    fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        let (mut table, now) = self.at_now();
+        let own = table.held(key).filter(|held| decide::owns(Some(held), attempt.token)).cloned();
+        let owned = own.is_some();
+        if let Some(held) = own {
+            table.put(key, held.record, now);
+        }
+        ready(Ok(owned))
+    }
+
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+        let (mut table, now) = self.at_now();
+        let held = table.held(key);
+        ready(Ok(match decide::complete(held, record.token, recreate) {
+            Settle::Already => Completed::Stored,
+            Settle::Refused => Completed::Refused(held.cloned()),
+            Settle::Write => {
+                let room = self.max_bytes.saturating_sub(table.bytes);
+                if record.result.len() > room {
+                    table.put(key, Record { state: State::NotKept, result: [].into(), ..record.clone() }, now);
+                    Completed::NotKept
+                } else {
+                    table.put(key, record.clone(), now);
+                    Completed::Stored
+                }
+            }
+        }))
+    }
+
+    fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        let (mut table, _) = self.at_now();
+        let own = decide::owns(table.held(key), attempt.token);
+        if own {
+            table.remove(key);
+        }
+        ready(Ok(own))
+    }
+
+    fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
+        let (table, now) = self.at_now();
+        ready(Ok(table.held(key).cloned().map(|held| (held, now))))
+    }
+
+    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+        let (mut table, now) = self.at_now();
+        let known = table.held(key).is_some_and(|held| held.record.fence == fence);
+        match into.filter(|_| known) {
+            Some(record) => table.put(key, record.clone(), now),
+            None if known => table.remove(key),
+            None => {}
+        }
+        ready(Ok(known))
+    }
+
+    fn purge(&self) -> Reply<'_, u64> {
+        let before = self.table.lock().unwrap_or_else(PoisonError::into_inner).entries.len();
+        let after = self.at_now().0.entries.len();
+        ready(Ok(before.saturating_sub(after) as u64))
+    }
+
+    fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {
+        // Looking costs nothing here, and the engine's own waiters are told anyway.
+        ready(Ok(Watch { changed: None, poll: Duration::from_millis(20) }))
+    }
+}

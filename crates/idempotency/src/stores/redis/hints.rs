@@ -1,0 +1,81 @@
+//! Hints that a key changed, over a pub/sub connection of their own that is opened when somebody first waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::Client;
+use redis::aio::{PubSubSink, PubSubStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+pub(super) struct Hints {
+    client: Client,
+    time_limit: Duration,
+    sink: tokio::sync::Mutex<Option<PubSubSink>>,
+    channels: Arc<Channels>,
+}
+
+/// Who waits for which channel. Emptied when the connection ends, which closes every receiver.
+type Channels = Mutex<HashMap<Vec<u8>, watch::Sender<()>>>;
+
+fn locked(channels: &Channels) -> std::sync::MutexGuard<'_, HashMap<Vec<u8>, watch::Sender<()>>> {
+    channels.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hints {
+    pub(super) fn new(client: Client, time_limit: Duration) -> Self {
+        Self { client, time_limit, sink: tokio::sync::Mutex::new(None), channels: Arc::default() }
+    }
+
+    /// Subscribes. `None` where that fails: hints are a help, not a need.
+    pub(super) async fn watch(&self, channel: Vec<u8>) -> Option<watch::Receiver<()>> {
+        match timeout(self.time_limit, self.subscribe(channel)).await {
+            Ok(Ok(receiver)) => Some(receiver),
+            Ok(Err(error)) => {
+                tracing::debug!("no hints from the Redis server, waiting by polling: {error}");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn subscribe(&self, channel: Vec<u8>) -> redis::RedisResult<watch::Receiver<()>> {
+        let mut sink = self.sink.lock().await;
+        self.unsubscribe_the_deserted(&mut sink).await;
+        for fresh in [false, true] {
+            if fresh || sink.is_none() {
+                let (new, stream) = self.client.get_async_pubsub().await?.split();
+                tokio::spawn(listen(stream, self.channels.clone()));
+                *sink = Some(new);
+            }
+            let receiver =
+                locked(&self.channels).entry(channel.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
+            match sink.as_mut().expect("opened above").subscribe(&channel).await {
+                Ok(()) => return Ok(receiver),
+                Err(error) if fresh => return Err(error),
+                Err(_) => *sink = None, // the old connection was lost: once more on a new one
+            }
+        }
+        unreachable!("the second turn returns")
+    }
+
+    async fn unsubscribe_the_deserted(&self, sink: &mut Option<PubSubSink>) {
+        let Some(sink) = sink else { return };
+        let deserted: Vec<_> =
+            locked(&self.channels).extract_if(|_, sender| sender.receiver_count() == 0).map(|(name, _)| name).collect();
+        if !deserted.is_empty() {
+            let _ = sink.unsubscribe(&deserted[..]).await; // a lost connection has none left
+        }
+    }
+}
+
+async fn listen(mut stream: PubSubStream, channels: Arc<Channels>) {
+    while let Some(message) = stream.next().await {
+        if let Some(sender) = locked(&channels).get(message.get_channel_name().as_bytes()) {
+            sender.send_replace(());
+        }
+    }
+    locked(&channels).clear();
+}

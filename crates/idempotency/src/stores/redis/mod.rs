@@ -1,0 +1,252 @@
+//! [`RedisStore`]: records in Redis 6.2 or later, or Valkey.
+
+mod connection;
+mod hints;
+
+use std::time::Duration;
+
+use redis::{Script, ScriptInvocation, Value};
+use tokio::time::timeout;
+
+use crate::decide::{Claim, Held};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::key::StorageKey;
+use crate::record::{Micros, Record, State};
+use crate::store::{Claimed, Completed, Reply, Store, Watch};
+
+use connection::{Connection, timed_out};
+pub use connection::{RedisOptions, RedisTls};
+use hints::Hints;
+
+/// Records in Redis 6.2 or later, or Valkey: one value per record, one script per operation, one key per script
+/// (so that it fits a cluster), and the server's clock.
+///
+/// One connection carries everything and is opened anew when it is lost; a second one, opened when somebody first
+/// waits, brings the hints. Every command has a time limit. The lease lives in the key's expiry: its end is the
+/// expiry less `ttl` and plus `lease`, so that a renewal is one PEXPIRE and needs no memory.
+///
+/// Set `maxmemory-policy noeviction`: any other policy may drop a claim, and a dropped claim is a second run.
+///
+/// ```no_run
+/// use idempotency::stores::RedisStore;
+/// let store = RedisStore::open("redis://localhost")?;
+/// # Ok::<(), idempotency::StoreError>(())
+/// ```
+pub struct RedisStore {
+    connection: Connection,
+    hints: Hints,
+    prefix: Vec<u8>,
+    time_limit: Duration,
+    scripts: Scripts,
+}
+
+struct Scripts {
+    claim: Script,
+    renew: Script,
+    complete: Script,
+    release: Script,
+    resolve: Script,
+    get: Script,
+}
+
+/// Milliseconds, rounded up: a record never lives shorter than it was told.
+fn millis(micros: Micros) -> i64 {
+    micros.div_ceil(1000).try_into().unwrap_or(i64::MAX)
+}
+
+fn life(record: &Record) -> i64 {
+    millis(record.ttl.max(record.lease)).max(1)
+}
+
+/// When an in-flight record has at most this much life left (ms), its lease has lapsed.
+fn lapsed_at(record: &Record) -> i64 {
+    life(record) - millis(record.lease)
+}
+
+impl RedisStore {
+    /// The store at a URL: `redis://`, `rediss://` (feature `redis-tls`), `unix://`. Does no I/O.
+    pub fn open(url: &str) -> Result<Self, StoreError> {
+        Self::with_options(RedisOptions::from_url(url)?)
+    }
+
+    /// The same with more to say. Does no I/O.
+    pub fn with_options(options: RedisOptions) -> Result<Self, StoreError> {
+        let RedisOptions { prefix, time_limit, .. } = options.clone();
+        let client = options.client()?;
+        let script = Script::new;
+        Ok(Self {
+            hints: Hints::new(client.clone(), time_limit),
+            connection: Connection::new(client, time_limit),
+            prefix: prefix.into_bytes(),
+            time_limit,
+            scripts: Scripts {
+                claim: script(include_str!("claim.lua")),
+                renew: script(include_str!("renew.lua")),
+                complete: script(include_str!("complete.lua")),
+                release: script(include_str!("release.lua")),
+                resolve: script(include_str!("resolve.lua")),
+                get: script(include_str!("get.lua")),
+            },
+        })
+    }
+
+    fn name(&self, key: &StorageKey) -> Vec<u8> {
+        [&self.prefix[..], key.to_string().as_bytes()].concat()
+    }
+
+    async fn run(
+        &self,
+        key: &StorageKey,
+        script: &Script,
+        args: impl FnOnce(&mut ScriptInvocation<'_>),
+    ) -> Result<Value, StoreError> {
+        let mut invocation = script.prepare_invoke();
+        invocation.key(self.name(key));
+        args(&mut invocation);
+        let answer = timeout(self.time_limit, async {
+            let (number, mut connection) = self.connection.get().await?;
+            let answer = invocation.invoke_async(&mut connection).await;
+            answer.map_err(|source| self.connection.failed(number, source, &self.shown(key)))
+        });
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.connection.forget();
+                Err(timed_out(self.time_limit))
+            }
+        }
+    }
+
+    fn shown(&self, key: &StorageKey) -> String {
+        format!("{}{key}", String::from_utf8_lossy(&self.prefix))
+    }
+
+    /// Reads `{record, life left in ms, clock in us}`.
+    fn held(&self, key: &StorageKey, answer: &[Value]) -> Result<(Held, Micros), StoreError> {
+        let [Value::BulkString(record), Value::Int(left), Value::BulkString(now)] = answer else {
+            return Err(unexpected(&Value::Array(answer.to_vec())));
+        };
+        let record = Record::decode(record).map_err(|error| StoreError::foreign(self.shown(key), error))?;
+        let now: Micros = std::str::from_utf8(now).ok().and_then(|n| n.parse().ok()).unwrap_or_default();
+        let lease_end = match record.state {
+            State::InFlight => now.saturating_add_signed((left - lapsed_at(&record)).saturating_mul(1000)),
+            _ => now,
+        };
+        Ok((Held { record, lease_end }, now))
+    }
+}
+
+fn unexpected(answer: &Value) -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Unknown,
+        format!("the Redis server answered something else than its script says: {answer:?}"),
+    )
+}
+
+fn is_one(answer: &Value) -> Result<bool, StoreError> {
+    match answer {
+        Value::Int(n) => Ok(*n == 1),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Where the fence stands in the wire form of a record.
+const FENCE: std::ops::Range<usize> = 22..38;
+
+impl Store for RedisStore {
+    fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
+        Box::pin(async move {
+            let record = claim.record.encode();
+            let (head, tail) = (&record[..FENCE.start], &record[FENCE.end..]);
+            let seen = claim.takes_over.as_ref();
+            let answer = self
+                .run(key, &self.scripts.claim, |script| {
+                    script.arg(head).arg(tail).arg(life(&claim.record));
+                    script.arg(seen.map(Record::encode).unwrap_or_default()).arg(seen.map_or(0, lapsed_at));
+                })
+                .await
+                .map_err(|error| if connection::is_out_of_memory(&error) { full(error) } else { error })?;
+            match answer {
+                Value::BulkString(fence) => {
+                    let fence = std::str::from_utf8(&fence).ok().and_then(|fence| fence.parse().ok());
+                    Ok(Claimed::Yes { fence: fence.ok_or_else(|| unexpected(&Value::Nil))? })
+                }
+                Value::Array(answer) => self.held(key, &answer).map(|(held, now)| Claimed::No { held, now }),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let answer = self.run(key, &self.scripts.renew, |script| {
+                script.arg(&attempt.token.0).arg(life(attempt));
+            });
+            is_one(&answer.await?)
+        })
+    }
+
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+        Box::pin(async move {
+            let answer = self
+                .run(key, &self.scripts.complete, |script| {
+                    script
+                        .arg(&record.token.0)
+                        .arg(record.encode())
+                        .arg(millis(record.ttl).max(1))
+                        .arg(i32::from(recreate));
+                })
+                .await?;
+            match answer {
+                Value::Int(1) => Ok(Completed::Stored),
+                Value::Int(_) => Ok(Completed::Refused(None)),
+                Value::Array(answer) => self.held(key, &answer).map(|(held, _)| Completed::Refused(Some(held))),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let answer = self.run(key, &self.scripts.release, |script| {
+                script.arg(&attempt.token.0);
+            });
+            is_one(&answer.await?)
+        })
+    }
+
+    fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
+        Box::pin(async move {
+            match self.run(key, &self.scripts.get, |_| ()).await? {
+                Value::Nil => Ok(None),
+                Value::Array(answer) => self.held(key, &answer).map(Some),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let answer = self.run(key, &self.scripts.resolve, |script| {
+                script
+                    .arg(format!("{fence:016}"))
+                    .arg(into.map(Record::encode).unwrap_or_default())
+                    .arg(into.map_or(0, life));
+            });
+            is_one(&answer.await?)
+        })
+    }
+
+    fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {
+        Box::pin(async move {
+            let changed = self.hints.watch(self.name(key)).await;
+            Ok(Watch { changed, poll: Duration::from_secs(1) })
+        })
+    }
+}
+
+fn full(error: StoreError) -> StoreError {
+    let message =
+        "the Redis server is out of memory (maxmemory) and takes no new claims; give it more memory or shorten ttl";
+    StoreError::new(StoreErrorKind::Full, message).with_source(error)
+}
