@@ -1,5 +1,33 @@
+//! `pyidempotent._native`: the engine, for Python. Thin: conversions and the boundary; every rule is in `idempotency`.
+
+mod backends;
+mod bridge;
+mod engine;
+mod errors;
+mod exchange;
+mod logging;
+mod runtime;
+mod value;
+
 use pyo3::prelude::*;
+
+/// The engine of pyidempotent.
 #[pymodule]
-fn _native(_m: &Bound<PyModule>) -> PyResult<()> {
-    Ok(())
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    logging::install();
+    module.add_class::<backends::Backend>()?;
+    module.add_class::<engine::Engine>()?;
+    module.add_class::<engine::Attempt>()?;
+    module.add_function(wrap_pyfunction!(bridge::abandon, module)?)?;
+    module.add_function(wrap_pyfunction!(runtime::shutdown, module)?)?;
+    module.add_function(wrap_pyfunction!(value::encode, module)?)?;
+    module.add_function(wrap_pyfunction!(value::decode, module)?)?;
+    module.add_function(wrap_pyfunction!(value::fingerprint_call, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange::parse_key, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange::fingerprint_http, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange::is_stored, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange::encode_answer, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange::decode_answer, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange::refusals, module)?)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -1,5 +1,7 @@
 //! A Redis server of the test's own.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses a part")]
+
+pub mod place;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -38,6 +40,12 @@ impl Redis {
     pub fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Sends the server a signal by name, as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "kill -{name} works");
     }
 
     pub fn restart(&mut self) {

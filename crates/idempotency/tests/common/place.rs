@@ -1,0 +1,116 @@
+//! The same test on every store.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use idempotency::stores::{MemoryStore, RedisStore, SqliteStore};
+use idempotency::{Attempt, Begun, Call, Fingerprint, Idempotency, StorageKey, Store, Verdict};
+
+pub const LEASE: Duration = Duration::from_millis(200);
+
+/// One place where records live, to which any number of processes could hold a handle.
+pub enum Place {
+    Memory(Arc<MemoryStore>),
+    Sqlite(tempfile::TempDir),
+    Redis(super::Redis),
+}
+
+impl Place {
+    pub fn memory() -> Self {
+        Self::Memory(Arc::new(MemoryStore::new()))
+    }
+
+    pub fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    pub fn redis() -> Self {
+        Self::Redis(super::Redis::start(&[]))
+    }
+
+    pub fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(store) => store.clone(),
+            Self::Sqlite(folder) => Arc::new(SqliteStore::open(folder.path().join("i.db"))),
+            Self::Redis(server) => Arc::new(RedisStore::open(&server.url()).unwrap()),
+        }
+    }
+
+    /// An engine with a store handle of its own, as in another process.
+    pub fn engine(&self) -> Idempotency {
+        Idempotency::new(self.store()).ttl(Duration::from_secs(60)).lease(Duration::from_secs(10))
+    }
+}
+
+/// Every test once per store.
+macro_rules! on_every_store {
+    ($($name:ident)*) => {
+        on_every_store! { @ memory Place::memory(), $($name)* }
+        on_every_store! { @ sqlite Place::sqlite(), $($name)* }
+        on_every_store! { @ redis Place::redis(), $($name)* }
+    };
+    (@ $store:ident $place:expr, $($name:ident)*) => {
+        mod $store {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    let test = super::$name($place);
+                    tokio::time::timeout(Duration::from_secs(30), test).await.expect("it ends in bounded time");
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_every_store;
+
+pub fn call(key: u8) -> Call {
+    paying(key, 0)
+}
+
+pub fn paying(key: u8, payload: u8) -> Call {
+    Call { key: StorageKey([key; 32]), fingerprint: Fingerprint([payload; 32]), label: "test".into() }
+}
+
+pub async fn begun(engine: &Idempotency, call: &Call) -> Attempt {
+    match engine.begin(call).await.unwrap() {
+        Begun::Run(attempt) => attempt,
+        other => panic!("the key is free, but: {other:?}"),
+    }
+}
+
+/// Begins until it may run, for at most two seconds.
+pub async fn begun_soon(engine: &Idempotency, call: &Call) -> Attempt {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match engine.begin(call).await.unwrap() {
+            Begun::Run(attempt) => return attempt,
+            other => assert!(Instant::now() < deadline, "the key does not come free: {other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn complete(result: &str) -> Verdict {
+    Verdict::Complete(result.as_bytes().into())
+}
+
+pub async fn replayed(engine: &Idempotency, call: &Call) -> String {
+    match engine.begin(call).await.unwrap() {
+        Begun::Replay(result) => String::from_utf8(result.to_vec()).unwrap(),
+        other => panic!("a result is stored, but: {other:?}"),
+    }
+}
+
+/// Polls once and drops, as a caller does that is cancelled.
+pub fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => None,
+    }
+}
+
+pub async fn drained(engine: &Idempotency) {
+    assert!(engine.drain(Duration::from_secs(5)).await, "the background ends");
+}

@@ -1,0 +1,241 @@
+//! The engine on every store: what a caller gets, and how an attempt ends.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::place::*;
+use idempotency::{
+    AfterCrash, Attempt, Begun, Call, Decision, Idempotency, Options, OptionsError, Outcome, RunError, Settled, State,
+    StoreErrorKind, Verdict,
+};
+
+on_every_store! {
+    a_repeat_gets_the_first_answer_and_another_payload_a_mismatch
+    a_result_that_is_not_kept_is_told_and_nothing_runs
+    of_fifty_at_once_one_runs
+    a_dropped_begin_frees_the_key
+    a_dropped_attempt_frees_the_key
+    a_panic_frees_the_key
+    a_settle_that_is_dropped_goes_on
+    a_settle_that_is_dropped_before_its_first_poll_goes_on
+    failures_end_as_the_crash_policy_says
+    an_operator_resolves_both_ways
+    options_that_do_not_fit_are_errors
+}
+
+async fn a_repeat_gets_the_first_answer_and_another_payload_a_mismatch(place: Place) {
+    let (engine, other) = (place.engine(), place.engine());
+    let ran = AtomicUsize::new(0);
+    let work = async |_: &Attempt| {
+        assert!(matches!(other.begin(&call(1)).await, Ok(Begun::InFlight { .. })));
+        let refused = other.run(&call(1), async |_| Ok::<_, ()>(vec![])).await;
+        let Err(RunError::Refused(Decision::InFlight { lease_left })) = refused else { panic!("{refused:?}") };
+        assert!(lease_left > 5_000_000 && lease_left <= 10_002_000, "{lease_left} µs of 10 s are left");
+        assert!(matches!(other.begin(&paying(1, 1)).await, Ok(Begun::Mismatch)), "mismatch before in flight");
+        ran.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, ()>(b"first \0\xff".to_vec())
+    };
+    let result: Arc<[u8]> = b"first \0\xff"[..].into();
+    assert_eq!(engine.run(&call(1), work).await.unwrap(), Outcome::Ran(result.clone()));
+    for engine in [&engine, &other] {
+        assert_eq!(engine.run(&call(1), work).await.unwrap(), Outcome::Replayed(result.clone()));
+        let refused = engine.run(&paying(1, 1), work).await;
+        assert!(matches!(refused, Err(RunError::Refused(Decision::Mismatch))), "{refused:?}");
+        assert_eq!(engine.run(&call(1), work).await.unwrap(), Outcome::Replayed(result.clone()));
+    }
+    assert_eq!(ran.load(Ordering::SeqCst), 1);
+}
+
+async fn a_result_that_is_not_kept_is_told_and_nothing_runs(place: Place) {
+    let engine = place.engine();
+    let note: Arc<[u8]> = b"201 /orders/7"[..].into();
+    assert_eq!(begun(&engine, &call(1)).await.settle(Verdict::NotKept(note.clone())).await, Settled::Stored);
+    assert!(matches!(place.engine().begin(&call(1)).await, Ok(Begun::NotKept(told)) if told == note));
+    let refused = engine.run(&call(1), async |_| -> Result<_, ()> { panic!("it ran") }).await;
+    assert!(matches!(refused, Err(RunError::Refused(Decision::NotKept))));
+}
+
+async fn of_fifty_at_once_one_runs(place: Place) {
+    let engines = [place.engine(), place.engine()];
+    let begins = (0..50).map(|n| {
+        let engine = engines[n % 2].clone();
+        tokio::spawn(async move { engine.begin(&call(1)).await.unwrap() })
+    });
+    let mut attempts = vec![];
+    for begin in begins.collect::<Vec<_>>() {
+        match begin.await.unwrap() {
+            Begun::Run(attempt) => attempts.push(attempt),
+            other => assert!(matches!(other, Begun::InFlight { .. }), "{other:?}"),
+        }
+    }
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts.pop().unwrap().settle(complete("once")).await, Settled::Stored);
+    assert_eq!(replayed(&engines[1], &call(1)).await, "once");
+}
+
+async fn a_dropped_begin_frees_the_key(place: Place) {
+    let (engine, other) = (place.engine(), place.engine());
+    begun(&engine, &call(0)).await.settle(Verdict::Release).await; // the store is open
+    for key in 1..=30 {
+        let now = call(key);
+        match key % 3 {
+            // Dropped where it first waits, or, in the other cases, anywhere in its course.
+            0 => drop(poll_once(engine.begin(&now))),
+            _ => drop(tokio::time::timeout(Duration::from_micros(key as u64 * 50), engine.begin(&now)).await),
+        }
+    }
+    drained(&engine).await;
+    for key in 1..=30 {
+        begun(&other, &paying(key, 1)).await.settle(Verdict::Release).await;
+    }
+}
+
+async fn a_dropped_attempt_frees_the_key(place: Place) {
+    let (engine, other) = (place.engine(), place.engine());
+    let refusing = place.engine().after_crash(AfterCrash::Refuse);
+    for (key, engine, start, free) in
+        [(1, &engine, false, true), (2, &engine, true, true), (3, &refusing, false, true), (4, &refusing, true, false)]
+    {
+        let mut attempt = begun(engine, &call(key)).await;
+        if start {
+            attempt.start();
+        }
+        drop(attempt);
+        drained(engine).await;
+        match other.begin(&call(key)).await.unwrap() {
+            Begun::Run(_) => assert!(free, "what began under refuse is unknown"),
+            Begun::Unknown => assert!(!free, "key {key} is not free"),
+            other => panic!("key {key}: {other:?}"),
+        }
+    }
+}
+
+async fn a_panic_frees_the_key(place: Place) {
+    let engine = place.engine();
+    let panics = {
+        let engine = engine.clone();
+        async move { engine.run(&call(1), async |_| -> Result<Vec<u8>, ()> { std::panic::panic_any("by the test") }).await }
+    };
+    assert!(tokio::spawn(panics).await.unwrap_err().is_panic());
+    drained(&engine).await;
+    begun(&place.engine(), &call(1)).await;
+}
+
+async fn a_settle_that_is_dropped_goes_on(place: Place) {
+    let (engine, other) = (place.engine(), place.engine());
+    for key in 1..=20 {
+        let attempt = begun(&engine, &call(key)).await;
+        match key % 2 {
+            0 => drop(poll_once(attempt.settle(complete("kept")))),
+            _ => {
+                let settle = attempt.settle(complete("kept"));
+                drop(tokio::time::timeout(Duration::from_micros(key as u64 * 50), settle).await);
+            }
+        }
+    }
+    drained(&engine).await;
+    for key in 1..=20 {
+        assert_eq!(replayed(&other, &call(key)).await, "kept");
+    }
+}
+
+async fn a_settle_that_is_dropped_before_its_first_poll_goes_on(place: Place) {
+    let (engine, other) = (place.engine(), place.engine());
+    let mut attempt = begun(&engine, &call(1)).await;
+    attempt.start();
+    // What `select!` does to the branch that it does not look at.
+    drop(attempt.settle(complete("kept")));
+    drained(&engine).await;
+    assert_eq!(replayed(&other, &call(1)).await, "kept");
+}
+
+/// What a repeat meets; where it may run, it does not.
+async fn met(engine: &Idempotency, call: &Call) -> &'static str {
+    match engine.begin(call).await.unwrap() {
+        Begun::Run(attempt) => {
+            assert_eq!(attempt.settle(Verdict::Release).await, Settled::Stored);
+            "run"
+        }
+        Begun::Replay(_) => "replay",
+        Begun::Mismatch => "mismatch",
+        Begun::InFlight { .. } => "in flight",
+        Begun::Unknown => "unknown",
+        Begun::NotKept(_) => "not kept",
+    }
+}
+
+async fn failures_end_as_the_crash_policy_says(place: Place) {
+    use AfterCrash::{Refuse, Rerun};
+    let ends = [
+        (1, Rerun, Verdict::Fail, "run"),
+        (2, Refuse, Verdict::Fail, "unknown"),
+        (3, Rerun, Verdict::Hold, "in flight"),
+        (4, Refuse, Verdict::Hold, "unknown"),
+        (5, Rerun, Verdict::Release, "run"),
+        (6, Refuse, Verdict::Release, "run"),
+    ];
+    for (key, policy, verdict, then) in ends {
+        let engine = place.engine().after_crash(policy).lease(LEASE);
+        let mut attempt = begun(&engine, &call(key)).await;
+        attempt.start();
+        let shown = format!("{verdict:?} under {policy:?}");
+        assert_eq!(attempt.settle(verdict).await, Settled::Stored, "{shown}");
+        assert_eq!(met(&engine, &paying(key, 1)).await, if then == "run" { "run" } else { "mismatch" }, "{shown}");
+        assert_eq!(met(&engine, &call(key)).await, then, "{shown}");
+    }
+    tokio::time::sleep(LEASE + LEASE / 4).await;
+    let strict = place.engine().after_crash(Refuse);
+    assert!(matches!(strict.begin(&call(3)).await, Ok(Begun::Unknown)), "the stricter of record and request");
+    assert_eq!(met(&place.engine(), &call(3)).await, "run", "held under rerun, it runs when its lease has lapsed");
+    assert_eq!(met(&place.engine(), &call(4)).await, "unknown", "whoever asks");
+}
+
+async fn an_operator_resolves_both_ways(place: Place) {
+    let engine = place.engine().after_crash(AfterCrash::Refuse);
+    for (key, result) in [(1, Some("by hand")), (2, None)] {
+        assert!(!engine.resolve(&call(key).key, 1, None).await.unwrap(), "nothing stands there");
+        let attempt = begun(&engine, &call(key)).await;
+        let fence = attempt.fence();
+        attempt.settle(Verdict::Hold).await;
+        let (held, _) = engine.get(&call(key).key).await.unwrap().unwrap();
+        assert_eq!((held.record.state, held.record.fence), (State::Unknown, fence));
+        let word = result.map(|text| text.as_bytes().into());
+        assert!(!engine.resolve(&call(key).key, fence + 1, word.clone()).await.unwrap(), "another fence");
+        assert!(engine.resolve(&call(key).key, fence, word).await.unwrap());
+        match result {
+            Some(text) => assert_eq!(replayed(&place.engine(), &call(key)).await, text),
+            None => assert!(begun(&place.engine(), &call(key)).await.fence() > fence),
+        }
+    }
+    // An attempt that still runs when an operator speaks changes nothing afterwards.
+    let attempt = begun(&engine, &call(3)).await;
+    assert!(engine.resolve(&call(3).key, attempt.fence(), Some(b"by hand"[..].into())).await.unwrap());
+    assert_eq!(attempt.settle(complete("late")).await, Settled::Replaced(b"by hand"[..].into()));
+    assert_eq!(replayed(&place.engine(), &call(3)).await, "by hand");
+}
+
+async fn options_that_do_not_fit_are_errors(place: Place) {
+    let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
+    let bad = [
+        (Options { ttl: zero, ..Options::default() }, OptionsError::Ttl(zero)),
+        (Options { ttl: Duration::MAX, ..Options::default() }, OptionsError::Ttl(Duration::MAX)),
+        (Options { lease: Some(zero), ..Options::default() }, OptionsError::Lease(zero)),
+        (
+            Options { ttl: second, lease: Some(second * 2), ..Options::default() },
+            OptionsError::LeaseOverTtl(second * 2, second),
+        ),
+    ];
+    let engine = Idempotency::new(place.store());
+    for (options, error) in bad {
+        assert_eq!(engine.with_options(options).err(), Some(error));
+        let unchecked = engine.clone().ttl(options.ttl);
+        let unchecked = options.lease.into_iter().fold(unchecked, Idempotency::lease);
+        let refused = unchecked.begin(&call(1)).await.unwrap_err();
+        assert_eq!((refused.kind(), refused.to_string()), (StoreErrorKind::Setup, error.to_string()));
+    }
+    assert!(engine.get(&call(1).key).await.unwrap().is_none(), "nothing was claimed");
+    assert!(engine.with_options(Options { ttl: second, lease: Some(second), ..Options::default() }).is_ok());
+}

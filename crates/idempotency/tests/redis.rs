@@ -1,0 +1,452 @@
+//! What only Redis can get wrong: its scripts, its errors, its memory, and the wire.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::Redis;
+use common::place::{begun, begun_soon, call, complete, replayed};
+use idempotency::clock::wall_clock;
+use idempotency::decide::Claim;
+use idempotency::store::{Claimed, Store};
+use idempotency::stores::{RedisOptions, RedisStore};
+use idempotency::{
+    AfterCrash, Begun, Fingerprint, Idempotency, Record, Settled, State, StorageKey, StoreError, StoreErrorKind, Token,
+    Verdict,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const LIMIT: Duration = Duration::from_millis(300);
+const KEY: StorageKey = StorageKey([1; 32]);
+
+fn store(url: &str) -> RedisStore {
+    RedisStore::with_options(RedisOptions { time_limit: LIMIT, ..RedisOptions::from_url(url).unwrap() }).unwrap()
+}
+
+fn engine(url: &str) -> Idempotency {
+    Idempotency::new(store(url)).ttl(Duration::from_secs(60)).lease(Duration::from_secs(10))
+}
+
+fn name(key: &StorageKey) -> String {
+    format!("idem:{key}")
+}
+
+fn attempt() -> Record {
+    Record {
+        state: State::InFlight,
+        after_crash: AfterCrash::Rerun,
+        token: Token::random(),
+        fence: 0,
+        lease: 10_000_000,
+        ttl: 60_000_000,
+        fingerprint: Fingerprint([0; 32]),
+        label: "test".into(),
+        result: [].into(),
+    }
+}
+
+async fn claimed(store: &RedisStore, record: &Record, takes_over: Option<Record>) -> u64 {
+    match store.claim(&KEY, &Claim { record: record.clone(), takes_over }).await.unwrap() {
+        Claimed::Yes { fence } => fence,
+        Claimed::No { held, .. } => panic!("{held:?}"),
+    }
+}
+
+/// Sends the server a command that redis-cli could not carry.
+fn send(server: &Redis, command: &mut redis::Cmd) -> redis::Value {
+    let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    command.query(&mut connection).unwrap()
+}
+
+#[tokio::test]
+async fn fences_and_times_survive_the_scripts() {
+    let server = Redis::start(&[]);
+    let store = store(&server.url());
+    let own = attempt();
+    let fence = claimed(&store, &own, None).await;
+    assert!(fence.abs_diff(wall_clock()) < 5_000_000, "{fence} is the server's clock in µs");
+    assert_eq!(server.cli(&["GETRANGE", &name(&KEY), "22", "37"]), fence.to_string(), "16 digits, none of them lost");
+    let (held, now) = store.get(&KEY).await.unwrap().unwrap();
+    assert_eq!(held.record, Record { fence, ..own.clone() });
+    assert!(now.abs_diff(wall_clock()) < 5_000_000, "{now}");
+    assert!((held.lease_end - now).abs_diff(own.lease) < 2_000_000, "{}", held.lease_end - now);
+    let life: u64 = server.cli(&["PTTL", &name(&KEY)]).parse().unwrap();
+    assert!(life <= 60_000 && life > 50_000, "{life} ms");
+    assert!(store.release(&KEY, &own).await.unwrap());
+    // A clock that was ahead: the fence grows by one, to the last digit.
+    let ahead = Record { fence: 4_102_444_800_000_001, lease: 1000, ..attempt() };
+    store.complete(&KEY, &ahead, true).await.unwrap(); // written as it is, since nothing stands there
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(claimed(&store, &attempt(), Some(ahead)).await, 4_102_444_800_000_002);
+    assert_eq!(server.cli(&["GETRANGE", &name(&KEY), "22", "37"]), "4102444800000002");
+}
+
+#[tokio::test]
+async fn a_century_of_ttl_is_kept() {
+    let server = Redis::start(&[]);
+    let century = Duration::from_secs(100 * 365 * 24 * 3600);
+    let engine = engine(&server.url()).ttl(century);
+    begun(&engine, &call(1)).await.settle(complete("long")).await;
+    let life: u64 = server.cli(&["PTTL", &name(&KEY)]).parse().unwrap();
+    assert!((century.as_millis() as u64 - life) < 10_000, "{life} ms");
+    assert_eq!(replayed(&engine, &call(1)).await, "long");
+}
+
+/// What every operation says about a key that is not ours to touch.
+async fn is_refused(server: &Redis, says: &str) {
+    let store = store(&server.url());
+    let dump = || send(server, redis::cmd("DUMP").arg(name(&KEY)));
+    let (before, own) = (dump(), attempt());
+    let claim = |takes_over| Claim { record: own.clone(), takes_over };
+    let done = Record { state: State::Completed, ..own.clone() };
+    let check = |error: StoreError| {
+        assert_eq!(error.kind(), StoreErrorKind::Foreign, "{error}");
+        assert!(error.to_string().contains(&name(&KEY)) && error.to_string().contains(says), "{error}");
+    };
+    check(store.claim(&KEY, &claim(None)).await.unwrap_err());
+    check(store.claim(&KEY, &claim(Some(own.clone()))).await.unwrap_err());
+    check(store.complete(&KEY, &done, false).await.unwrap_err());
+    check(store.complete(&KEY, &done, true).await.unwrap_err());
+    check(store.get(&KEY).await.unwrap_err());
+    // These find nothing of the attempt's own, or say the same.
+    for answer in [store.renew(&KEY, &own).await, store.release(&KEY, &own).await, store.resolve(&KEY, 0, None).await] {
+        answer.map_or_else(check, |own| assert!(!own));
+    }
+    let engine = engine(&server.url());
+    check(engine.begin(&call(1)).await.unwrap_err());
+    check(engine.resolve(&KEY, 0, None).await.unwrap_err());
+    assert_eq!(dump(), before, "nothing is overwritten");
+}
+
+#[tokio::test]
+async fn a_foreign_value_is_refused_by_name_and_stays() {
+    let server = Redis::start(&[]);
+    server.cli(&["SET", &name(&KEY), "somebody else's"]);
+    is_refused(&server, "not an idempotency record").await;
+    server.cli(&["DEL", &name(&KEY)]);
+    server.cli(&["RPUSH", &name(&KEY), "a", "list"]);
+    is_refused(&server, "not an idempotency record").await;
+    let mut newer = Record { fence: 1_700_000_000_000_000, ..attempt() }.encode();
+    newer[3] = b'2';
+    send(&server, redis::cmd("SET").arg(name(&KEY)).arg(newer));
+    is_refused(&server, "version 2").await;
+}
+
+#[tokio::test]
+async fn an_empty_value_is_foreign_too() {
+    let server = Redis::start(&[]);
+    server.cli(&["SET", &name(&KEY), ""]);
+    is_refused(&server, "not an idempotency record").await;
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_us_is_a_matter_of_setup() {
+    let server = Redis::start(&["--requirepass", "secret"]);
+    let at = |login: &str, database: &str| format!("redis://{login}127.0.0.1:{}/{database}", server.port);
+    begun(&engine(&at(":secret@", "")), &call(0)).await.settle(Verdict::Release).await;
+    let admin = ["--pass", "secret", "--no-auth-warning"];
+    server.cli(&[&admin[..], &["ACL", "SETUSER", "mute", "on", ">m", "~*", "&*", "+@all", "-@scripting"]].concat());
+    server.cli(&[&admin[..], &["ACL", "SETUSER", "blind", "on", ">b", "~*", "+@all", "-info"]].concat());
+    let cases = [
+        (at(":wrong@", ""), "password"),
+        (at("", ""), "password"),
+        (at("mute:m@", ""), "permission"),
+        (at(":secret@", "99"), "database"),
+    ];
+    for (url, says) in cases {
+        let error = engine(&url).begin(&call(1)).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Setup, "{url}: {error}");
+        assert!(error.to_string().contains(says), "{url}: {error}");
+    }
+    // Not allowed to ask the server's version or to publish hints: it works all the same.
+    let blind = begun(&engine(&at("blind:b@", "")), &call(1)).await;
+    assert_eq!(blind.settle(complete("blind")).await, Settled::Stored);
+}
+
+#[tokio::test]
+async fn a_killed_server_is_an_error_soon_and_works_again_once_it_is_back() {
+    let mut server = Redis::start(&[]);
+    let engine = engine(&server.url());
+    begun(&engine, &call(1)).await.settle(complete("before")).await;
+    server.stop();
+    for key in [1, 2] {
+        let began = Instant::now();
+        let error = engine.begin(&call(key)).await.unwrap_err();
+        assert!(matches!(error.kind(), StoreErrorKind::NotExecuted | StoreErrorKind::Unknown), "{error}");
+        assert!(began.elapsed() < LIMIT * 4, "{:?}", began.elapsed());
+    }
+    server.restart();
+    begun(&engine, &call(3)).await.settle(complete("after")).await;
+    assert_eq!(replayed(&engine, &call(3)).await, "after");
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_is_an_error_within_the_limit() {
+    let server = Redis::start(&[]);
+    let engine = engine(&server.url()).lease(LIMIT);
+    begun(&engine, &call(0)).await.settle(Verdict::Release).await;
+    server.signal("STOP");
+    let began = Instant::now();
+    let begins: Vec<_> = (1..=20)
+        .map(|key| (key, engine.clone()))
+        .map(|(key, engine)| tokio::spawn(async move { engine.begin(&call(key)).await.map(drop) }))
+        .collect();
+    for begin in begins {
+        let error = begin.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error}");
+    }
+    // Once more: on a connection that must first be opened.
+    assert!(engine.begin(&call(1)).await.is_err());
+    assert!(began.elapsed() < LIMIT * 4, "{:?}", began.elapsed());
+    assert!(!engine.drain(Duration::from_millis(50)).await, "their releases are still to be sent");
+    server.signal("CONT");
+    assert!(engine.drain(Duration::from_secs(10)).await);
+    for key in 1..=20 {
+        begun_soon(&engine, &call(key)).await.settle(complete("again")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_completion_while_the_server_is_down_lands_when_it_is_back() {
+    let mut server = Redis::start(&[]);
+    let (url, other) = (server.url(), engine(&server.url()));
+    let (long, short) = (engine(&url), engine(&url).lease(LIMIT));
+    let attempts = [begun(&long, &call(1)).await, begun(&short, &call(2)).await];
+    server.stop();
+    let [first, second] = attempts;
+    let began = Instant::now();
+    assert_eq!(first.settle(complete("kept")).await, Settled::Deferred);
+    assert_eq!(second.settle(complete("too late")).await, Settled::Deferred);
+    assert!(began.elapsed() < LIMIT * 6, "{:?}", began.elapsed());
+    assert!(!long.drain(Duration::from_millis(50)).await);
+    tokio::time::sleep(LIMIT).await;
+    server.restart(); // empty
+    assert!(long.drain(Duration::from_secs(10)).await && short.drain(Duration::from_secs(10)).await);
+    assert_eq!(replayed(&other, &call(1)).await, "kept");
+    // Its lease had ended, so that another may have run and gone: it writes nothing.
+    begun(&other, &call(2)).await;
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_claims_and_nothing_else() {
+    let server = Redis::start(&["--maxmemory", "3mb", "--maxmemory-policy", "noeviction"]);
+    let (engine, other) = (engine(&server.url()).lease(LIMIT), engine(&server.url()));
+    begun(&engine, &call(1)).await.settle(complete("before")).await;
+    let attempts = [begun(&engine, &call(2)).await, begun(&engine, &call(3)).await, begun(&engine, &call(4)).await];
+    server.cli(&["DEBUG", "POPULATE", "300", "filler", "10000"]);
+    let used = |field: &str| -> u64 {
+        let info = server.cli(&["INFO", "memory"]);
+        info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap().trim().parse().unwrap()
+    };
+    assert!(used("used_memory") > used("maxmemory"), "the server is full");
+    let error = other.begin(&call(9)).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Full, "{error}");
+    assert!(error.to_string().contains("maxmemory"), "{error}");
+    assert_eq!(replayed(&other, &call(1)).await, "before");
+    tokio::time::sleep(LIMIT * 3).await;
+    assert!(matches!(other.begin(&call(2)).await, Ok(Begun::InFlight { .. })), "renewed above maxmemory");
+    server.cli(&["SCRIPT", "FLUSH"]);
+    let [first, second, third] = attempts;
+    let big = "x".repeat(200_000);
+    assert_eq!(first.settle(complete(&big)).await, Settled::Stored);
+    assert_eq!(second.settle(complete("second")).await, Settled::Stored);
+    assert_eq!(third.settle(Verdict::Release).await, Settled::Stored);
+    assert_eq!(replayed(&other, &call(2)).await, big);
+    assert_eq!(replayed(&other, &call(3)).await, "second");
+    assert!(other.get(&call(4).key).await.unwrap().is_none());
+    assert_eq!(other.begin(&call(4)).await.unwrap_err().kind(), StoreErrorKind::Full);
+}
+
+#[tokio::test]
+async fn prefix_and_database_are_honoured_and_a_socket_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s").to_str().unwrap().to_string();
+    let server = Redis::start(&["--unixsocket", &socket]);
+    let cases = [
+        (format!("{}/3", server.url()), "3", "shop:"),
+        (format!("unix://{socket}?db=4"), "4", "idem:"),
+        (format!("unix://{socket}"), "0", "ü "),
+    ];
+    for (url, database, prefix) in cases {
+        let options = RedisOptions { prefix: prefix.into(), ..RedisOptions::from_url(&url).unwrap() };
+        let engine = Idempotency::new(RedisStore::with_options(options).unwrap());
+        begun(&engine, &call(1)).await.settle(complete("there")).await;
+        assert_eq!(replayed(&engine, &call(1)).await, "there");
+        let name = server.cli(&["-n", database, "--raw", "KEYS", "*"]);
+        assert_eq!(name, format!("{prefix}{KEY}"), "the one key there");
+    }
+}
+
+#[tokio::test]
+async fn a_flushed_script_cache_is_invisible() {
+    let server = Redis::start(&[]);
+    let engine = engine(&server.url()).after_crash(AfterCrash::Refuse);
+    let flush = || server.cli(&["SCRIPT", "FLUSH"]);
+    let attempt = begun(&engine, &call(1)).await;
+    flush();
+    assert!(matches!(engine.begin(&call(1)).await, Ok(Begun::InFlight { .. })));
+    flush();
+    assert_eq!(attempt.settle(Verdict::Hold).await, Settled::Stored);
+    flush();
+    let (held, _) = engine.get(&KEY).await.unwrap().unwrap();
+    flush();
+    assert!(engine.resolve(&KEY, held.record.fence, None).await.unwrap());
+    flush();
+    let again = begun(&engine.clone().lease(LIMIT), &call(1)).await;
+    flush();
+    tokio::time::sleep(LIMIT * 2).await; // a renewal
+    assert!(matches!(engine.begin(&call(1)).await, Ok(Begun::InFlight { .. })));
+    flush();
+    assert_eq!(again.settle(Verdict::Release).await, Settled::Stored);
+    assert!(engine.get(&KEY).await.unwrap().is_none());
+}
+
+/// A proxy that, once armed, swallows the server's next answer and cuts that connection: the command was executed.
+struct Proxy {
+    port: u16,
+    armed: Arc<AtomicBool>,
+    cuts: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    async fn start(server: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let proxy = Self { port, armed: Arc::default(), cuts: Arc::default() };
+        let (armed, cuts) = (proxy.armed.clone(), proxy.cuts.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (armed, cuts) = (armed.clone(), cuts.clone());
+                tokio::spawn(async move {
+                    let upstream = tokio::net::TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                    let ((mut from_client, mut to_client), (mut answers, mut commands)) =
+                        (client.into_split(), upstream.into_split());
+                    let forward = async { tokio::io::copy(&mut from_client, &mut commands).await.map(drop) };
+                    let back = async {
+                        let mut buffer = vec![0; 64 << 10];
+                        loop {
+                            let read = answers.read(&mut buffer).await?;
+                            if read == 0 || armed.swap(false, Ordering::SeqCst) {
+                                cuts.fetch_add(usize::from(read > 0), Ordering::SeqCst);
+                                return Ok::<_, std::io::Error>(());
+                            }
+                            to_client.write_all(&buffer[..read]).await?;
+                        }
+                    };
+                    tokio::select! { _ = forward => {}, _ = back => {} }
+                });
+            }
+        });
+        proxy
+    }
+
+    fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    fn cut(&self, times: usize) {
+        assert_eq!(self.cuts.load(Ordering::SeqCst), times, "the connection was cut");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_lost_on_the_wire_is_asked_for_again() {
+    let server = Redis::start(&[]);
+    let proxy = Proxy::start(server.port).await;
+    let (engine, other) = (engine(&format!("redis://127.0.0.1:{}", proxy.port)), engine(&server.url()));
+    let warm = begun(&engine, &call(0)).await; // its connection and its scripts are there
+    warm.settle(complete("warm")).await;
+
+    proxy.arm();
+    let attempt = begun(&engine, &call(1)).await;
+    proxy.cut(1);
+    let (held, _) = other.get(&KEY).await.unwrap().unwrap();
+    assert_eq!(held.record.fence, attempt.fence(), "it recognised its own claim");
+    assert!(matches!(other.begin(&call(1)).await, Ok(Begun::InFlight { .. })));
+
+    proxy.arm();
+    assert_eq!(attempt.settle(complete("once")).await, Settled::Stored);
+    proxy.cut(2);
+    assert_eq!(replayed(&other, &call(1)).await, "once");
+
+    let attempt = begun(&engine, &call(2)).await;
+    proxy.arm();
+    attempt.settle(Verdict::Release).await;
+    proxy.cut(3);
+    begun(&other, &call(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_whose_hints_are_cut_subscribes_anew() {
+    let server = Redis::start(&[]);
+    let (leader, waiter) = (engine(&server.url()), engine(&server.url()).wait(Duration::from_secs(5)));
+    let attempt = begun(&leader, &call(1)).await;
+    let waiting = tokio::spawn(async move { (replayed(&waiter, &call(1)).await, Instant::now()) });
+    let subscribed = || server.cli(&["PUBSUB", "CHANNELS"]) == name(&KEY);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    for cut in [false, true] {
+        if cut {
+            server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        }
+        while !subscribed() {
+            assert!(Instant::now() < deadline, "nobody subscribes");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await; // subscribed, it claims again; then it sleeps for 500 ms or more
+    attempt.settle(complete("led")).await;
+    let ended = Instant::now();
+    let (result, answered) = waiting.await.unwrap();
+    assert_eq!(result, "led");
+    assert!(answered.saturating_duration_since(ended) < Duration::from_millis(250), "by polling, not by a hint");
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_unsubscribed() {
+    let server = Redis::start(&[]);
+    let (leader, waiter) = (engine(&server.url()), engine(&server.url()).wait(Duration::from_millis(20)));
+    let mut leading = vec![];
+    for key in 0..20 {
+        leading.push(begun(&leader, &call(key)).await);
+        assert!(matches!(waiter.begin(&call(key)).await, Ok(Begun::InFlight { .. })));
+    }
+    let channels = server.cli(&["PUBSUB", "CHANNELS"]);
+    assert!((1..=2).contains(&channels.lines().count()), "{channels}");
+}
+
+/// Keeps the words of warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<std::sync::Mutex<String>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let words = self.0.clone();
+        event.record(&mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            words.lock().unwrap().push_str(&format!("{value:?}\n"));
+        });
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_server_that_may_drop_claims_is_warned_about() {
+    for (policy, warned) in [("allkeys-lru", true), ("volatile-ttl", true), ("noeviction", false)] {
+        let server = Redis::start(&["--maxmemory-policy", policy]);
+        let warnings = Warnings::default();
+        let _here = tracing::subscriber::set_default(warnings.clone()); // the test's runtime is this one thread
+        begun(&engine(&server.url()), &call(1)).await.settle(complete("kept")).await;
+        let words = warnings.0.lock().unwrap().clone();
+        assert_eq!(words.contains(policy) && words.contains("noeviction"), warned, "{policy}: {words}");
+    }
+}

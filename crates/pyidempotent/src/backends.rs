@@ -1,0 +1,184 @@
+//! [`Backend`]: a store, made anew in every process that uses it.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
+
+use idempotency::stores::{MemoryStore, RedisOptions, RedisStore, RedisTls, SqliteStore};
+use idempotency::{Idempotency, StorageKey, StoreError};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::runtime::{block_on, process};
+use crate::{bridge, errors};
+
+/// A store. Opening it does no I/O; a forked child gets one of its own.
+#[pyclass(frozen, module = "pyidempotent._native")]
+pub struct Backend {
+    spec: Spec,
+    current: AtomicPtr<(u32, Idempotency)>,
+}
+
+#[derive(Clone)]
+enum Spec {
+    Memory { max_entries: usize, max_bytes: usize },
+    Sqlite { path: PathBuf, time_limit: Duration },
+    Redis(RedisOptions),
+}
+
+impl Spec {
+    fn open(&self) -> Result<Idempotency, StoreError> {
+        Ok(match self.clone() {
+            Self::Memory { max_entries, max_bytes } => {
+                Idempotency::new(MemoryStore::new().max_entries(max_entries).max_bytes(max_bytes))
+            }
+            Self::Sqlite { path, time_limit } => Idempotency::new(SqliteStore::open(path).time_limit(time_limit)),
+            Self::Redis(options) => Idempotency::new(RedisStore::with_options(options)?),
+        })
+    }
+}
+
+pub fn seconds(name: &str, seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, not {seconds}")))
+}
+
+impl Backend {
+    fn new(spec: Spec) -> Self {
+        Self { spec, current: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    /// This process's engine over the store.
+    pub fn engine(&self) -> Result<&Idempotency, StoreError> {
+        let id = std::process::id();
+        let current = self.current.load(Ordering::Acquire);
+        // SAFETY: null, or leaked by `Box::into_raw` below and never freed: what a parent process opened is left alone.
+        if let Some((owner, engine)) = unsafe { current.as_ref() }
+            && *owner == id
+        {
+            return Ok(engine);
+        }
+        let engine = self.spec.open()?;
+        let new = Box::into_raw(Box::new((id, engine)));
+        match self.current.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                // SAFETY: just leaked, never freed.
+                let (_, engine) = unsafe { &*new };
+                process().adopt(engine.clone());
+                Ok(engine)
+            }
+            Err(_) => {
+                // SAFETY: never shared. Another thread of this process was quicker.
+                drop(unsafe { Box::from_raw(new) });
+                self.engine()
+            }
+        }
+    }
+
+    /// Whether every operation answers without I/O.
+    pub fn is_immediate(&self) -> bool {
+        matches!(self.spec, Spec::Memory { .. })
+    }
+}
+
+type Found = Option<(idempotency::decide::Held, u64)>;
+
+/// A record as operators see it: label, state, fence, seconds left of the lease, result.
+fn shown<'py>(py: Python<'py>, found: Found) -> PyResult<Bound<'py, PyAny>> {
+    let shown = found.map(|(held, now)| {
+        let state = match held.record.state {
+            idempotency::State::InFlight if held.lease_end <= now => "lapsed",
+            idempotency::State::InFlight => "in flight",
+            idempotency::State::Completed => "completed",
+            idempotency::State::NotKept => "not kept",
+            idempotency::State::Unknown => "unknown",
+        };
+        let lease_left = Duration::from_micros(held.lease_end.saturating_sub(now)).as_secs_f64();
+        (held.record.label.to_string(), state, held.record.fence, lease_left, PyBytes::new(py, &held.record.result))
+    });
+    Ok(shown.into_pyobject(py)?.into_any())
+}
+
+fn storage_key(key: [u8; 32]) -> StorageKey {
+    StorageKey(key)
+}
+
+#[pymethods]
+impl Backend {
+    /// Records in this process.
+    #[staticmethod]
+    fn memory(max_entries: usize, max_bytes: usize) -> Self {
+        Self::new(Spec::Memory { max_entries, max_bytes })
+    }
+
+    /// Records in one file.
+    #[staticmethod]
+    fn sqlite(path: PathBuf, time_limit: f64) -> PyResult<Self> {
+        Ok(Self::new(Spec::Sqlite { path, time_limit: seconds("time_limit", time_limit)? }))
+    }
+
+    /// Records in Redis.
+    #[staticmethod]
+    #[pyo3(signature = (url, prefix, time_limit, root_certificate=None, client_certificate=None))]
+    fn redis(
+        url: &str,
+        prefix: String,
+        time_limit: f64,
+        root_certificate: Option<Vec<u8>>,
+        client_certificate: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> PyResult<Self> {
+        let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
+        let options = RedisOptions::from_url(url).map_err(unusable)?;
+        let (time_limit, tls) =
+            (seconds("time_limit", time_limit)?, RedisTls { root: root_certificate, client: client_certificate });
+        let spec = Spec::Redis(RedisOptions { prefix, time_limit, tls, ..options });
+        spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
+        Ok(Self::new(spec))
+    }
+
+    /// What stands under a storage key.
+    fn get<'py>(&self, py: Python<'py>, key: [u8; 32]) -> PyResult<Bound<'py, PyAny>> {
+        let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
+        let found = block_on(py, engine.get(&storage_key(key)))?;
+        shown(py, found.map_err(|error| errors::store_error(py, &error))?)
+    }
+
+    /// The same, as an awaitable.
+    fn get_async<'py>(&self, py: Python<'py>, key: [u8; 32]) -> PyResult<Bound<'py, PyAny>> {
+        let engine = self.engine().map_err(|error| errors::store_error(py, &error))?.clone();
+        let work = async move { engine.get(&storage_key(key)).await };
+        bridge::submit(py, work, |py, found| shown(py, found.map_err(|error| errors::store_error(py, &error))?))
+    }
+
+    /// Completes or removes the record of exactly this fence.
+    #[pyo3(signature = (key, fence, result=None))]
+    fn resolve(&self, py: Python<'_>, key: [u8; 32], fence: u64, result: Option<Vec<u8>>) -> PyResult<bool> {
+        let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
+        let resolved = block_on(py, engine.resolve(&storage_key(key), fence, result.map(Into::into)))?;
+        resolved.map_err(|error| errors::store_error(py, &error))
+    }
+
+    /// The same, as an awaitable.
+    #[pyo3(signature = (key, fence, result=None))]
+    fn resolve_async<'py>(
+        &self,
+        py: Python<'py>,
+        key: [u8; 32],
+        fence: u64,
+        result: Option<Vec<u8>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let engine = self.engine().map_err(|error| errors::store_error(py, &error))?.clone();
+        let work = async move { engine.resolve(&storage_key(key), fence, result.map(Into::into)).await };
+        bridge::submit(py, work, |py, resolved| {
+            let resolved = resolved.map_err(|error| errors::store_error(py, &error))?;
+            Ok(resolved.into_pyobject(py)?.to_owned().into_any())
+        })
+    }
+
+    /// Removes what has expired; how many records.
+    fn purge(&self, py: Python<'_>) -> PyResult<u64> {
+        let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
+        block_on(py, engine.purge())?.map_err(|error| errors::store_error(py, &error))
+    }
+}

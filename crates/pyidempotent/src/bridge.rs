@@ -1,0 +1,184 @@
+//! The asyncio colour: an operation runs on the runtime and resolves a future of the running loop.
+//!
+//! Each loop has one bridge. An operation's completion is put on the bridge's queue; the first of a batch writes one
+//! byte to a socket the loop watches, and the loop's own thread resolves the whole batch. The runtime's thread never
+//! takes the GIL and never sees a Python object: operations are numbers to it.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyCFunction, PyTuple, PyWeakrefReference};
+use tokio::task::AbortHandle;
+
+use crate::runtime::process;
+
+/// Makes the Python result, on the loop's thread.
+type Completion = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send>;
+
+/// The side that the runtime's thread sees.
+struct Shared {
+    queue: Mutex<Vec<(u64, Completion)>>,
+    woken: AtomicBool,
+    waker: UnixStream,
+}
+
+impl Shared {
+    fn push(&self, number: u64, completion: Completion) {
+        locked(&self.queue).push((number, completion));
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            // A full socket has woken the loop already; a closed one has no loop any more.
+            let _ = (&self.waker).write(&[1]);
+        }
+    }
+}
+
+/// The loop's side.
+#[pyclass(frozen, module = "pyidempotent._native")]
+struct Bridge {
+    process: u32,
+    shared: Arc<Shared>,
+    reader: UnixStream,
+    waiting: Mutex<Waiting>,
+    /// Drops the bridge from the registry when the loop is gone. Weak: a bridge does not keep its loop alive.
+    _loop: Mutex<Option<Py<PyWeakrefReference>>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    last: u64,
+    futures: HashMap<u64, (Py<PyAny>, AbortHandle)>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[pymethods]
+impl Bridge {
+    /// Resolves what has completed. Called by the loop when the socket is readable.
+    fn drain(&self, py: Python<'_>) {
+        self.shared.woken.store(false, Ordering::Release);
+        // One byte is one waking; two may have come before the flag was cleared.
+        let _ = (&self.reader).read(&mut [0; 16]);
+        // The queue is swapped before anything is resolved: resolving may run code that queues more.
+        let batch = std::mem::take(&mut *locked(&self.shared.queue));
+        for (number, completion) in batch {
+            let Some((future, _)) = locked(&self.waiting).futures.remove(&number) else {
+                continue; // abandoned: dropping the completion releases its claim
+            };
+            if let Err(error) = resolve(future.bind(py), completion) {
+                error.write_unraisable(py, Some(future.bind(py)));
+            }
+        }
+    }
+}
+
+fn resolve<'py>(future: &Bound<'py, PyAny>, completion: Completion) -> PyResult<()> {
+    let py = future.py();
+    if future.call_method0(intern!(py, "done"))?.is_truthy()? {
+        return Ok(()); // cancelled meanwhile: dropping the completion releases its claim
+    }
+    match completion(py) {
+        Ok(value) => future.call_method1(intern!(py, "set_result"), (value,)),
+        Err(error) => future.call_method1(intern!(py, "set_exception"), (error,)),
+    }
+    .map(drop)
+}
+
+/// The bridges by the address of their loop. Only touched with the GIL held and never across a call into Python, so
+/// that a fork cannot copy it locked.
+static BRIDGES: Mutex<Option<HashMap<usize, Py<Bridge>>>> = Mutex::new(None);
+
+fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    GET.import(py, "asyncio", "get_running_loop")?.call0()
+}
+
+fn bridge_of<'py>(running: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>> {
+    let (py, address) = (running.py(), running.as_ptr() as usize);
+    let known = locked(&BRIDGES).as_ref().and_then(|bridges| bridges.get(&address).map(|bridge| bridge.clone_ref(py)));
+    match known {
+        Some(bridge) if bridge.get().process == std::process::id() => Ok(bridge.into_bound(py)),
+        known => {
+            // A parent's bridge is left as it is: its socket is registered in a selector both processes share.
+            known.map(std::mem::forget);
+            build(running, address)
+        }
+    }
+}
+
+#[cold]
+fn build<'py>(running: &Bound<'py, PyAny>, address: usize) -> PyResult<Bound<'py, Bridge>> {
+    let py = running.py();
+    let (waker, reader) = UnixStream::pair()?;
+    waker.set_nonblocking(true)?;
+    reader.set_nonblocking(true)?;
+    let descriptor = reader.as_raw_fd();
+    let shared = Arc::new(Shared { queue: Mutex::default(), woken: AtomicBool::new(false), waker });
+    let (process, waiting) = (std::process::id(), Mutex::default());
+    let bridge = Bound::new(py, Bridge { process, shared, reader, waiting, _loop: Mutex::new(None) })?;
+    running.call_method1("add_reader", (descriptor, bridge.getattr("drain")?)).map_err(|error| {
+        if !error.is_instance_of::<PyNotImplementedError>(py) {
+            return error;
+        }
+        let message = "pyidempotent needs an event loop with add_reader; on Windows use asyncio.SelectorEventLoop";
+        let raised = PyRuntimeError::new_err(message);
+        raised.set_cause(py, Some(error));
+        raised
+    })?;
+    let forget = PyCFunction::new_closure(py, None, None, move |args: &Bound<'_, PyTuple>, _| {
+        let gone = locked(&BRIDGES).as_mut().and_then(|bridges| bridges.remove(&address));
+        drop(gone); // outside of the lock: it may be the last reference
+        let _ = args;
+    })?;
+    let weak = PyWeakrefReference::new_with(running, forget)?;
+    *locked(&bridge.get()._loop) = Some(weak.unbind());
+    let replaced = locked(&BRIDGES).get_or_insert_default().insert(address, bridge.clone().unbind());
+    replaced.map(std::mem::forget); // a parent's, see `bridge_of`
+    Ok(bridge)
+}
+
+/// Runs `work` on the runtime; the returned future of the running loop gets what `convert` makes of its output.
+pub fn submit<'py, T: Send + 'static>(
+    py: Python<'py>,
+    work: impl Future<Output = T> + Send + 'static,
+    convert: for<'a> fn(Python<'a>, T) -> PyResult<Bound<'a, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let running = running_loop(py)?;
+    let bridge = bridge_of(&running)?;
+    let future = running.call_method0(intern!(py, "create_future"))?;
+    let (shared, mut waiting) = (bridge.get().shared.clone(), locked(&bridge.get().waiting));
+    waiting.last += 1;
+    let number = waiting.last;
+    let task = process().runtime.spawn(async move {
+        let output = work.await;
+        shared.push(number, Box::new(move |py| convert(py, output)));
+    });
+    waiting.futures.insert(number, (future.clone().unbind(), task.abort_handle()));
+    Ok(future)
+}
+
+/// Gives up a future that `submit` returned, whatever became of it: its operation ends, and its claim is released.
+#[pyfunction]
+pub fn abandon(future: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = future.py();
+    let bridge = bridge_of(&running_loop(py)?)?;
+    let given_up = {
+        let mut waiting = locked(&bridge.get().waiting);
+        let number = waiting.futures.iter().find(|(_, (known, _))| known.is(future)).map(|(number, _)| *number);
+        number.and_then(|number| waiting.futures.remove(&number))
+    };
+    if let Some((_, task)) = given_up {
+        task.abort();
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! One Tokio runtime per process, and how a thread that holds the GIL waits for it.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use idempotency::Idempotency;
+use pyo3::prelude::*;
+use tokio::runtime::{Builder, Runtime};
+
+/// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
+/// exist there, and dropping the runtime would wait for it.
+pub struct Process {
+    pub id: u32,
+    pub runtime: Runtime,
+    engines: Mutex<Vec<Idempotency>>,
+}
+
+static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// This process's own.
+pub fn process() -> &'static Process {
+    let id = std::process::id();
+    let current = CURRENT.load(Ordering::Acquire);
+    // SAFETY: the pointer is null or was leaked by `Box::into_raw` below, and is never freed.
+    match unsafe { current.as_ref() } {
+        Some(process) if process.id == id => process,
+        _ => start(id, current),
+    }
+}
+
+#[cold]
+fn start(id: u32, seen: *mut Process) -> &'static Process {
+    let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("idempotency").enable_all().build();
+    let runtime = runtime.expect("the operating system gives the engine a thread");
+    let new = Box::into_raw(Box::new(Process { id, runtime, engines: Mutex::default() }));
+    match CURRENT.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: `new` was just leaked and is never freed.
+        Ok(_) => unsafe { &*new },
+        Err(_) => {
+            // SAFETY: `new` was never shared. Another thread of this process was quicker.
+            drop(unsafe { Box::from_raw(new) });
+            process()
+        }
+    }
+}
+
+impl Process {
+    /// Remembers an engine, so that a shutdown waits for its background work.
+    pub fn adopt(&self, engine: Idempotency) {
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine);
+    }
+}
+
+/// Whether the interpreter is going away: nothing may attach to it any more.
+pub fn is_stopping() -> bool {
+    STOPPING.load(Ordering::Acquire)
+}
+
+/// How long a signal may have to wait for its handler.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Runs a future to its end on the runtime while the GIL is free; a signal's exception ends the wait and drops it.
+pub fn block_on<F>(py: Python<'_>, future: F) -> PyResult<F::Output>
+where
+    F: Future + Send,
+    F::Output: Send,
+{
+    let runtime = &process().runtime;
+    let mut future = pin!(future);
+    loop {
+        // The timer is made inside: it needs the runtime's context.
+        let slice = py.detach(|| runtime.block_on(async { tokio::time::timeout(SLICE, future.as_mut()).await }));
+        match slice {
+            Ok(output) => return Ok(output),
+            Err(_) => py.check_signals()?,
+        }
+    }
+}
+
+/// Polls a future once in the runtime's context: a store that answers without I/O has answered then.
+pub fn poll_once<F: Future + Unpin>(mut future: F) -> Result<F::Output, F> {
+    let _context = process().runtime.enter();
+    match std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Ok(output),
+        Poll::Pending => Err(future),
+    }
+}
+
+/// Waits at most `limit` seconds for completions and releases that are still on their way. For the interpreter's exit.
+#[pyfunction]
+pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
+    let process = process();
+    let engines = std::mem::take(&mut *process.engines.lock().unwrap_or_else(PoisonError::into_inner));
+    let limit = Duration::try_from_secs_f64(limit).unwrap_or_default();
+    let drained = py.detach(|| {
+        process.runtime.block_on(async {
+            let deadline = tokio::time::Instant::now() + limit;
+            let mut all = true;
+            for engine in &engines {
+                all &= engine.drain(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
+            }
+            all
+        })
+    });
+    STOPPING.store(true, Ordering::Release);
+    drained
+}

@@ -1,0 +1,49 @@
+"""Idempotency keys for backends: the effect happens once, every repeat gets the first answer."""
+
+import atexit as _atexit
+
+from pyidempotent import _native
+from pyidempotent._attempt import attempt
+from pyidempotent._current import CurrentAttempt, Scope, current
+from pyidempotent._decorator import idempotent
+from pyidempotent._function import arguments, by_authorization, shared
+from pyidempotent._native import __version__
+from pyidempotent._results import Outcome
+from pyidempotent.exceptions import (
+    IdempotencyConflict,
+    IdempotencyError,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyMissing,
+    IdempotencyNotKept,
+    IdempotencyPayloadTooLarge,
+    IdempotencyProcessing,
+    IdempotencyScopeMissing,
+    IdempotencyStoreUnavailable,
+    IdempotencyUnknown,
+)
+
+__all__ = [
+    "CurrentAttempt",
+    "IdempotencyConflict",
+    "IdempotencyError",
+    "IdempotencyKeyInvalid",
+    "IdempotencyKeyMissing",
+    "IdempotencyNotKept",
+    "IdempotencyPayloadTooLarge",
+    "IdempotencyProcessing",
+    "IdempotencyScopeMissing",
+    "IdempotencyStoreUnavailable",
+    "IdempotencyUnknown",
+    "Outcome",
+    "Scope",
+    "__version__",
+    "arguments",
+    "attempt",
+    "by_authorization",
+    "current",
+    "idempotent",
+    "shared",
+]
+
+# At exit: completions and releases that are still on their way get five seconds, and nothing calls Python afterwards.
+_atexit.register(_native.shutdown, 5.0)

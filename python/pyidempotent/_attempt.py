@@ -1,0 +1,196 @@
+"""`attempt`: the same protection around a block, for consumers and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from pyidempotent import _native
+from pyidempotent._flow import Flow, advance, advance_async, entered, protect, refuse_to_block
+from pyidempotent._function import caller_bytes
+from pyidempotent._results import VALUE, Outcome, pack, unpack
+from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Site, refuse_unknown
+from pyidempotent.backends import Backend
+from pyidempotent.exceptions import IdempotencyKeyInvalid
+
+__all__ = ["attempt"]
+
+
+class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["attempt"]):  # noqa: N801  # used like a function
+    """Protects a block: ``with`` or ``async with``.
+
+    The first time the block runs and sets ``result``. A repeat enters with ``replayed`` true and the stored ``result``:
+    look at it before you do anything. An exception that leaves the block releases the key (or makes it unknown, under
+    ``after_crash="refuse"``).
+
+    Parameters:
+        backend: a backend or its URL.
+        key: the key, 1 to 255 characters.
+        payload: what is asked for; another payload under the same key is an `IdempotencyConflict`.
+        name: what is done: the same key under another name is another key.
+        caller: for whom; ``None`` is the anonymous scope.
+        ttl, lease, wait, namespace, after_crash, retry_after, run_limit: as for `idempotent`.
+
+    Raises:
+        IdempotencyError: at the entrance, where the block must not run.
+
+    >>> from pyidempotent import attempt
+    >>> def deliver(event: dict) -> str:
+    ...     with attempt("memory://", key=event["id"], payload=event, name="webhook") as run:
+    ...         if not run.replayed:
+    ...             print("handling", event["id"])
+    ...             run.result = "handled"
+    ...     return run.result
+    >>> deliver({"id": "evt_1"})
+    handling evt_1
+    'handled'
+    >>> deliver({"id": "evt_1"})
+    'handled'
+    """
+
+    def __init__(
+        self,
+        backend: Backend | str,
+        *,
+        key: str,
+        payload: Any = None,
+        name: str = "attempt",
+        caller: Any = None,
+        ttl: Seconds = 86400,
+        lease: Seconds | None = None,
+        wait: Seconds = 0,
+        namespace: str = "",
+        after_crash: AfterCrash = "rerun",
+        retry_after: Seconds = 1,
+        run_limit: Seconds | None = None,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(unknown)
+        self.site = Site(
+            backend,
+            ttl=ttl,
+            lease=lease,
+            wait=wait,
+            key_header="Idempotency-Key",
+            key_format="lenient",
+            required=True,
+            namespace=namespace,
+            after_crash=after_crash,
+            settle=None,
+            store_exceptions=(),
+            retry_after=retry_after,
+            run_limit=run_limit,
+            max_request_bytes=0,
+            max_response_bytes=max_response_bytes,
+            store_set_cookie=False,
+        )
+        if not isinstance(key, str):
+            raise IdempotencyKeyInvalid(f"the key of an attempt must be a str, not {type(key).__qualname__}")
+        self._key = key
+        self._name = name
+        self._caller = None if caller is None else caller_bytes(caller)
+        self._payload = payload
+        self._flow: Flow | None = None
+        self._entered: entered | None = None
+        #: Whether the block ran before, and must not run again.
+        self.replayed = False
+        #: What the block made; on a replay, what it made then. Any value that a function could return.
+        self.result: Any = None
+
+    # How `protect` sees it.
+
+    def key(self) -> str | None:
+        """The key."""
+        return self._key
+
+    def operation(self) -> _native.Operation:
+        """What is done."""
+        return self._name
+
+    def caller(self) -> bytes | None:
+        """For whom."""
+        return self._caller
+
+    def fingerprint(self) -> Generator[tuple[str, Any], Any, bytes]:
+        """The digest of the payload."""
+        return _native.fingerprint_call({"payload": self._payload})
+        yield  # a generator that ends at once
+
+    def verdict(self, outcome: Outcome) -> str:
+        """A block that ends is stored, one that raises is not."""
+        return "store" if outcome.exception is None else "fail"
+
+    def status(self, outcome: Outcome) -> int | None:
+        """A block has none."""
+        return None
+
+    def pack(self, outcome: Outcome) -> bytes:
+        """Its result."""
+        return pack(VALUE, outcome.value, {})
+
+    def note(self, outcome: Outcome) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def replay(self, payload: bytes) -> Outcome:
+        """Its stored result."""
+        return Outcome(value=unpack(payload, {}))
+
+    # The block.
+
+    def _open(self) -> Flow:
+        if self._flow is not None:
+            raise RuntimeError("an attempt() is entered once; make another one")
+        self._flow = protect(self)
+        return self._flow
+
+    def _start(self, step: Any) -> attempt:
+        if type(step) is Outcome:
+            self.replayed, self.result = True, step.value
+        else:
+            self._entered = entered(step)
+            self._entered.__enter__()
+        return self
+
+    def _end(self, kind: type[BaseException] | None, error: BaseException | None) -> Outcome | None:
+        """What to send to the flow; ``None`` where it has ended, or nobody may wait for it."""
+        block, self._entered = self._entered, None
+        if block is None:
+            return None
+        block.__exit__(kind)
+        if error is None:
+            return Outcome(value=self.result)
+        return Outcome(exception=error) if isinstance(error, Exception) else None
+
+    def __enter__(self) -> attempt:
+        refuse_to_block(self.site)
+        return self._start(advance(self, self._open(), None, _no_body))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        outcome = self._end(kind, error)
+        if outcome is not None and self._flow is not None:
+            self._settled(advance(self, self._flow, outcome, _no_body))
+
+    async def __aenter__(self) -> attempt:
+        return self._start(await advance_async(self, self._open(), None, _no_body))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        outcome = self._end(kind, error)
+        if outcome is not None and self._flow is not None:
+            self._settled(await advance_async(self, self._flow, outcome, _no_body))
+
+    def _settled(self, outcome: Any) -> None:
+        # Where another attempt completed in this one's place, its result is the result.
+        if outcome.exception is None:
+            self.result = outcome.value
+
+
+def _no_body(_: Any) -> Any:
+    raise AssertionError("an attempt has no request")

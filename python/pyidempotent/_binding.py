@@ -1,0 +1,95 @@
+"""Arguments by name, worked out once per function: ``signature.bind`` on every call would cost more than the store."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class Binding:
+    """How a function's arguments get their names."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.signature = inspect.signature(function)
+        self.hints = _hints(function)
+        kinds = inspect.Parameter
+        parameters = self.signature.parameters.values()
+        self.names = [p.name for p in parameters]
+        self.defaults = {p.name: p.default for p in parameters if p.default is not kinds.empty}
+        self._positional = [p.name for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+        self._keywords = {p.name for p in parameters if p.kind in (kinds.KEYWORD_ONLY, kinds.POSITIONAL_OR_KEYWORD)}
+        self._required = {
+            p.name
+            for p in parameters
+            if p.default is kinds.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+        }
+        self._rest = next((p.name for p in parameters if p.kind is kinds.VAR_POSITIONAL), None)
+        self._extra = next((p.name for p in parameters if p.kind is kinds.VAR_KEYWORD), None)
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments given, by name, without the defaults. A call that does not fit is the usual TypeError."""
+        bound = dict(zip(self._positional, args, strict=False))
+        fits = len(args) <= len(self._positional) or self._rest is not None
+        if self._rest is not None and len(args) > len(self._positional):
+            bound[self._rest] = args[len(self._positional) :]
+        extra = {}
+        for name, value in kwargs.items():
+            if name in self._keywords and name not in bound:
+                bound[name] = value
+            elif self._extra is not None and name not in self._keywords:
+                extra[name] = value
+            else:
+                fits = False
+        if extra and self._extra is not None:
+            bound[self._extra] = extra
+        if not fits or not self._required <= bound.keys():
+            self.signature.bind(*args, **kwargs)  # raises, in Python's own words
+        return bound
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations, resolved as far as they go."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception:  # they may name what only a type checker imports
+        return dict(getattr(function, "__annotations__", {}))
+
+
+class Selector:
+    """A callable of the user's that takes some of a function's arguments, by name.
+
+    Parameters:
+        option: the option it was given as, for messages.
+        function: the callable; its parameters name arguments of the function, or are ``*args, **kwargs``.
+        binding: of the function.
+        also: names that are known beside the function's own.
+    """
+
+    def __init__(self, option: str, function: Callable[..., Any], binding: Binding, also: tuple[str, ...] = ()) -> None:
+        self._function = function
+        self._names: list[str] | None = None
+        own = [name for name in binding.names if name not in ("self", "cls")]
+        try:
+            wanted = inspect.signature(function).parameters.values()
+        except ValueError:  # some built-in callables do not tell
+            wanted = None  # type: ignore[assignment]  # handled next
+        if wanted is not None and any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in wanted):
+            return
+        names = None if wanted is None else [p.name for p in wanted if p.default is p.empty]
+        if names is not None and all(name in binding.names or name in also for name in names):
+            self._names = names
+        elif len(own) == 1 and (names is None or len(names) == 1):
+            self._names = own
+        else:
+            raise TypeError(
+                f"{option}= must be a callable whose parameters are named as the function's ({', '.join(own)}), "
+                f"or that takes *args and **kwargs; this one takes {', '.join(names or ['something unknown'])}"
+            )
+
+    def __call__(self, values: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the callable makes of a call; ``values`` are its arguments by name, defaults included."""
+        if self._names is None:
+            return self._function(*args, **kwargs)
+        return self._function(*[values[name] for name in self._names])

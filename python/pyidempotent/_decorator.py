@@ -1,0 +1,219 @@
+"""`idempotent`: the decorator."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec, TypeVar, cast
+
+from pyidempotent._flow import drive, drive_async
+from pyidempotent._function import Function, FunctionCall
+from pyidempotent._requests import (
+    INJECTED_KEY,
+    INJECTED_REQUEST,
+    INJECTED_RESPONSE,
+    EndpointCall,
+    find_request,
+    read_body,
+    read_body_from_thread,
+)
+from pyidempotent._results import Outcome
+from pyidempotent._site import (
+    MAX_REQUEST_BYTES,
+    MAX_RESPONSE_BYTES,
+    AfterCrash,
+    KeyFormat,
+    Seconds,
+    Settle,
+    Site,
+    refuse_unknown,
+)
+from pyidempotent.backends import Backend
+from pyidempotent.exceptions import IdempotencyError
+
+__all__ = ["idempotent"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def idempotent(
+    backend: Backend | str | None = None,
+    *,
+    ttl: Seconds = 86400,
+    lease: Seconds | None = None,
+    wait: Seconds = 0,
+    key: Callable[..., str | None] | str | None = None,
+    key_header: str = "Idempotency-Key",
+    key_format: KeyFormat = "lenient",
+    required: bool = True,
+    name: str | None = None,
+    scope: Callable[..., Any] | None = None,
+    namespace: str = "",
+    fingerprint: Callable[..., Any] | None = None,
+    after_crash: AfterCrash = "rerun",
+    settle: Settle | None = None,
+    store_exceptions: tuple[type[Exception], ...] | type[Exception] = (),
+    retry_after: Seconds = 1,
+    run_limit: Seconds | None = None,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+    max_response_bytes: int = MAX_RESPONSE_BYTES,
+    store_set_cookie: bool = False,
+    **unknown: Any,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Runs a function once per key; a repeat gets the stored result.
+
+    In a FastAPI or Starlette endpoint the key is the request's ``Idempotency-Key`` header (draft-ietf-httpapi-idempotency-key-header-07),
+    the payload is the request, and what goes wrong becomes an answer (RFC 9457). Elsewhere ``key=`` says what the key is.
+
+    Parameters:
+        backend: a backend or its URL.
+        ttl: how long a result is kept, counted from completion: seconds or a timedelta. Choose it beyond every retry.
+        lease: how long a crash blocks the key; renewed while the function runs. The lesser of 30 s and ``ttl`` unless told.
+        wait: how long a repeat waits for the first answer. 0: it is told at once that the first still runs.
+        key: a callable on the function's arguments, by their names; the name of a parameter; or `arguments`.
+        key_header: the header's name.
+        key_format: ``"lenient"`` takes a bare key beside the quoted String of RFC 9651, ``"strict"`` only the String.
+        required: whether a call without a key is refused; otherwise it runs unprotected.
+        name: the operation's name, instead of the function's qualified name or the request's method and path.
+        scope: who calls: a callable on the function's arguments (and ``request``), `by_authorization` or `shared`.
+        namespace: keeps applications apart that share a store.
+        fingerprint: a callable on the function's arguments that returns what tells two requests apart.
+        after_crash: ``"rerun"`` (at least once), or ``"refuse"`` (at most once: an unknown outcome waits for an operator).
+        settle: a callable on an `Outcome` that returns ``"store"``, ``"release"``, ``"hold"`` or None for the default.
+        store_exceptions: exception types that are results too; any other exception releases the key.
+        retry_after: the most seconds that a repeat is told to wait while the first still runs.
+        run_limit: how long the lease is renewed at the most; ``ttl`` unless told.
+        max_request_bytes: a larger request body is refused with 413.
+        max_response_bytes: a larger result is not kept: a repeat is told so, and runs nothing.
+        store_set_cookie: whether ``Set-Cookie`` headers are stored and replayed.
+
+    Raises:
+        TypeError, ValueError: at decoration, for options or functions that can't be.
+        IdempotencyError: at a call; each of its classes says when.
+
+    >>> from pyidempotent import idempotent
+    >>> @idempotent("memory://", key=lambda order: order, ttl=3600)
+    ... def charge(order: str, amount: int) -> dict:
+    ...     print("charging")
+    ...     return {"status": "charged", "amount": amount}
+    >>> charge("order-7", 42)
+    charging
+    {'status': 'charged', 'amount': 42}
+    >>> charge("order-7", 42)
+    {'status': 'charged', 'amount': 42}
+    >>> charge("order-7", 43)
+    Traceback (most recent call last):
+    pyidempotent.exceptions.IdempotencyConflict: This key was used with another request; use a new key for a new request.
+    """
+    refuse_unknown(unknown)
+    site = Site(
+        backend,
+        ttl=ttl,
+        lease=lease,
+        wait=wait,
+        key_header=key_header,
+        key_format=key_format,
+        required=required,
+        namespace=namespace,
+        after_crash=after_crash,
+        settle=settle,
+        store_exceptions=store_exceptions,
+        retry_after=retry_after,
+        run_limit=run_limit,
+        max_request_bytes=max_request_bytes,
+        max_response_bytes=max_response_bytes,
+        store_set_cookie=store_set_cookie,
+    )
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if isinstance(function, staticmethod | classmethod):
+            return cast("Callable[P, R]", type(function)(decorate(function.__func__)))
+        plan = Function(function, site, key=key, scope=scope, fingerprint=fingerprint, name=name)
+        return cast("Callable[P, R]", _wrap(plan))
+
+    return decorate
+
+
+def _wrap(plan: Function) -> Callable[..., Any]:
+    function, injected = plan.function, _injected(plan)
+
+    def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionCall:
+        request, response = None, None
+        if injected:
+            request, response = kwargs.pop(INJECTED_REQUEST, None), kwargs.pop(INJECTED_RESPONSE, None)
+            kwargs.pop(INJECTED_KEY, None)
+        request = request or find_request(args, kwargs)
+        if request is None:
+            return FunctionCall(plan, args, kwargs)
+        for parameter in plan.responses:
+            response = kwargs.get(parameter, response)
+        return EndpointCall(plan, args, kwargs, request, response)
+
+    def leave(outcome: Outcome) -> Any:
+        if outcome.exception is not None:
+            raise outcome.exception
+        return outcome.value
+
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004  # of an instance
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            call = enter(args, kwargs)
+            try:
+                return leave(await drive_async(call, lambda: function(*args, **kwargs), read_body))
+            except IdempotencyError as error:
+                return _answer(call, error)
+
+    else:
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            call = enter(args, kwargs)
+            try:
+                return leave(drive(call, lambda: function(*args, **kwargs), read_body_from_thread))
+            except IdempotencyError as error:
+                return _answer(call, error)
+
+    wrapper.__signature__ = _signature(plan, injected)  # type: ignore[attr-defined]  # what inspect looks for
+    return wrapper
+
+
+def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
+    answer = call.answer(error) if isinstance(call, EndpointCall) else None
+    if answer is None:
+        raise error
+    return answer
+
+
+def _injected(plan: Function) -> list[inspect.Parameter]:
+    """The parameters that FastAPI is asked for, where the function may be an endpoint of it and has not got them."""
+    fastapi = sys.modules.get("fastapi")
+    if fastapi is None or plan.is_method or not (plan.takes_key_from_header or plan.is_endpoint):
+        return []
+    wanted: list[inspect.Parameter] = []
+
+    def ask(name: str, annotation: Any) -> None:
+        wanted.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+
+    # FastAPI fills one parameter of each type only: a second one would take the function's own away.
+    if not plan.requests:
+        ask(INJECTED_REQUEST, fastapi.Request)
+    if not plan.responses:
+        ask(INJECTED_RESPONSE, fastapi.Response)
+    if plan.takes_key_from_header:
+        words = "A value of the client's choice that is new for every operation: a repeat with the same key gets the first answer."
+        header = fastapi.Header(alias=plan.site.key_header, description=words)
+        ask(INJECTED_KEY, Annotated[str | None, header])
+    return wanted
+
+
+def _signature(plan: Function, injected: list[inspect.Parameter]) -> inspect.Signature:
+    """The function's own, with its annotations resolved: a framework would look for their names in this module."""
+    hints, signature = plan.binding.hints, plan.binding.signature
+    own = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]
+    rest = [p for p in own if p.kind is p.VAR_KEYWORD]
+    parameters = [*(p for p in own if p.kind is not p.VAR_KEYWORD), *injected, *rest]
+    return signature.replace(parameters=parameters, return_annotation=hints.get("return", signature.return_annotation))

@@ -1,0 +1,266 @@
+"""A protected function: its analysis, made once, and a call of it."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Generator, Mapping
+from functools import cached_property
+from typing import Annotated, Any, get_args, get_origin
+from uuid import UUID
+
+from pyidempotent import _native, _values
+from pyidempotent._binding import Binding, Selector
+from pyidempotent._results import EXCEPTION, VALUE, Outcome, pack, pack_exception, unpack, unpack_exception
+from pyidempotent._site import Site
+from pyidempotent.exceptions import IdempotencyKeyInvalid, IdempotencyKeyMissing, IdempotencyScopeMissing
+
+#: Framework objects that say nothing about what is asked for, by where their class is defined.
+_FRAMEWORK_CLASSES = frozenset(
+    {
+        ("starlette.requests", "HTTPConnection"),
+        ("starlette.responses", "Response"),
+        ("starlette.background", "BackgroundTask"),
+        ("fastapi.security.oauth2", "SecurityScopes"),
+        ("werkzeug.sansio.request", "Request"),
+        ("django.http.request", "HttpRequest"),
+        ("celery.app.task", "Task"),
+    }
+)
+
+
+def arguments(*_args: Any, **_kwargs: Any) -> str:
+    """As ``key=``: the arguments are the key. Equal calls are one call."""
+    raise TypeError("pyidempotent.arguments is a marker: pass it as key=arguments")
+
+
+def shared(*_args: Any, **_kwargs: Any) -> None:
+    """As ``scope=``: all callers share their keys, whatever credentials they send."""
+
+
+def by_authorization(request: Any) -> str | None:
+    """As ``scope=``: callers are told apart by a digest of their ``Authorization`` header.
+
+    Only for static API keys: a refreshed token would be another caller.
+    """
+    header = request.headers.get("authorization")
+    return None if header is None else _native.fingerprint_call({"authorization": header}).hex()
+
+
+def is_framework_object(value: Any) -> bool:
+    """Whether a value is a framework's request, response or background task."""
+    return any((cls.__module__, cls.__name__) in _FRAMEWORK_CLASSES for cls in type(value).__mro__)
+
+
+class Function:
+    """What is worked out once about a decorated function."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        site: Site,
+        *,
+        key: Callable[..., Any] | str | None,
+        scope: Callable[..., Any] | None,
+        fingerprint: Callable[..., Any] | None,
+        name: str | None,
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"@idempotent decorates functions, not {type(function).__qualname__}")
+        if isinstance(function, type):
+            raise TypeError(f"@idempotent decorates functions; {function.__qualname__} is a class: decorate its methods")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is a generator function: what it yields can't be stored before it is consumed; "
+                "return a list, or protect the function that consumes it"
+            )
+        qualified = getattr(function, "__qualname__", "")
+        if name is None and ("<lambda>" in qualified or not qualified):
+            raise TypeError("a lambda (or a nameless callable) needs name=: its qualified name tells it from no other")
+        self.function = function
+        self.site = site
+        self.named = name is not None
+        self.name = name or f"{function.__module__}.{qualified}"
+        self.binding = Binding(function)
+        self.is_method = "." in qualified.rpartition("<locals>.")[2] and self.binding.names[:1] in (["self"], ["cls"])
+        self.key_is_arguments = key is arguments
+        if self.key_is_arguments and self.is_method and fingerprint is None:
+            raise TypeError(
+                f"key=arguments on the method {qualified} wants a fingerprint=: whether self is part of it, only you know"
+            )
+        if isinstance(key, str) and key not in self.binding.names:
+            raise TypeError(f"key={key!r} names no parameter of {qualified}({', '.join(self.binding.names)})")
+        self.key_parameter = key if isinstance(key, str) else None
+        self.key = None if key is None or self.key_parameter or self.key_is_arguments else self._selector("key", key)
+        self.shared = scope is shared
+        self.by_authorization = scope is by_authorization
+        self.scope = None if scope is None or self.shared else self._selector("scope", scope)
+        self.fingerprint = None if fingerprint is None else self._selector("fingerprint", fingerprint)
+        self.requests = [name for name in self.binding.names if self._is_hinted(name, "starlette.requests", "Request")]
+        self.responses = [name for name in self.binding.names if self._is_hinted(name, "starlette.responses", "Response")]
+        markers = {name: self._fastapi_markers(name) for name in self.binding.names}
+        self.is_endpoint = bool(self.requests or self.responses or any(markers.values()))
+        self.left_out = {name for name, found in markers.items() if "Depends" in found}
+        if self.is_method:
+            self.left_out.add(self.binding.names[0])
+
+    @property
+    def takes_key_from_header(self) -> bool:
+        """Whether no ``key=`` was given."""
+        return self.key is None and self.key_parameter is None and not self.key_is_arguments
+
+    def _selector(self, option: str, function: Any) -> Selector:
+        if not callable(function):
+            raise TypeError(f"{option}= must be a callable, not {function!r}")
+        return Selector(option, function, self.binding, also=("request",))
+
+    def _is_hinted(self, name: str, module: str, cls: str) -> bool:
+        """Whether a parameter is annotated with a class of a framework, or one derived from it."""
+        mro = getattr(self.binding.hints.get(name), "__mro__", ())
+        return (module, cls) in {(base.__module__, base.__name__) for base in mro}
+
+    def _fastapi_markers(self, name: str) -> set[str]:
+        """``Depends``, ``Body`` and the like, by which FastAPI is told where a parameter comes from."""
+        hint = self.binding.hints.get(name)
+        markers = [self.binding.defaults.get(name), *(get_args(hint)[1:] if get_origin(hint) is Annotated else ())]
+        bases = {base for marker in markers for base in type(marker).__mro__}
+        return {base.__name__ for base in bases if base.__module__ == "fastapi.params"}
+
+    @cached_property
+    def classes(self) -> _values.Classes:
+        """The classes that the return annotation names; looked up late, when all of its module is defined."""
+        hint = Binding(self.function).hints.get("return")
+        return types.MappingProxyType(_values.classes_of(hint))
+
+
+class FunctionCall:
+    """A call of a function that is protected as a function: its arguments are the payload, its value the result."""
+
+    def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.plan = plan
+        self.site = plan.site
+        self.args = args
+        self.kwargs = kwargs
+        self._bound: dict[str, Any] | None = None
+        self._fingerprint: bytes | None = None
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """The arguments given, by name."""
+        if self._bound is None:
+            self._bound = self.plan.binding.bind(self.args, self.kwargs)
+        return self._bound
+
+    def values(self) -> dict[str, Any]:
+        """What a callable of the user's may ask for, by name."""
+        return {**self.plan.binding.defaults, **self.bound}
+
+    def select(self, selector: Selector) -> Any:
+        """What a callable of the user's makes of the call."""
+        return selector(self.values(), self.args, self.kwargs)
+
+    def key(self) -> str | None:
+        """The key, as ``key=`` says."""
+        plan = self.plan
+        if plan.key_is_arguments:
+            return self._digest().hex()
+        if plan.key is not None:
+            key = self.select(plan.key)
+        elif plan.key_parameter is not None:
+            key = self.bound.get(plan.key_parameter, plan.binding.defaults.get(plan.key_parameter))
+        else:
+            raise IdempotencyKeyMissing(
+                f"{plan.name} got no request to take a key from; pass key=: a callable on its arguments, the name of a "
+                "parameter, or pyidempotent.arguments"
+            )
+        if key is not None and not isinstance(key, str):
+            raise IdempotencyKeyInvalid(f"the key of {plan.name} must be a str, not {type(key).__qualname__}")
+        return key
+
+    def operation(self) -> _native.Operation:
+        """The function's name."""
+        return self.plan.name
+
+    def caller(self) -> bytes | None:
+        """Who calls, as ``scope=`` says."""
+        return None if self.plan.scope is None else caller_bytes(self.select(self.plan.scope))
+
+    def fingerprint(self) -> Generator[tuple[str, Any], Any, bytes]:
+        """The digest of the arguments."""
+        return self._digest()
+        yield  # needs nothing done: a generator that ends at once
+
+    def _digest(self) -> bytes:
+        if self._fingerprint is None:
+            self._fingerprint = _native.fingerprint_call(self._payload())
+        return self._fingerprint
+
+    def _payload(self) -> dict[str, Any]:
+        plan = self.plan
+        if plan.fingerprint is not None:
+            return {"fingerprint": self.select(plan.fingerprint)}
+        defaults = plan.binding.defaults
+        return {
+            name: value
+            for name, value in self.bound.items()
+            if name not in plan.left_out
+            # An argument equal to its default is left out: adding a defaulted parameter breaks no retry.
+            and not (name in defaults and _is_same(value, defaults[name]))
+            and not is_framework_object(value)
+        }
+
+    def verdict(self, outcome: Outcome) -> str:
+        """A value is stored; an exception releases the key, unless its type is stored."""
+        error = outcome.exception
+        return "store" if error is None or isinstance(error, self.site.store_exceptions) else "fail"
+
+    def status(self, outcome: Outcome) -> int | None:
+        """A function has none."""
+        return None
+
+    def pack(self, outcome: Outcome) -> bytes:
+        """The value, or the exception."""
+        if outcome.exception is not None:
+            return pack_exception(outcome.exception, self.plan.classes)
+        return pack(VALUE, outcome.value, self.plan.classes)
+
+    def note(self, outcome: Outcome) -> dict[str, Any]:
+        """A function's result has nothing to tell beside itself."""
+        return {}
+
+    def replay(self, payload: bytes) -> Outcome:
+        """The stored value or exception."""
+        if payload[:1] == EXCEPTION:
+            return Outcome(exception=unpack_exception(payload, self.plan.classes, self.stored_exceptions()))
+        return Outcome(value=unpack(payload, self.plan.classes))
+
+    def stored_exceptions(self) -> tuple[type[Exception], ...]:
+        """The exception types that a stored exception may be of; the ``settle`` hook may store any."""
+        return self.site.store_exceptions if self.site.settle is None else (Exception,)
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    """Whether an argument is its default, type and all."""
+    if value is default:
+        return True
+    try:
+        return type(value) is type(default) and bool(value == default)
+    except Exception:  # a comparison of the user's may do anything
+        return False
+
+
+def caller_bytes(caller: Any) -> bytes:
+    """What ``scope=`` returned, as the one form that every language writes."""
+    if isinstance(caller, str):
+        return caller.encode("utf-8", "surrogatepass")
+    if isinstance(caller, int) and not isinstance(caller, bool):
+        return b"%d" % caller
+    if isinstance(caller, UUID):
+        return str(caller).encode()
+    if isinstance(caller, bytes):
+        return caller
+    if caller is None:
+        raise IdempotencyScopeMissing(
+            "scope= returned None, which names nobody; return '' for callers that are to share their keys, or use shared"
+        )
+    raise TypeError(f"scope= must return a str, int, UUID or bytes, not {type(caller).__qualname__}")

@@ -1,0 +1,296 @@
+"""A protected endpoint: finding its request, and a call of it by the rules of HTTP.
+
+Knows Starlette (and so FastAPI) without importing it: an endpoint can only be given a request of a framework that is
+imported already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Generator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from pyidempotent import _native
+from pyidempotent._function import Function, FunctionCall, caller_bytes
+from pyidempotent._results import (
+    ANSWER,
+    VIEW_VALUE,
+    Outcome,
+    Unstorable,
+    pack,
+    unpack,
+)
+from pyidempotent.exceptions import IdempotencyError, IdempotencyPayloadTooLarge, IdempotencyScopeMissing
+
+logger = logging.getLogger("pyidempotent")
+
+REPLAYED = ("idempotent-replayed", "true")
+
+#: The names of the parameters that FastAPI is asked for.
+INJECTED_REQUEST, INJECTED_RESPONSE, INJECTED_KEY = "_idempotent_request", "_idempotent_response", "idempotency_key_"
+
+
+def find_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any | None:
+    """The Starlette request among a call's arguments."""
+    starlette = sys.modules.get("starlette.requests")
+    if starlette is None:
+        return None
+    for value in (*kwargs.values(), *args):
+        if isinstance(value, starlette.Request):
+            return value
+    return None
+
+
+class EndpointCall(FunctionCall):
+    """A call of an endpoint: its request is the payload, its answer the result."""
+
+    def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: Any, response: Any) -> None:
+        super().__init__(plan, args, kwargs)
+        self.request = request
+        self.response = response
+
+    def values(self) -> dict[str, Any]:
+        """What a callable of the user's may ask for, by name: the request too."""
+        return {"request": self.request, **super().values()}
+
+    def key(self) -> str | None:
+        """The key in the header, or as ``key=`` says."""
+        if not self.plan.takes_key_from_header:
+            return super().key()
+        name = self.site.key_header.lower().encode("latin-1")
+        lines = [value for header, value in self.request.scope["headers"] if header == name]
+        return _native.parse_key(lines, self.site.strict) if lines else None
+
+    def operation(self) -> _native.Operation:
+        """Method and path as the client sent it, or ``name=``."""
+        if self.plan.named:
+            return self.plan.name
+        return (self.request.method, self._path())
+
+    def _path(self) -> bytes:
+        raw = self.request.scope.get("raw_path")
+        return bytes(raw).partition(b"?")[0] if raw else quote(self.request.scope["path"]).encode()
+
+    def caller(self) -> bytes | None:
+        """Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be one."""
+        plan, headers = self.plan, self.request.headers
+        if plan.shared:
+            return None
+        if plan.by_authorization:
+            found = self.select(plan.scope)  # type: ignore[arg-type]  # by_authorization is a scope
+            return None if found is None else caller_bytes(found)
+        if plan.scope is not None:
+            return caller_bytes(self.select(plan.scope))
+        user = self.request.scope.get("user")
+        if user is not None and getattr(user, "is_authenticated", False):
+            return _identity(user)
+        if "authorization" in headers or "proxy-authorization" in headers:
+            error = IdempotencyScopeMissing()
+            _once(
+                logging.ERROR,
+                f"{plan.name}: a request carries credentials, and nothing says whose its Idempotency-Key is; nothing runs. "
+                "Pass scope=: a callable that returns the caller (like scope=lambda user: user.id), "
+                "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers may share answers",
+            )
+            raise error
+        if "cookie" in headers:
+            _once(
+                logging.WARNING,
+                f"{plan.name}: requests with cookies share their Idempotency-Keys; if a cookie says who the caller is, pass scope=",
+            )
+        return None
+
+    def fingerprint(self) -> Generator[tuple[str, Any], Any, bytes]:
+        """The digest of the request, its body included."""
+        if self.plan.fingerprint is not None:
+            return self._digest()
+        request, limit = self.request, self.site.max_request_bytes
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        content_type, body = yield "body", (request, limit)
+        return _native.fingerprint_http(
+            request.method, self._path(), request.scope.get("query_string", b""), content_type, body
+        )
+
+    def verdict(self, outcome: Outcome) -> str:
+        """By the status table; an exception that is no answer releases the key, unless its type is stored."""
+        status = self.status(outcome)
+        if status is not None:
+            if _native.is_stored(status):
+                return "store"
+            return "fail" if status >= 500 else "release"
+        return super().verdict(outcome)
+
+    def status(self, outcome: Outcome) -> int | None:
+        """The status that the client sees, as far as an endpoint decides it."""
+        if outcome.exception is not None:
+            return outcome.exception.status_code if _is_http_exception(outcome.exception) else None  # type: ignore[attr-defined]
+        if _is_response(outcome.value):
+            return int(outcome.value.status_code)
+        return getattr(self.response, "status_code", None) or 200
+
+    def pack(self, outcome: Outcome) -> bytes:
+        """The answer: a response whole, anything else as FastAPI will render it again."""
+        error, value = outcome.exception, outcome.value
+        if error is not None or (self.response is None and not _is_response(value)):
+            return super().pack(outcome)
+        if not _is_response(value):
+            status, headers = self.response.status_code, self.response.raw_headers
+            answer = _native.encode_answer(status or 0, headers, b"", self.site.store_set_cookie)
+            return pack(VIEW_VALUE, (answer, value), self.plan.classes)
+        body = getattr(value, "body", None)
+        if body is None or hasattr(value, "body_iterator"):
+            raise Unstorable(f"a {type(value).__name__} is streamed after the endpoint has ended; use the middleware for it")
+        return ANSWER + _native.encode_answer(value.status_code, value.raw_headers, bytes(body), self.site.store_set_cookie)
+
+    def note(self, outcome: Outcome) -> dict[str, Any]:
+        """The status and the location of the answer."""
+        location = outcome.value.headers.get("location") if _is_response(outcome.value) else None
+        note = {"answer_status": self.status(outcome), "location": location}
+        return {name: value for name, value in note.items() if value is not None}
+
+    def replay(self, payload: bytes) -> Outcome:
+        """The stored answer, marked as a replay."""
+        kind = payload[:1]
+        if kind == ANSWER:
+            return Outcome(value=_response(*_native.decode_answer(payload[1:])))
+        if kind == VIEW_VALUE:
+            answer, value = unpack(payload, self.plan.classes)
+            status, headers, _ = _native.decode_answer(answer)
+            if self.response is not None:
+                self.response.status_code = status or self.response.status_code
+                # What dependencies set beside it belongs to this request.
+                stored = {name for name, _ in headers}
+                fresh = [pair for pair in self.response.raw_headers if pair[0] not in stored]
+                self.response.raw_headers[:] = [*fresh, *headers, _REPLAYED_RAW]
+            return Outcome(value=value)
+        if self.response is not None:
+            self.response.headers.append(*REPLAYED)
+        outcome = super().replay(payload)
+        if outcome.exception is not None and _is_http_exception(outcome.exception):
+            error: Any = outcome.exception
+            error.headers = {**(error.headers or {}), REPLAYED[0]: REPLAYED[1]}
+        return outcome
+
+    def stored_exceptions(self) -> tuple[type[Exception], ...]:
+        """The framework's own are answers."""
+        return (*super().stored_exceptions(), sys.modules["starlette.exceptions"].HTTPException)
+
+    def answer(self, error: IdempotencyError) -> Any:
+        """The response to a refusal; ``None`` where the app has a handler of its own for it."""
+        handlers, _ = self.request.scope.get("starlette.exception_handlers") or ({}, {})
+        if any(cls in handlers for cls in type(error).__mro__ if cls not in (Exception, BaseException)):
+            return None
+        problem = error.problem(self.request.url.path)
+        return sys.modules["starlette.responses"].Response(
+            json.dumps(problem).encode(), status_code=error.status, headers=error.headers()
+        )
+
+
+_REPLAYED_RAW = (REPLAYED[0].encode(), REPLAYED[1].encode())
+
+
+def _is_response(value: Any) -> bool:
+    starlette = sys.modules.get("starlette.responses")
+    return starlette is not None and isinstance(value, starlette.Response)
+
+
+def _is_http_exception(error: Exception) -> bool:
+    starlette = sys.modules.get("starlette.exceptions")
+    return starlette is not None and isinstance(error, starlette.HTTPException)
+
+
+def _response(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Any:
+    response = sys.modules["starlette.responses"].Response(status_code=status)
+    response.body = body
+    response.raw_headers = [*headers, _REPLAYED_RAW]
+    return response
+
+
+def _identity(user: Any) -> bytes:
+    """Starlette's authenticated user; its base class has an identity that is not implemented."""
+    with contextlib.suppress(NotImplementedError):
+        return caller_bytes(user.identity)
+    return caller_bytes(user.display_name)
+
+
+_said: set[str] = set()
+
+
+def _once(level: int, message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        logger.log(level, message)
+
+
+def _too_large(limit: int) -> IdempotencyPayloadTooLarge:
+    return IdempotencyPayloadTooLarge(f"The request body is larger than {limit} bytes, which is the most for a protected request.")
+
+
+# Reading the body: the only part with a colour.
+
+
+async def read_body(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
+    """Content type and body of a Starlette request, at most ``limit`` bytes; the endpoint can still read it."""
+    request, limit = wanted
+    if _has_form(request):
+        return form_content(wanted)
+    if not hasattr(request, "_body"):
+        chunks, size = [], 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            chunks.append(chunk)
+        request._body = b"".join(chunks)
+    return _content(wanted)
+
+
+def read_body_from_thread(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
+    """The same for a sync endpoint, which Starlette runs on a thread beside its loop."""
+    request, _ = wanted
+    if _has_form(request):
+        return form_content(wanted)
+    if hasattr(request, "_body"):
+        return _content(wanted)
+    read: tuple[bytes, bytes] = sys.modules["anyio.from_thread"].run(read_body, wanted)
+    return read
+
+
+def _content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
+    request, limit = wanted
+    if len(request._body) > limit:
+        raise _too_large(limit)
+    return request.headers.get("content-type", "").encode("latin-1"), request._body
+
+
+def _has_form(request: Any) -> bool:
+    """Whether FastAPI has parsed a form already, for which it consumed the body."""
+    return not hasattr(request, "_body") and getattr(request, "_form", None) is not None
+
+
+def form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
+    """A parsed form, in the place of the body it came from: names, values, and the digests of its files."""
+    request, limit = wanted
+    fields: list[Any] = []
+    size = 0
+    for name, value in request._form.multi_items():
+        if isinstance(value, str):
+            fields.append((name, value))
+            continue
+        digest, before = hashlib.sha256(), value.file.tell()
+        value.file.seek(0)
+        while chunk := value.file.read(65536):
+            size += len(chunk)
+            digest.update(chunk)
+        value.file.seek(before)
+        fields.append((name, value.filename, value.content_type, digest.digest()))
+    if size > limit:
+        raise _too_large(limit)
+    return b"form", _native.encode(fields, {})

@@ -1,0 +1,69 @@
+"""What is stored as a result, and what a replay makes of it.
+
+The first byte says what the rest is: ``V`` a value, ``W`` a value with the status and headers that a view set beside it,
+``R`` a whole HTTP answer, ``X`` an exception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pyidempotent import _native
+from pyidempotent._values import Classes, class_name, find_class
+
+VALUE, VIEW_VALUE, ANSWER, EXCEPTION = b"V", b"W", b"R", b"X"
+
+
+class Unstorable(Exception):
+    """A result that can't be kept, and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended, as the ``settle`` hook sees it.
+
+    Parameters:
+        value: what it returned; ``None`` where it raised.
+        exception: what it raised, if it did.
+        status: the HTTP status of its answer, where it has one.
+    """
+
+    value: Any = None
+    exception: Exception | None = None
+    status: int | None = None
+
+
+def pack(kind: bytes, value: Any, classes: Classes) -> bytes:
+    """The stored form of a value.
+
+    Raises:
+        Unstorable: where it has none.
+    """
+    try:
+        return kind + _native.encode(value, classes)
+    except (TypeError, ValueError) as error:
+        raise Unstorable(str(error)) from error
+
+
+def unpack(payload: bytes, classes: Classes) -> Any:
+    """The value that `pack` stored."""
+    return _native.decode(payload[1:], classes)
+
+
+def pack_exception(error: Exception, classes: Classes) -> bytes:
+    """The stored form of an exception: its class, its arguments and its attributes."""
+    return pack(EXCEPTION, (class_name(type(error)), error.args, error.__dict__), classes)
+
+
+def unpack_exception(payload: bytes, classes: Classes, allowed: tuple[type[Exception], ...]) -> Exception:
+    """The exception that `pack_exception` stored; only of classes that are stored at this call site."""
+    name, args, attributes = unpack(payload, classes)
+    named = {class_name(cls): cls for cls in allowed}
+    cls = named.get(name) or find_class(name, classes)
+    if cls is None or not issubclass(cls, allowed):
+        raise TypeError(f"the stored exception {name} is not among store_exceptions, or not imported")
+    error: Exception = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error

@@ -1,0 +1,129 @@
+"""`Site`: the options of one call site, checked when they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Literal
+
+from pyidempotent import _native
+from pyidempotent._results import Outcome
+from pyidempotent.backends import Backend, open_backend
+
+AfterCrash = Literal["rerun", "refuse"]
+KeyFormat = Literal["lenient", "strict"]
+Settle = Callable[[Outcome], Literal["store", "release", "hold"] | None]
+Seconds = float | timedelta
+
+MAX_REQUEST_BYTES = 10 * 1024 * 1024
+MAX_RESPONSE_BYTES = 1024 * 1024
+
+#: What the original called them.
+_SUCCESSORS = {
+    "key_extractor": "key",
+    "wait_on_processing": "wait",
+    "wait_timeout": "wait",
+}
+
+
+def seconds(name: str, value: Any) -> float:
+    """A duration as seconds.
+
+    Raises:
+        TypeError: where it is not a number or a timedelta.
+        ValueError: where it is negative or not finite.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be seconds (a number) or a timedelta, not {value!r}")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
+    return float(value)
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuses what is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def refuse_unknown(options: dict[str, Any]) -> None:
+    """Refuses options that are not ours, and names the successor of the original's."""
+    for name in options:
+        successor = _SUCCESSORS.get(name)
+        hint = f"; it is called {successor}= now" if successor else ""
+        raise TypeError(f"idempotent() got an unexpected keyword argument {name!r}{hint}")
+
+
+class Site:
+    """The options of one call site. The store behind it is shared; these are not."""
+
+    def __init__(
+        self,
+        backend: Backend | str | None,
+        *,
+        ttl: Seconds,
+        lease: Seconds | None,
+        wait: Seconds,
+        key_header: str,
+        key_format: KeyFormat,
+        required: bool,
+        namespace: str,
+        after_crash: AfterCrash,
+        settle: Settle | None,
+        store_exceptions: tuple[type[Exception], ...] | type[Exception],
+        retry_after: Seconds,
+        run_limit: Seconds | None,
+        max_request_bytes: int,
+        max_response_bytes: int,
+        store_set_cookie: bool,
+    ) -> None:
+        one_of("after_crash", after_crash, ("rerun", "refuse"))
+        one_of("key_format", key_format, ("lenient", "strict"))
+        for name, text in (("key_header", key_header), ("namespace", namespace)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} must be a str, not {text!r}")
+        for name, count in (("max_request_bytes", max_request_bytes), ("max_response_bytes", max_response_bytes)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise ValueError(f"{name} must be a number of bytes, 0 or more, not {count!r}")
+        if settle is not None and not callable(settle):
+            raise TypeError(f"settle must be a callable, not {settle!r}")
+        exceptions = store_exceptions if isinstance(store_exceptions, tuple) else (store_exceptions,)
+        if not all(isinstance(cls, type) and issubclass(cls, Exception) for cls in exceptions):
+            raise TypeError(f"store_exceptions must be exception classes, not {store_exceptions!r}")
+        self.key_header = key_header
+        self.strict = key_format == "strict"
+        self.required = required
+        self.namespace = namespace
+        self.settle = settle
+        self.store_exceptions = exceptions
+        self.retry_after = seconds("retry_after", retry_after)
+        self.max_request_bytes = max_request_bytes
+        self.max_response_bytes = max_response_bytes
+        self.store_set_cookie = store_set_cookie
+        self.wait = seconds("wait", wait)
+        self._options: dict[str, Any] = {
+            "ttl": seconds("ttl", ttl),
+            "lease": None if lease is None else seconds("lease", lease),
+            "wait": self.wait,
+            "run_limit": None if run_limit is None else seconds("run_limit", run_limit),
+            "refuse_after_crash": after_crash == "refuse",
+            "namespace": namespace,
+        }
+        # Even without a backend of its own, what is wrong with the options is said now.
+        native = open_backend(backend).native if backend is not None else _native.Backend.memory(0, 0)
+        engine = _native.Engine(native, **self._options)
+        self._engine = engine if backend is not None else None
+
+    @property
+    def engine(self) -> _native.Engine:
+        """The engine with these options.
+
+        Raises:
+            TypeError: where no backend was given.
+        """
+        if self._engine is None:
+            raise TypeError("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
+        return self._engine
