@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::place::*;
 use idempotency::{
@@ -117,7 +117,8 @@ async fn a_panic_frees_the_key(place: Place) {
     let engine = place.engine();
     let panics = {
         let engine = engine.clone();
-        async move { engine.run(&call(1), async |_| -> Result<Vec<u8>, ()> { std::panic::panic_any("by the test") }).await }
+        let work = async |_: &Attempt| -> Result<Vec<u8>, ()> { panic!("by the test") };
+        async move { engine.run(&call(1), work).await }
     };
     assert!(tokio::spawn(panics).await.unwrap_err().is_panic());
     drained(&engine).await;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use idempotency::clock::{Clock, FakeClock};
-use idempotency::decide::{Claim, Held, Request};
+use idempotency::decide::{Claim, Claiming, Held, Request};
 use idempotency::store::{Claimed, Completed, Reply, Store};
 use idempotency::stores::MemoryStore;
 use idempotency::{AfterCrash, Decision, Fingerprint, Micros, Record, State, StorageKey, Token, decide};
@@ -88,6 +88,8 @@ fn step() -> impl Strategy<Value = Step> {
     let state = prop_oneof![3 => Just(State::Completed), 1 => Just(State::NotKept), 1 => Just(State::Unknown)];
     let settle = (who.clone(), state, any::<u8>(), any::<bool>())
         .prop_map(|(who, state, result, recreate)| Step::Settle { who, state, result, recreate });
+    let resolve = (0u64..2, proptest::option::of(any::<u8>()))
+        .prop_map(|(fence_off, result)| Step::Resolve { fence_off, result });
     prop_oneof![
         5 => begin,
         2 => who.clone().prop_map(|who| Step::Again { who }),
@@ -95,7 +97,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => who.clone().prop_map(|who| Step::Renew { who }),
         2 => settle,
         1 => who.prop_map(|who| Step::Release { who }),
-        1 => (0u64..2, proptest::option::of(any::<u8>())).prop_map(|(fence_off, result)| Step::Resolve { fence_off, result }),
+        1 => resolve,
         5 => (1u64..250).prop_map(|micros| Step::Pass { micros }),
     ]
 }
@@ -368,5 +370,16 @@ fn decide_answers_every_state_by_the_table() {
     for (policy, request, now, decision) in in_flight {
         let stands = held(State::InFlight, policy);
         assert_eq!(decide(Some(&stands), &request, now), decision, "{policy:?} {request:?} at {now}");
+    }
+}
+
+#[test]
+fn a_fence_grows_even_where_the_clock_is_behind_it() {
+    let ahead = Record { fence: 9_000, ..record(1, 0, AfterCrash::Rerun) };
+    let held = Held { record: ahead.clone(), lease_end: 500 };
+    let claim = Claim { record: record(2, 0, AfterCrash::Rerun), takes_over: Some(ahead) };
+    for (fence_clock, fence) in [(500, 9_001), (9_001, 9_001), (9_500, 9_500)] {
+        let claimed = idempotency::decide::claim(Some(held.clone()), &claim, 500, fence_clock);
+        assert!(matches!(claimed, Claiming::Write(Record { fence: grown, .. }) if grown == fence), "{claimed:?}");
     }
 }

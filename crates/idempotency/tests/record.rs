@@ -75,7 +75,9 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_byte_never_panics_and_never_reads_as_before(record in record(), at in any::<prop::sample::Index>(), with in 1u8..) {
+    fn a_changed_byte_never_panics_and_never_reads_as_before(
+        record in record(), at in any::<prop::sample::Index>(), with in 1u8..
+    ) {
         let mut bytes = record.encode();
         let at = at.index(bytes.len());
         bytes[at] ^= with;

@@ -1,13 +1,12 @@
-//! What only Redis can get wrong: its scripts, its errors, its memory, and the wire.
+//! What only Redis can get wrong: its scripts, its errors and its memory.
 
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::Redis;
-use common::place::{begun, begun_soon, call, complete, replayed};
+use common::place::{LIMIT, begun, call, complete, redis_engine, redis_store, replayed};
 use idempotency::clock::wall_clock;
 use idempotency::decide::Claim;
 use idempotency::store::{Claimed, Store};
@@ -16,18 +15,8 @@ use idempotency::{
     AfterCrash, Begun, Fingerprint, Idempotency, Record, Settled, State, StorageKey, StoreError, StoreErrorKind, Token,
     Verdict,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const LIMIT: Duration = Duration::from_millis(300);
 const KEY: StorageKey = StorageKey([1; 32]);
-
-fn store(url: &str) -> RedisStore {
-    RedisStore::with_options(RedisOptions { time_limit: LIMIT, ..RedisOptions::from_url(url).unwrap() }).unwrap()
-}
-
-fn engine(url: &str) -> Idempotency {
-    Idempotency::new(store(url)).ttl(Duration::from_secs(60)).lease(Duration::from_secs(10))
-}
 
 fn name(key: &StorageKey) -> String {
     format!("idem:{key}")
@@ -63,7 +52,7 @@ fn send(server: &Redis, command: &mut redis::Cmd) -> redis::Value {
 #[tokio::test]
 async fn fences_and_times_survive_the_scripts() {
     let server = Redis::start(&[]);
-    let store = store(&server.url());
+    let store = redis_store(&server.url());
     let own = attempt();
     let fence = claimed(&store, &own, None).await;
     assert!(fence.abs_diff(wall_clock()) < 5_000_000, "{fence} is the server's clock in µs");
@@ -87,7 +76,7 @@ async fn fences_and_times_survive_the_scripts() {
 async fn a_century_of_ttl_is_kept() {
     let server = Redis::start(&[]);
     let century = Duration::from_secs(100 * 365 * 24 * 3600);
-    let engine = engine(&server.url()).ttl(century);
+    let engine = redis_engine(&server.url()).ttl(century);
     begun(&engine, &call(1)).await.settle(complete("long")).await;
     let life: u64 = server.cli(&["PTTL", &name(&KEY)]).parse().unwrap();
     assert!((century.as_millis() as u64 - life) < 10_000, "{life} ms");
@@ -96,7 +85,7 @@ async fn a_century_of_ttl_is_kept() {
 
 /// What every operation says about a key that is not ours to touch.
 async fn is_refused(server: &Redis, says: &str) {
-    let store = store(&server.url());
+    let store = redis_store(&server.url());
     let dump = || send(server, redis::cmd("DUMP").arg(name(&KEY)));
     let (before, own) = (dump(), attempt());
     let claim = |takes_over| Claim { record: own.clone(), takes_over };
@@ -114,7 +103,7 @@ async fn is_refused(server: &Redis, says: &str) {
     for answer in [store.renew(&KEY, &own).await, store.release(&KEY, &own).await, store.resolve(&KEY, 0, None).await] {
         answer.map_or_else(check, |own| assert!(!own));
     }
-    let engine = engine(&server.url());
+    let engine = redis_engine(&server.url());
     check(engine.begin(&call(1)).await.unwrap_err());
     check(engine.resolve(&KEY, 0, None).await.unwrap_err());
     assert_eq!(dump(), before, "nothing is overwritten");
@@ -145,97 +134,37 @@ async fn an_empty_value_is_foreign_too() {
 async fn a_server_that_refuses_us_is_a_matter_of_setup() {
     let server = Redis::start(&["--requirepass", "secret"]);
     let at = |login: &str, database: &str| format!("redis://{login}127.0.0.1:{}/{database}", server.port);
-    begun(&engine(&at(":secret@", "")), &call(0)).await.settle(Verdict::Release).await;
+    begun(&redis_engine(&at(":secret@", "")), &call(0)).await.settle(Verdict::Release).await;
     let admin = ["--pass", "secret", "--no-auth-warning"];
     server.cli(&[&admin[..], &["ACL", "SETUSER", "mute", "on", ">m", "~*", "&*", "+@all", "-@scripting"]].concat());
     server.cli(&[&admin[..], &["ACL", "SETUSER", "blind", "on", ">b", "~*", "+@all", "-info"]].concat());
-    let cases = [
-        (at(":wrong@", ""), "password"),
-        (at("", ""), "password"),
-        (at("mute:m@", ""), "permission"),
-        (at(":secret@", "99"), "database"),
-    ];
+    let cases = [(at(":wrong@", ""), "password"), (at("", ""), "password"), (at("mute:m@", ""), "permission")];
     for (url, says) in cases {
-        let error = engine(&url).begin(&call(1)).await.unwrap_err();
+        let error = redis_engine(&url).begin(&call(1)).await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Setup, "{url}: {error}");
         assert!(error.to_string().contains(says), "{url}: {error}");
     }
     // Not allowed to ask the server's version or to publish hints: it works all the same.
-    let blind = begun(&engine(&at("blind:b@", "")), &call(1)).await;
+    let blind = begun(&redis_engine(&at("blind:b@", "")), &call(1)).await;
     assert_eq!(blind.settle(complete("blind")).await, Settled::Stored);
 }
 
 #[tokio::test]
-async fn a_killed_server_is_an_error_soon_and_works_again_once_it_is_back() {
-    let mut server = Redis::start(&[]);
-    let engine = engine(&server.url());
-    begun(&engine, &call(1)).await.settle(complete("before")).await;
-    server.stop();
-    for key in [1, 2] {
-        let began = Instant::now();
-        let error = engine.begin(&call(key)).await.unwrap_err();
-        assert!(matches!(error.kind(), StoreErrorKind::NotExecuted | StoreErrorKind::Unknown), "{error}");
-        assert!(began.elapsed() < LIMIT * 4, "{:?}", began.elapsed());
-    }
-    server.restart();
-    begun(&engine, &call(3)).await.settle(complete("after")).await;
-    assert_eq!(replayed(&engine, &call(3)).await, "after");
-}
-
-#[tokio::test]
-async fn a_server_that_stands_still_is_an_error_within_the_limit() {
+async fn a_database_that_the_server_lacks_is_a_matter_of_setup() {
     let server = Redis::start(&[]);
-    let engine = engine(&server.url()).lease(LIMIT);
-    begun(&engine, &call(0)).await.settle(Verdict::Release).await;
-    server.signal("STOP");
-    let began = Instant::now();
-    let begins: Vec<_> = (1..=20)
-        .map(|key| (key, engine.clone()))
-        .map(|(key, engine)| tokio::spawn(async move { engine.begin(&call(key)).await.map(drop) }))
-        .collect();
-    for begin in begins {
-        let error = begin.await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error}");
-    }
-    // Once more: on a connection that must first be opened.
-    assert!(engine.begin(&call(1)).await.is_err());
-    assert!(began.elapsed() < LIMIT * 4, "{:?}", began.elapsed());
-    assert!(!engine.drain(Duration::from_millis(50)).await, "their releases are still to be sent");
-    server.signal("CONT");
-    assert!(engine.drain(Duration::from_secs(10)).await);
-    for key in 1..=20 {
-        begun_soon(&engine, &call(key)).await.settle(complete("again")).await;
-    }
-}
-
-#[tokio::test]
-async fn a_completion_while_the_server_is_down_lands_when_it_is_back() {
-    let mut server = Redis::start(&[]);
-    let (url, other) = (server.url(), engine(&server.url()));
-    let (long, short) = (engine(&url), engine(&url).lease(LIMIT));
-    let attempts = [begun(&long, &call(1)).await, begun(&short, &call(2)).await];
-    server.stop();
-    let [first, second] = attempts;
-    let began = Instant::now();
-    assert_eq!(first.settle(complete("kept")).await, Settled::Deferred);
-    assert_eq!(second.settle(complete("too late")).await, Settled::Deferred);
-    assert!(began.elapsed() < LIMIT * 6, "{:?}", began.elapsed());
-    assert!(!long.drain(Duration::from_millis(50)).await);
-    tokio::time::sleep(LIMIT).await;
-    server.restart(); // empty
-    assert!(long.drain(Duration::from_secs(10)).await && short.drain(Duration::from_secs(10)).await);
-    assert_eq!(replayed(&other, &call(1)).await, "kept");
-    // Its lease had ended, so that another may have run and gone: it writes nothing.
-    begun(&other, &call(2)).await;
+    let error = redis_engine(&format!("{}/99", server.url())).begin(&call(1)).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Setup, "{error}");
+    assert!(error.to_string().contains("database"), "{error}");
 }
 
 #[tokio::test]
 async fn a_full_server_refuses_claims_and_nothing_else() {
-    let server = Redis::start(&["--maxmemory", "3mb", "--maxmemory-policy", "noeviction"]);
-    let (engine, other) = (engine(&server.url()).lease(LIMIT), engine(&server.url()));
+    let server = Redis::start(&["--maxmemory-policy", "noeviction"]);
+    let (engine, other) = (redis_engine(&server.url()).lease(LIMIT), redis_engine(&server.url()));
     begun(&engine, &call(1)).await.settle(complete("before")).await;
     let attempts = [begun(&engine, &call(2)).await, begun(&engine, &call(3)).await, begun(&engine, &call(4)).await];
-    server.cli(&["DEBUG", "POPULATE", "300", "filler", "10000"]);
+    server.cli(&["SETRANGE", "filler", "4000000", "x"]);
+    server.cli(&["CONFIG", "SET", "maxmemory", "3mb"]);
     let used = |field: &str| -> u64 {
         let info = server.cli(&["INFO", "memory"]);
         info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap().trim().parse().unwrap()
@@ -282,7 +211,7 @@ async fn prefix_and_database_are_honoured_and_a_socket_serves() {
 #[tokio::test]
 async fn a_flushed_script_cache_is_invisible() {
     let server = Redis::start(&[]);
-    let engine = engine(&server.url()).after_crash(AfterCrash::Refuse);
+    let engine = redis_engine(&server.url()).after_crash(AfterCrash::Refuse);
     let flush = || server.cli(&["SCRIPT", "FLUSH"]);
     let attempt = begun(&engine, &call(1)).await;
     flush();
@@ -303,110 +232,10 @@ async fn a_flushed_script_cache_is_invisible() {
     assert!(engine.get(&KEY).await.unwrap().is_none());
 }
 
-/// A proxy that, once armed, swallows the server's next answer and cuts that connection: the command was executed.
-struct Proxy {
-    port: u16,
-    armed: Arc<AtomicBool>,
-    cuts: Arc<AtomicUsize>,
-}
-
-impl Proxy {
-    async fn start(server: u16) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let proxy = Self { port, armed: Arc::default(), cuts: Arc::default() };
-        let (armed, cuts) = (proxy.armed.clone(), proxy.cuts.clone());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (armed, cuts) = (armed.clone(), cuts.clone());
-                tokio::spawn(async move {
-                    let upstream = tokio::net::TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                    let ((mut from_client, mut to_client), (mut answers, mut commands)) =
-                        (client.into_split(), upstream.into_split());
-                    let forward = async { tokio::io::copy(&mut from_client, &mut commands).await.map(drop) };
-                    let back = async {
-                        let mut buffer = vec![0; 64 << 10];
-                        loop {
-                            let read = answers.read(&mut buffer).await?;
-                            if read == 0 || armed.swap(false, Ordering::SeqCst) {
-                                cuts.fetch_add(usize::from(read > 0), Ordering::SeqCst);
-                                return Ok::<_, std::io::Error>(());
-                            }
-                            to_client.write_all(&buffer[..read]).await?;
-                        }
-                    };
-                    tokio::select! { _ = forward => {}, _ = back => {} }
-                });
-            }
-        });
-        proxy
-    }
-
-    fn arm(&self) {
-        self.armed.store(true, Ordering::SeqCst);
-    }
-
-    fn cut(&self, times: usize) {
-        assert_eq!(self.cuts.load(Ordering::SeqCst), times, "the connection was cut");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_lost_on_the_wire_is_asked_for_again() {
-    let server = Redis::start(&[]);
-    let proxy = Proxy::start(server.port).await;
-    let (engine, other) = (engine(&format!("redis://127.0.0.1:{}", proxy.port)), engine(&server.url()));
-    let warm = begun(&engine, &call(0)).await; // its connection and its scripts are there
-    warm.settle(complete("warm")).await;
-
-    proxy.arm();
-    let attempt = begun(&engine, &call(1)).await;
-    proxy.cut(1);
-    let (held, _) = other.get(&KEY).await.unwrap().unwrap();
-    assert_eq!(held.record.fence, attempt.fence(), "it recognised its own claim");
-    assert!(matches!(other.begin(&call(1)).await, Ok(Begun::InFlight { .. })));
-
-    proxy.arm();
-    assert_eq!(attempt.settle(complete("once")).await, Settled::Stored);
-    proxy.cut(2);
-    assert_eq!(replayed(&other, &call(1)).await, "once");
-
-    let attempt = begun(&engine, &call(2)).await;
-    proxy.arm();
-    attempt.settle(Verdict::Release).await;
-    proxy.cut(3);
-    begun(&other, &call(2)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_waiter_whose_hints_are_cut_subscribes_anew() {
-    let server = Redis::start(&[]);
-    let (leader, waiter) = (engine(&server.url()), engine(&server.url()).wait(Duration::from_secs(5)));
-    let attempt = begun(&leader, &call(1)).await;
-    let waiting = tokio::spawn(async move { (replayed(&waiter, &call(1)).await, Instant::now()) });
-    let subscribed = || server.cli(&["PUBSUB", "CHANNELS"]) == name(&KEY);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    for cut in [false, true] {
-        if cut {
-            server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-        }
-        while !subscribed() {
-            assert!(Instant::now() < deadline, "nobody subscribes");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-    tokio::time::sleep(Duration::from_millis(50)).await; // subscribed, it claims again; then it sleeps for 500 ms or more
-    attempt.settle(complete("led")).await;
-    let ended = Instant::now();
-    let (result, answered) = waiting.await.unwrap();
-    assert_eq!(result, "led");
-    assert!(answered.saturating_duration_since(ended) < Duration::from_millis(250), "by polling, not by a hint");
-}
-
 #[tokio::test]
 async fn what_nobody_waits_for_is_unsubscribed() {
     let server = Redis::start(&[]);
-    let (leader, waiter) = (engine(&server.url()), engine(&server.url()).wait(Duration::from_millis(20)));
+    let (leader, waiter) = (redis_engine(&server.url()), redis_engine(&server.url()).wait(Duration::from_millis(20)));
     let mut leading = vec![];
     for key in 0..20 {
         leading.push(begun(&leader, &call(key)).await);
@@ -445,8 +274,40 @@ async fn a_server_that_may_drop_claims_is_warned_about() {
         let server = Redis::start(&["--maxmemory-policy", policy]);
         let warnings = Warnings::default();
         let _here = tracing::subscriber::set_default(warnings.clone()); // the test's runtime is this one thread
-        begun(&engine(&server.url()), &call(1)).await.settle(complete("kept")).await;
+        begun(&redis_engine(&server.url()), &call(1)).await.settle(complete("kept")).await;
         let words = warnings.0.lock().unwrap().clone();
         assert_eq!(words.contains(policy) && words.contains("noeviction"), warned, "{policy}: {words}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_waiters_in_one_process_one_asks_the_server() {
+    let server = Redis::start(&[]);
+    let engine = redis_engine(&server.url());
+    let leader = begun(&engine, &call(1)).await;
+    let asked = || -> usize {
+        let stats = server.cli(&["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    };
+    let waiter = engine.clone().wait(Duration::from_secs(10));
+    let waiting: Vec<_> = (0..50)
+        .map(|_| waiter.clone())
+        .map(|waiter| tokio::spawn(async move { replayed(&waiter, &call(1)).await }))
+        .collect();
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while asked() < 50 {
+            tokio::time::sleep(Duration::from_millis(5)).await; // until each has met the leader
+        }
+    })
+    .await
+    .unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let before = asked();
+    leader.settle(complete("led")).await;
+    for waiter in waiting {
+        assert_eq!(waiter.await.unwrap(), "led");
+    }
+    let asked = asked() - before;
+    assert!((1..=10).contains(&asked), "50 waiters asked {asked} times for one answer");
 }

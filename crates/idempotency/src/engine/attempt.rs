@@ -49,7 +49,6 @@ pub enum Settled {
 /// ends as [`Verdict::Fail`] says. In a process forked from the one that claimed it, dropping it does nothing.
 pub struct Attempt {
     engine: Arc<Engine>,
-    handle: Handle,
     live: Arc<Live>,
     slot: Slot,
     process: u32,
@@ -75,9 +74,9 @@ impl Attempt {
         sent: Instant,
         run_limit: Duration,
     ) -> Self {
-        let live = Arc::new(Live::new(key, record, sent, run_limit));
-        let slot = engine.keeper.keep(&handle, live.clone());
-        Self { engine, handle, live, slot, process: std::process::id(), started: false, settled: false }
+        let live = Arc::new(Live::new(key, record, handle, sent, run_limit));
+        let slot = engine.keeper.keep(live.clone());
+        Self { engine, live, slot, process: std::process::id(), started: false, settled: false }
     }
 
     /// The key it claimed.
@@ -101,13 +100,11 @@ impl Attempt {
     }
 
     /// Ends the attempt. Dropping the future lets the end go on in the background.
-    pub async fn settle(mut self, verdict: Verdict) -> Settled {
-        let Some(end) = self.end(verdict) else {
-            return Settled::Stored;
-        };
-        // From here on the end belongs to this guard: it is sent again in the background if this future goes away.
-        let guard = Unsettled { attempt: &self, end: Some(end) };
-        guard.send().await
+    pub fn settle(mut self, verdict: Verdict) -> impl Future<Output = Settled> + Send + 'static {
+        let end = self.end(verdict);
+        // Made before the first poll: what is dropped unpolled goes on too.
+        let unsettled = Unsettled { attempt: self, end };
+        unsettled.send()
     }
 
     /// Ends the attempt in the background.
@@ -135,8 +132,8 @@ impl Attempt {
     fn later(&self, end: End) {
         let (engine, live) = (self.engine.clone(), self.live.clone());
         match end {
-            End::Release => release_later(&self.engine, &self.handle, live.key, live.record.clone()),
-            End::Complete(record) => self.engine.background.spawn(&self.handle, async move {
+            End::Release => release_later(&self.engine, &self.live.handle, live.key, live.record.clone()),
+            End::Complete(record) => self.engine.background.spawn(&self.live.handle, async move {
                 let give_up = Instant::now() + Duration::from_micros(record.ttl).min(Duration::from_secs(24 * 3600));
                 for pause in pauses() {
                     match complete(&engine, &live, &record).await {
@@ -158,17 +155,19 @@ enum End {
     Complete(Record),
 }
 
-struct Unsettled<'a> {
-    attempt: &'a Attempt,
+/// An end on its way: sent again in the background if it is dropped before the store took it.
+struct Unsettled {
+    attempt: Attempt,
     end: Option<End>,
 }
 
-impl Unsettled<'_> {
+impl Unsettled {
     async fn send(mut self) -> Settled {
-        let Attempt { engine, live, .. } = self.attempt;
+        let Attempt { engine, live, .. } = &self.attempt;
         let answer = match self.end.as_ref() {
+            None => return Settled::Stored,
             Some(End::Complete(record)) => twice(|| complete(engine, live, record)).await,
-            _ => twice(|| engine.store.release(&live.key, &live.record)).await.map(|own| {
+            Some(End::Release) => twice(|| engine.store.release(&live.key, &live.record)).await.map(|own| {
                 engine.rooms.tell(&live.key);
                 if own { Settled::Stored } else { Settled::Lost }
             }),
@@ -189,7 +188,7 @@ impl Unsettled<'_> {
     }
 }
 
-impl Drop for Unsettled<'_> {
+impl Drop for Unsettled {
     fn drop(&mut self) {
         if let Some(end) = self.end.take() {
             self.attempt.later(end);

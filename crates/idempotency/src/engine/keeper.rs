@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
 
 use crate::key::StorageKey;
@@ -17,6 +17,8 @@ pub(super) struct Live {
     pub(super) key: StorageKey,
     /// As claimed: in flight, with its fence.
     pub(super) record: Record,
+    /// Of the runtime that the attempt runs on.
+    pub(super) handle: Handle,
     /// Renewing ends here.
     renew_until: Instant,
     lost: AtomicBool,
@@ -24,11 +26,11 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(key: StorageKey, record: Record, sent: Instant, run_limit: Duration) -> Self {
+    pub(super) fn new(key: StorageKey, record: Record, handle: Handle, sent: Instant, run_limit: Duration) -> Self {
         let lease_end = Mutex::new(sent + Duration::from_micros(record.lease));
         // An `Instant` can't hold a hundred years everywhere; a month is as good as never here.
         let renew_until = sent + run_limit.min(Duration::from_secs(30 * 24 * 3600));
-        Self { key, record, renew_until, lost: AtomicBool::new(false), lease_end }
+        Self { key, record, handle, renew_until, lost: AtomicBool::new(false), lease_end }
     }
 
     /// Whether the claim is known to be somebody else's by now.
@@ -91,17 +93,18 @@ impl Keeper {
     }
 
     /// Keeps the lease until [`Self::leave`].
-    pub(super) fn keep(&self, handle: &Handle, live: Arc<Live>) -> Slot {
+    pub(super) fn keep(&self, live: Arc<Live>) -> Slot {
         let due = live.lease_end() - live.lease() * 2 / 3;
         let mut schedule = self.0.schedule();
         schedule.last_slot += 1;
         let slot = schedule.last_slot;
         schedule.slots.insert(slot, due);
         let earliest = schedule.due.first_key_value().is_none_or(|((first, _), _)| due < *first);
-        schedule.due.insert((due, slot), live);
+        schedule.due.insert((due, slot), live.clone());
         if !schedule.served {
             schedule.served = true;
-            handle.spawn(serve(Serving(self.0.clone())));
+            drop(schedule);
+            Serving { shared: self.0.clone(), gone: vec![] }.start_on(&live.handle);
         } else if earliest {
             self.0.wake.notify_one();
         }
@@ -117,16 +120,36 @@ impl Keeper {
 }
 
 /// The task's hold on the schedule.
-struct Serving(Arc<Shared>);
+struct Serving {
+    shared: Arc<Shared>,
+    /// The runtimes that this task, or those it followed, went away with.
+    gone: Vec<Id>,
+}
+
+impl Serving {
+    fn start_on(mut self, handle: &Handle) {
+        self.gone.push(handle.id());
+        handle.spawn(serve(self));
+    }
+}
 
 impl Drop for Serving {
+    /// The runtime shuts down, or nobody needs this any more. Attempts of another runtime are served there.
     fn drop(&mut self) {
-        self.0.schedule().served = false;
+        let gone = std::mem::take(&mut self.gone);
+        let mut schedule = self.shared.schedule();
+        let elsewhere = schedule.due.values().map(|live| &live.handle).find(|handle| !gone.contains(&handle.id()));
+        if let Some(handle) = elsewhere.filter(|_| !schedule.closed).cloned() {
+            drop(schedule);
+            Serving { shared: self.shared.clone(), gone }.start_on(&handle);
+        } else {
+            schedule.served = false;
+        }
     }
 }
 
 async fn serve(serving: Serving) {
-    let shared = &serving.0;
+    let shared = &serving.shared;
     loop {
         let next = {
             let mut schedule = shared.schedule();

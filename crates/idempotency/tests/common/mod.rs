@@ -56,7 +56,9 @@ impl Redis {
 
     /// What `redis-cli` answers.
     pub fn cli(&self, args: &[&str]) -> String {
-        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(args).output().unwrap();
+        let mut cli = Command::new("redis-cli");
+        let output = cli.args(["-p", &self.port.to_string()]).args(args).output();
+        let output = output.expect("redis-cli is missing; install it: apt-get install redis-tools");
         String::from_utf8_lossy(&output.stdout).trim().into()
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use idempotency::stores::{MemoryStore, RedisStore, SqliteStore};
+use idempotency::stores::{MemoryStore, RedisOptions, RedisStore, SqliteStore};
 use idempotency::{Attempt, Begun, Call, Fingerprint, Idempotency, StorageKey, Store, Verdict};
 
 pub const LEASE: Duration = Duration::from_millis(200);
@@ -113,4 +113,15 @@ pub fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
 
 pub async fn drained(engine: &Idempotency) {
     assert!(engine.drain(Duration::from_secs(5)).await, "the background ends");
+}
+
+/// How long a Redis operation may take where a test makes it fail.
+pub const LIMIT: Duration = Duration::from_millis(300);
+
+pub fn redis_store(url: &str) -> RedisStore {
+    RedisStore::with_options(RedisOptions { time_limit: LIMIT, ..RedisOptions::from_url(url).unwrap() }).unwrap()
+}
+
+pub fn redis_engine(url: &str) -> Idempotency {
+    Idempotency::new(redis_store(url)).ttl(Duration::from_secs(60)).lease(Duration::from_secs(10))
 }

@@ -12,7 +12,7 @@ if held then
   if string.sub(held, 5, 5) == 'F' then
     left = redis.call('PTTL', KEYS[1])
   end
-  if held ~= ARGV[4] or left > tonumber(ARGV[5]) then
+  if ARGV[4] == '' or held ~= ARGV[4] or left > tonumber(ARGV[5]) then
     return {held, left, string.format('%.0f', now)}
   end
   fence = math.max(now, tonumber(string.sub(held, 23, 38)) + 1)

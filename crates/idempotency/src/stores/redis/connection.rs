@@ -169,6 +169,7 @@ fn not_connected(client: &Client, source: RedisError) -> StoreError {
     let setup = match source.kind() {
         ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => true,
         ErrorKind::Server(ServerErrorKind::NoPerm) => true,
+        _ if source.to_string().contains("switch database") => true,
         _ => source.code().is_some_and(|code| matches!(code, "NOAUTH" | "WRONGPASS")),
     };
     let (kind, message) = match setup {

@@ -58,8 +58,11 @@ impl File {
     /// Sets the file up. `false`: it is somebody else's.
     fn prepare(connection: &Connection) -> rusqlite::Result<bool> {
         connection.pragma_update(None, "synchronous", "FULL")?;
-        let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        // Read in one transaction: between two, another process may set the file up.
+        let look = connection.unchecked_transaction()?;
+        let application: i32 = look.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        let tables: i64 = look.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        drop(look);
         if application != APPLICATION && tables > 0 {
             return Ok(false);
         }
