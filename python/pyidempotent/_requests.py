@@ -259,8 +259,9 @@ def read_body_from_thread(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
         return form_content(wanted)
     if hasattr(request, "_body"):
         return _content(wanted)
-    read: tuple[bytes, bytes] = sys.modules["anyio.from_thread"].run(read_body, wanted)
-    return read
+    from anyio import from_thread  # Starlette's own way back
+
+    return from_thread.run(read_body, wanted)
 
 
 def _content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:

@@ -10,8 +10,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::errors;
 use crate::runtime::{block_on, process};
-use crate::{bridge, errors};
 
 /// A store. Opening it does no I/O; a forked child gets one of its own.
 #[pyclass(frozen, module = "pyidempotent._native")]
@@ -144,36 +144,12 @@ impl Backend {
         shown(py, found.map_err(|error| errors::store_error(py, &error))?)
     }
 
-    /// The same, as an awaitable.
-    fn get_async<'py>(&self, py: Python<'py>, key: [u8; 32]) -> PyResult<Bound<'py, PyAny>> {
-        let engine = self.engine().map_err(|error| errors::store_error(py, &error))?.clone();
-        let work = async move { engine.get(&storage_key(key)).await };
-        bridge::submit(py, work, |py, found| shown(py, found.map_err(|error| errors::store_error(py, &error))?))
-    }
-
     /// Completes or removes the record of exactly this fence.
     #[pyo3(signature = (key, fence, result=None))]
     fn resolve(&self, py: Python<'_>, key: [u8; 32], fence: u64, result: Option<Vec<u8>>) -> PyResult<bool> {
         let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
         let resolved = block_on(py, engine.resolve(&storage_key(key), fence, result.map(Into::into)))?;
         resolved.map_err(|error| errors::store_error(py, &error))
-    }
-
-    /// The same, as an awaitable.
-    #[pyo3(signature = (key, fence, result=None))]
-    fn resolve_async<'py>(
-        &self,
-        py: Python<'py>,
-        key: [u8; 32],
-        fence: u64,
-        result: Option<Vec<u8>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let engine = self.engine().map_err(|error| errors::store_error(py, &error))?.clone();
-        let work = async move { engine.resolve(&storage_key(key), fence, result.map(Into::into)).await };
-        bridge::submit(py, work, |py, resolved| {
-            let resolved = resolved.map_err(|error| errors::store_error(py, &error))?;
-            Ok(resolved.into_pyobject(py)?.to_owned().into_any())
-        })
     }
 
     /// Removes what has expired; how many records.

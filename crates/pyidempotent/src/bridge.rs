@@ -34,7 +34,7 @@ struct Shared {
 impl Shared {
     fn push(&self, number: u64, completion: Completion) {
         locked(&self.queue).push((number, completion));
-        if !self.woken.swap(true, Ordering::AcqRel) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
             // A full socket has woken the loop already; a closed one has no loop any more.
             let _ = (&self.waker).write(&[1]);
         }
@@ -66,9 +66,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Bridge {
     /// Resolves what has completed. Called by the loop when the socket is readable.
     fn drain(&self, py: Python<'_>) {
-        self.shared.woken.store(false, Ordering::Release);
-        // One byte is one waking; two may have come before the flag was cleared.
+        // The byte first, the flag second, the queue last: whoever pushes after the flag is cleared writes a byte that
+        // stays, and whoever pushed before is in the queue.
         let _ = (&self.reader).read(&mut [0; 16]);
+        self.shared.woken.store(false, Ordering::SeqCst);
         // The queue is swapped before anything is resolved: resolving may run code that queues more.
         let batch = std::mem::take(&mut *locked(&self.shared.queue));
         for (number, completion) in batch {

@@ -1,0 +1,32 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import RedisServer
+
+from pyidempotent.backends import Backend
+from pyidempotent.backends.memory import MemoryBackend
+from pyidempotent.backends.redis import RedisBackend
+from pyidempotent.backends.sqlite import SqliteBackend
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """Each of the three stores, empty."""
+    if request.param == "memory":
+        return MemoryBackend()
+    if request.param == "sqlite":
+        return SqliteBackend(tmp_path / "idempotency.db")
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return RedisBackend(server.url, prefix=f"{uuid.uuid4()}:")
