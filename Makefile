@@ -1,0 +1,73 @@
+# make demo    the main job, shown on the embedded store
+# make test    every test, on real servers
+# make check   format, lints, types, documentation
+# make bench   the figures, beside the rivals'
+#
+# PYTHON=python3.13 takes another interpreter, VENV=folder another place for its virtual environment.
+
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(abspath $(VENV))/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends
+
+# Everything stays in the clone, and one interpreter builds everything once.
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PYO3_PYTHON := $(BIN)/python
+export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check bench build servers core-lines clean
+
+demo: $(VENV)/.demo build
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test build servers
+	cargo test --workspace --all-features --quiet
+	$(BIN)/python -m pytest
+
+FEATURES := memory sqlite redis redis-tls conformance
+
+check: $(VENV)/.test $(VENV)/.check build core-lines
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --all-features --quiet -- -D warnings
+	cargo clippy -p idempotency --no-default-features --quiet -- -D warnings
+	for feature in $(FEATURES); do \
+		cargo clippy -p idempotency --no-default-features --features $$feature --quiet -- -D warnings || exit 1; \
+	done
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --quiet
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
+	$(BIN)/pyright
+	$(BIN)/python -m mypy.stubtest pyidempotent._native
+
+bench: $(VENV)/.test servers
+	$(BIN)/python benches/run.py
+
+build: $(VENV)/.venv
+	$(BIN)/maturin develop --quiet
+
+# What a reader of the core has to read: docs, comments, tests and blank lines not counted.
+CORE := $(addprefix crates/idempotency/src/,key.rs fingerprint.rs record.rs decide.rs store.rs)
+core-lines:
+	@awk 'FNR == 1 { test = 0 } /^#\[cfg\(test\)\]/ { test = 1 } !test && !/^[[:space:]]*(\/\/|$$)/ { lines[FILENAME]++; all++ } \
+		END { for (file in lines) print lines[file], file; print all, "lines of code in the core" }' $(CORE)
+
+servers:
+	@command -v redis-server >/dev/null && command -v redis-cli >/dev/null || \
+		{ $(SUDO) apt-get update -qq && $(INSTALL) redis-server redis-tools; }
+
+$(VENV)/.venv:
+	@$(PYTHON) -c "import ensurepip, venv" || { $(SUDO) apt-get update -qq && $(INSTALL) python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1" "maturin>=1.9,<2"
+	@touch $@
+
+$(VENV)/.%: pyproject.toml $(VENV)/.venv
+	$(BIN)/pip install --quiet --group $*
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-* target .bench
