@@ -34,3 +34,8 @@ pub use fingerprint::{Digest, Fingerprint, hex};
 pub use key::{Key, KeyError, KeyFormat, MAX_KEY, Operation, Scope, StorageKey};
 pub use record::{AfterCrash, Micros, Record, RecordError, State, Token};
 pub use store::Store;
+
+// Its example is executed.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,81 @@
+"""What the README shows is executed, word for word but for the port of its Redis."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import httpx
+import pytest
+from servers import AppServer, RedisServer
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def block(words: str) -> str:
+    """The one block with these words."""
+    (found,) = [text for text in BLOCKS if words in text]
+    return found
+
+
+def write(block: str, folder: Path, server: RedisServer) -> Path:
+    file = folder / "readme.py"
+    file.write_text(block.replace("redis://localhost", server.url))
+    return file
+
+
+@pytest.fixture
+def key() -> str:
+    return str(uuid.uuid4())
+
+
+def test_every_block_is_executed_below() -> None:
+    assert len(BLOCKS) == 5
+
+
+def test_the_five_lines(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
+    with AppServer(write(block('@app.post("/pay")'), tmp_path, redis_server)) as app:
+        send = {"url": f"{app.url}/pay", "params": {"amount": 42}, "headers": {"Idempotency-Key": key}}
+        first, again = httpx.post(**send), httpx.post(**send)
+        assert (first.status_code, first.json()) == (200, {"status": "charged", "amount": 42})
+        assert "idempotent-replayed" not in first.headers
+        assert (again.status_code, again.content) == (200, first.content)
+        assert again.headers["idempotent-replayed"] == "true"
+        other = httpx.post(**{**send, "params": {"amount": 43}})
+        assert (other.status_code, other.headers["content-type"]) == (422, "application/problem+json")
+        assert httpx.post(**{**send, "headers": {}}).status_code == 400
+
+
+def test_the_applications_own_handler(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
+    with AppServer(write(block("conflict_handler"), tmp_path, redis_server)) as app:
+        send = {"url": f"{app.url}/orders", "params": {"item": "book"}, "headers": {"Idempotency-Key": key}}
+        assert httpx.post(**send).json() == {"order_id": "ord_123", "item": "book"}
+        assert httpx.post(**send).headers["idempotent-replayed"] == "true"
+        other = httpx.post(**{**send, "params": {"item": "pen"}})
+        assert other.status_code == 422
+        assert other.json() == {"detail": "Idempotency-Key already used with different payload"}
+
+
+def test_callers(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
+    with AppServer(write(block("TOKENS"), tmp_path, redis_server)) as app:
+
+        def transfer(token: str) -> httpx.Response:
+            headers = {"Idempotency-Key": key, "Authorization": token}
+            return httpx.post(f"{app.url}/transfers", params={"amount": 5}, headers=headers)
+
+        assert transfer("Bearer s3cret").json() == {"from": "alice", "amount": 5}
+        assert transfer("Bearer s3cret").headers["idempotent-replayed"] == "true"
+        assert transfer("Bearer 0ther").json() == {"from": "bob", "amount": 5}
+        assert transfer("Bearer wrong").status_code == 401
+
+
+@pytest.mark.parametrize("words", ["def charge(", "backend.resolve("])
+def test_scripts(words: str, tmp_path: Path, redis_server: RedisServer) -> None:
+    file = write(block(words), tmp_path, redis_server)
+    done = subprocess.run([sys.executable, file], cwd=tmp_path, env=os.environ, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
