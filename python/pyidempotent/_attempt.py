@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from pyidempotent import _native
+from pyidempotent._current import Operation
 from pyidempotent._flow import Flow, advance, advance_async, entered, protect, refuse_to_block
 from pyidempotent._function import caller_bytes
 from pyidempotent._results import VALUE, Outcome, pack, unpack
@@ -106,7 +107,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         """The key."""
         return self._key
 
-    def operation(self) -> _native.Operation:
+    def operation(self) -> Operation:
         """What is done."""
         return self._name
 

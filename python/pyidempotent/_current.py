@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from pyidempotent import _native
 
 __all__ = ["CurrentAttempt", "Scope", "current"]
+
+
+#: What is done: a function's name, or ``(method, path)`` of a request.
+Operation: TypeAlias = str | tuple[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -16,12 +21,12 @@ class Scope:
 
     Parameters:
         namespace: keeps applications apart that share a store.
-        operation: a function's name, or ``(method, path)`` of a request.
+        operation: what is done.
         caller: who asks, as bytes; ``None`` is the anonymous scope.
     """
 
     namespace: str
-    operation: str | tuple[str, bytes]
+    operation: Operation
     caller: bytes | None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol
 
 from pyidempotent import _native
-from pyidempotent._current import CurrentAttempt, Scope, _current
+from pyidempotent._current import CurrentAttempt, Operation, Scope, _current
 from pyidempotent._results import Outcome, Unstorable
 from pyidempotent._site import Site
 from pyidempotent.exceptions import (
@@ -39,7 +39,7 @@ class Call(Protocol):
     def key(self) -> str | None:
         """The key, if there is one; raises `IdempotencyKeyInvalid`."""
 
-    def operation(self) -> _native.Operation:
+    def operation(self) -> Operation:
         """What is done."""
 
     def caller(self) -> bytes | None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pyidempotent import _native, _values
 from pyidempotent._binding import Binding, Selector
+from pyidempotent._current import Operation
 from pyidempotent._results import EXCEPTION, VALUE, Outcome, pack, pack_exception, unpack, unpack_exception
 from pyidempotent._site import Site
 from pyidempotent.exceptions import IdempotencyKeyInvalid, IdempotencyKeyMissing, IdempotencyScopeMissing
@@ -177,7 +178,7 @@ class FunctionCall:
             raise IdempotencyKeyInvalid(f"the key of {plan.name} must be a str, not {type(key).__qualname__}")
         return key
 
-    def operation(self) -> _native.Operation:
+    def operation(self) -> Operation:
         """The function's name."""
         return self.plan.name
 

@@ -5,11 +5,29 @@ import os
 from collections.abc import Mapping
 from typing import Any, final
 
+__all__ = [
+    "Attempt",
+    "Backend",
+    "Engine",
+    "__version__",
+    "abandon",
+    "decode",
+    "decode_answer",
+    "encode",
+    "encode_answer",
+    "fingerprint_call",
+    "fingerprint_http",
+    "is_stored",
+    "parse_key",
+    "refusals",
+    "shutdown",
+]
+
 __version__: str
 
-Operation = str | tuple[str, bytes]
-Refused = tuple[str, float | bytes | None]
-Found = tuple[str, str, int, float, bytes]
+_Operation = str | tuple[str, bytes]
+_Refused = tuple[str, float | bytes | None]
+_Found = tuple[str, str, int, float, bytes]
 
 @final
 class Backend:
@@ -27,7 +45,7 @@ class Backend:
         root_certificate: bytes | None = None,
         client_certificate: tuple[bytes, bytes] | None = None,
     ) -> Backend: ...
-    def get(self, key: bytes) -> Found | None: ...
+    def get(self, key: bytes) -> _Found | None: ...
     def resolve(self, key: bytes, fence: int, result: bytes | None = None) -> bool: ...
     def purge(self) -> int: ...
 
@@ -47,12 +65,12 @@ class Engine:
         namespace: str,
     ) -> Engine: ...
     def begin(
-        self, operation: Operation, caller: bytes | None, key: str, fingerprint: bytes
-    ) -> Attempt | bytes | Refused: ...
+        self, operation: _Operation, caller: bytes | None, key: str, fingerprint: bytes
+    ) -> Attempt | bytes | _Refused: ...
     def begin_async(
-        self, operation: Operation, caller: bytes | None, key: str, fingerprint: bytes
-    ) -> Attempt | bytes | Refused | asyncio.Future[Attempt | bytes | Refused]: ...
-    def storage_key(self, operation: Operation, caller: bytes | None, key: str) -> bytes: ...
+        self, operation: _Operation, caller: bytes | None, key: str, fingerprint: bytes
+    ) -> Attempt | bytes | _Refused | asyncio.Future[Attempt | bytes | _Refused]: ...
+    def storage_key(self, operation: _Operation, caller: bytes | None, key: str) -> bytes: ...
 
 @final
 class Attempt:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pyidempotent import _native
+from pyidempotent._current import Operation
 from pyidempotent._function import Function, FunctionCall, caller_bytes
 from pyidempotent._results import (
     ANSWER,
@@ -66,7 +67,7 @@ class EndpointCall(FunctionCall):
         lines = [value for header, value in self.request.scope["headers"] if header == name]
         return _native.parse_key(lines, self.site.strict) if lines else None
 
-    def operation(self) -> _native.Operation:
+    def operation(self) -> Operation:
         """Method and path as the client sent it, or ``name=``."""
         if self.plan.named:
             return self.plan.name

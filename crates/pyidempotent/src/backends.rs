@@ -24,7 +24,7 @@ pub struct Backend {
 enum Spec {
     Memory { max_entries: usize, max_bytes: usize },
     Sqlite { path: PathBuf, time_limit: Duration },
-    Redis(RedisOptions),
+    Redis(Box<RedisOptions>),
 }
 
 impl Spec {
@@ -34,7 +34,7 @@ impl Spec {
                 Idempotency::new(MemoryStore::new().max_entries(max_entries).max_bytes(max_bytes))
             }
             Self::Sqlite { path, time_limit } => Idempotency::new(SqliteStore::open(path).time_limit(time_limit)),
-            Self::Redis(options) => Idempotency::new(RedisStore::with_options(options)?),
+            Self::Redis(options) => Idempotency::new(RedisStore::with_options(*options)?),
         })
     }
 }
@@ -132,7 +132,7 @@ impl Backend {
         let options = RedisOptions::from_url(url).map_err(unusable)?;
         let (time_limit, tls) =
             (seconds("time_limit", time_limit)?, RedisTls { root: root_certificate, client: client_certificate });
-        let spec = Spec::Redis(RedisOptions { prefix, time_limit, tls, ..options });
+        let spec = Spec::Redis(Box::new(RedisOptions { prefix, time_limit, tls, ..options }));
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
         Ok(Self::new(spec))
     }

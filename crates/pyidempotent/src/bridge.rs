@@ -104,14 +104,17 @@ fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     GET.import(py, "asyncio", "get_running_loop")?.call0()
 }
 
+fn known_bridge(py: Python<'_>, address: usize) -> Option<Py<Bridge>> {
+    locked(&BRIDGES).as_ref().and_then(|bridges| bridges.get(&address).map(|bridge| bridge.clone_ref(py)))
+}
+
 fn bridge_of<'py>(running: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>> {
     let (py, address) = (running.py(), running.as_ptr() as usize);
-    let known = locked(&BRIDGES).as_ref().and_then(|bridges| bridges.get(&address).map(|bridge| bridge.clone_ref(py)));
-    match known {
+    match known_bridge(py, address) {
         Some(bridge) if bridge.get().process == std::process::id() => Ok(bridge.into_bound(py)),
         known => {
             // A parent's bridge is left as it is: its socket is registered in a selector both processes share.
-            known.map(std::mem::forget);
+            std::mem::forget(known);
             build(running, address)
         }
     }
@@ -144,7 +147,7 @@ fn build<'py>(running: &Bound<'py, PyAny>, address: usize) -> PyResult<Bound<'py
     let weak = PyWeakrefReference::new_with(running, forget)?;
     *locked(&bridge.get()._loop) = Some(weak.unbind());
     let replaced = locked(&BRIDGES).get_or_insert_default().insert(address, bridge.clone().unbind());
-    replaced.map(std::mem::forget); // a parent's, see `bridge_of`
+    std::mem::forget(replaced); // a parent's, see `bridge_of`
     Ok(bridge)
 }
 
@@ -169,15 +172,16 @@ pub fn submit<'py, T: Send + 'static>(
 }
 
 /// Gives up a future that `submit` returned, whatever became of it: its operation ends, and its claim is released.
+/// Its loop may have stopped running.
 #[pyfunction]
 pub fn abandon(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
-    let bridge = bridge_of(&running_loop(py)?)?;
-    let given_up = {
+    let address = future.call_method0(intern!(py, "get_loop"))?.as_ptr() as usize;
+    let given_up = known_bridge(py, address).and_then(|bridge| {
         let mut waiting = locked(&bridge.get().waiting);
         let number = waiting.futures.iter().find(|(_, (known, _))| known.is(future)).map(|(number, _)| *number);
         number.and_then(|number| waiting.futures.remove(&number))
-    };
+    });
     if let Some((_, task)) = given_up {
         task.abort();
     }

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from pyidempotent import _native
+from pyidempotent._current import Operation
 
 __all__ = ["Backend", "StoredRecord", "open_backend"]
 
@@ -51,7 +52,7 @@ class Backend:
 
     @staticmethod
     def _storage_key(
-        native: _native.Backend, key: str, operation: _native.Operation, caller: str | bytes | None, namespace: str
+        native: _native.Backend, key: str, operation: Operation, caller: str | bytes | None, namespace: str
     ) -> bytes:
         options: dict[str, Any] = {"ttl": 1.0, "lease": None, "wait": 0.0, "run_limit": None}
         engine = _native.Engine(native, **options, refuse_after_crash=False, namespace=namespace)

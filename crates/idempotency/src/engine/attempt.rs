@@ -46,7 +46,7 @@ pub enum Settled {
 /// A held claim. Its lease is renewed in the background until it is settled.
 ///
 /// Dropped without [`Attempt::settle`], it is released in the background if the work had not begun, and otherwise
-/// ends as [`Verdict::Fail`] says. In a process forked from the one that claimed it, dropping it does nothing.
+/// ends as [`Verdict::Fail`] says. In a process forked from the one that claimed it, none of this does anything.
 pub struct Attempt {
     engine: Arc<Engine>,
     live: Arc<Live>,
@@ -114,9 +114,16 @@ impl Attempt {
         }
     }
 
+    fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     /// What has to be sent. `None`: nothing.
     fn end(&mut self, verdict: Verdict) -> Option<End> {
         self.settled = true;
+        if self.is_inherited() {
+            return None;
+        }
         self.engine.keeper.leave(self.slot);
         let record = &self.live.record;
         let (state, result) = match (verdict, record.after_crash) {
@@ -165,6 +172,7 @@ impl Unsettled {
     async fn send(mut self) -> Settled {
         let Attempt { engine, live, .. } = &self.attempt;
         let answer = match self.end.as_ref() {
+            None if self.attempt.is_inherited() => return Settled::Lost,
             None => return Settled::Stored,
             Some(End::Complete(record)) => twice(|| complete(engine, live, record)).await,
             Some(End::Release) => twice(|| engine.store.release(&live.key, &live.record)).await.map(|own| {
@@ -198,7 +206,7 @@ impl Drop for Unsettled {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.settled || self.process != std::process::id() {
+        if self.settled {
             return;
         }
         let verdict = if self.started { Verdict::Fail } else { Verdict::Release };
