@@ -23,6 +23,7 @@ mod error;
 mod fingerprint;
 pub mod http;
 mod key;
+pub mod process;
 mod record;
 pub mod store;
 pub mod stores;

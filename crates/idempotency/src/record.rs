@@ -1,9 +1,11 @@
 //! [`Record`]: what a store keeps under a key, and its one wire form.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::fingerprint::Fingerprint;
+use crate::process::generation;
 
 /// Microseconds: since the Unix epoch for points in time, plain for durations.
 pub type Micros = u64;
@@ -18,9 +20,18 @@ impl Token {
     /// # Panics
     /// Where the operating system has no randomness to give: no claim could be told from another.
     pub fn random() -> Self {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        Self(bytes)
+        thread_local! {
+            /// Bytes drawn ahead, for one system call in 32 tokens, and the process they were drawn in.
+            static DRAWN: RefCell<(Vec<[u8; 16]>, u32)> = const { RefCell::new((Vec::new(), 0)) };
+        }
+        DRAWN.with_borrow_mut(|(drawn, process)| {
+            if drawn.is_empty() || *process != generation() {
+                *process = generation();
+                drawn.resize(32, [0; 16]);
+                getrandom::fill(drawn.as_flattened_mut()).expect("the operating system gives random bytes");
+            }
+            Self(drawn.pop().expect("it was just filled"))
+        })
     }
 }
 

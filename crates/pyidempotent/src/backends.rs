@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
+use idempotency::process::generation;
 use idempotency::stores::{MemoryStore, RedisOptions, RedisStore, RedisTls, SqliteStore};
 use idempotency::{Idempotency, StorageKey, StoreError};
 use pyo3::exceptions::PyValueError;
@@ -51,7 +52,7 @@ impl Backend {
 
     /// This process's engine over the store.
     pub fn engine(&self) -> Result<&Idempotency, StoreError> {
-        let id = std::process::id();
+        let id = generation();
         let current = self.current.load(Ordering::Acquire);
         // SAFETY: null, or leaked by `Box::into_raw` below and never freed: what a parent process opened is left alone.
         if let Some((owner, engine)) = unsafe { current.as_ref() }

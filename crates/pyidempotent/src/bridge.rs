@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use idempotency::process::generation;
 use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -111,7 +112,7 @@ fn known_bridge(py: Python<'_>, address: usize) -> Option<Py<Bridge>> {
 fn bridge_of<'py>(running: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>> {
     let (py, address) = (running.py(), running.as_ptr() as usize);
     match known_bridge(py, address) {
-        Some(bridge) if bridge.get().process == std::process::id() => Ok(bridge.into_bound(py)),
+        Some(bridge) if bridge.get().process == generation() => Ok(bridge.into_bound(py)),
         known => {
             // A parent's bridge is left as it is: its socket is registered in a selector both processes share.
             std::mem::forget(known);
@@ -128,7 +129,7 @@ fn build<'py>(running: &Bound<'py, PyAny>, address: usize) -> PyResult<Bound<'py
     reader.set_nonblocking(true)?;
     let descriptor = reader.as_raw_fd();
     let shared = Arc::new(Shared { queue: Mutex::default(), woken: AtomicBool::new(false), waker });
-    let (process, waiting) = (std::process::id(), Mutex::default());
+    let (process, waiting) = (generation(), Mutex::default());
     let bridge = Bound::new(py, Bridge { process, shared, reader, waiting, _loop: Mutex::new(None) })?;
     running.call_method1("add_reader", (descriptor, bridge.getattr("drain")?)).map_err(|error| {
         if !error.is_instance_of::<PyNotImplementedError>(py) {

@@ -5,6 +5,8 @@ mod bridge;
 mod engine;
 mod errors;
 mod exchange;
+#[cfg(feature = "bench")]
+mod floor;
 mod logging;
 mod runtime;
 mod value;
@@ -29,5 +31,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(exchange::encode_answer, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::decode_answer, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::refusals, module)?)?;
+    #[cfg(feature = "bench")]
+    module.add_function(wrap_pyfunction!(floor::bare_get, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use idempotency::Idempotency;
+use idempotency::process::generation;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
@@ -24,7 +25,7 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 
 /// This process's own.
 pub fn process() -> &'static Process {
-    let id = std::process::id();
+    let id = generation();
     let current = CURRENT.load(Ordering::Acquire);
     // SAFETY: the pointer is null or was leaked by `Box::into_raw` below, and is never freed.
     match unsafe { current.as_ref() } {

@@ -9,6 +9,7 @@ use super::Engine;
 use super::background::{is_passing, pauses, twice};
 use super::keeper::{Live, Slot};
 use crate::key::StorageKey;
+use crate::process::generation;
 use crate::record::{AfterCrash, Record, State};
 use crate::store::Completed;
 
@@ -76,7 +77,7 @@ impl Attempt {
     ) -> Self {
         let live = Arc::new(Live::new(key, record, handle, sent, run_limit));
         let slot = engine.keeper.keep(live.clone());
-        Self { engine, live, slot, process: std::process::id(), started: false, settled: false }
+        Self { engine, live, slot, process: generation(), started: false, settled: false }
     }
 
     /// The key it claimed.
@@ -115,7 +116,7 @@ impl Attempt {
     }
 
     fn is_inherited(&self) -> bool {
-        self.process != std::process::id()
+        self.process != generation()
     }
 
     /// What has to be sent. `None`: nothing.

@@ -69,9 +69,17 @@ struct Schedule {
     /// The time each slot stands under.
     slots: std::collections::HashMap<Slot, Instant>,
     last_slot: Slot,
+    /// When the task looks again by itself. Whoever is due later need not wake it.
+    looks: Option<Instant>,
     /// A task is at work. It says so itself when its runtime goes away under it.
     served: bool,
     closed: bool,
+}
+
+impl Schedule {
+    fn must_look_by(&self, due: Instant) -> bool {
+        self.looks.is_none_or(|looks| due < looks)
+    }
 }
 
 impl Shared {
@@ -99,13 +107,12 @@ impl Keeper {
         schedule.last_slot += 1;
         let slot = schedule.last_slot;
         schedule.slots.insert(slot, due);
-        let earliest = schedule.due.first_key_value().is_none_or(|((first, _), _)| due < *first);
         schedule.due.insert((due, slot), live.clone());
         if !schedule.served {
             schedule.served = true;
             drop(schedule);
             Serving { shared: self.0.clone(), gone: vec![] }.start_on(&live.handle);
-        } else if earliest {
+        } else if schedule.must_look_by(due) {
             self.0.wake.notify_one();
         }
         slot
@@ -161,7 +168,8 @@ async fn serve(serving: Serving) {
                 let ((_, slot), live) = entry.remove_entry();
                 tokio::spawn(renew(shared.clone(), slot, live));
             }
-            schedule.due.first_key_value().map(|((due, _), _)| *due)
+            schedule.looks = schedule.due.first_key_value().map(|((due, _), _)| *due);
+            schedule.looks
         };
         match next {
             Some(due) => drop(tokio::time::timeout_at(due.into(), shared.wake.notified()).await),
@@ -201,7 +209,8 @@ async fn renew(shared: Arc<Shared>, slot: Slot, live: Arc<Live>) {
     if let Some(stands) = schedule.slots.get_mut(&slot) {
         *stands = due;
         schedule.due.insert((due, slot), live);
-        drop(schedule);
-        shared.wake.notify_one();
+        if schedule.must_look_by(due) {
+            shared.wake.notify_one();
+        }
     }
 }

@@ -30,23 +30,21 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct Table {
-    entries: HashMap<StorageKey, Box<Entry>>,
+    entries: HashMap<StorageKey, Entry>,
     /// Every entry once, by the time it expires.
     expiry: BTreeSet<(Micros, StorageKey)>,
     bytes: usize,
 }
 
 struct Entry {
-    held: Held,
+    /// The record's wire form: one allocation, and half of what its parts would take.
+    record: Box<[u8]>,
+    lease_end: Micros,
     expires: Micros,
 }
 
-/// What one record takes beside its label and result, measured on 64-bit Linux.
-const OVERHEAD: usize = 320;
-
-fn size(record: &Record) -> usize {
-    OVERHEAD + record.label.len() + record.result.len()
-}
+/// What one record takes beside its wire form, measured on 64-bit Linux.
+const OVERHEAD: usize = 200;
 
 impl Default for MemoryStore {
     fn default() -> Self {
@@ -70,7 +68,7 @@ impl MemoryStore {
         Self { max_entries, ..self }
     }
 
-    /// The most bytes it holds, about: labels, results and 320 bytes a record.
+    /// The most bytes it holds, about: labels, results and 300 bytes a record.
     pub fn max_bytes(self, max_bytes: usize) -> Self {
         Self { max_bytes, ..self }
     }
@@ -98,22 +96,25 @@ impl MemoryStore {
 }
 
 impl Table {
-    fn held(&self, key: &StorageKey) -> Option<&Held> {
-        self.entries.get(key).map(|entry| &entry.held)
+    fn held(&self, key: &StorageKey) -> Option<Held> {
+        let entry = self.entries.get(key)?;
+        let record = Record::decode(&entry.record).expect("it was encoded here");
+        Some(Held { record, lease_end: entry.lease_end })
     }
 
-    fn put(&mut self, key: &StorageKey, record: Record, now: Micros) {
+    fn put(&mut self, key: &StorageKey, record: &Record, now: Micros) {
         self.remove(key);
-        self.bytes += size(&record);
         let expires = now.saturating_add(record.ttl.max(record.lease));
-        let held = Held { lease_end: now.saturating_add(record.lease), record };
+        let lease_end = now.saturating_add(record.lease);
+        let record = record.encode().into_boxed_slice();
+        self.bytes += OVERHEAD + record.len();
         self.expiry.insert((expires, *key));
-        self.entries.insert(*key, Box::new(Entry { held, expires }));
+        self.entries.insert(*key, Entry { record, lease_end, expires });
     }
 
     fn remove(&mut self, key: &StorageKey) {
         if let Some(entry) = self.entries.remove(key) {
-            self.bytes -= size(&entry.held.record);
+            self.bytes -= OVERHEAD + entry.record.len();
             self.expiry.remove(&(entry.expires, *key));
         }
     }
@@ -126,13 +127,16 @@ fn ready<'a, T: Send + 'a>(answer: Result<T, StoreError>) -> Reply<'a, T> {
 impl Store for MemoryStore {
     fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
         let (mut table, now) = self.at_now();
-        let held = table.held(key).cloned();
+        let held = table.held(key);
         let grows = held.is_none();
         let record = match decide::claim(held, claim, now, now) {
             Claiming::Write(record) => record,
             Claiming::Stands(held) => return ready(Ok(Claimed::No { held, now })),
         };
-        if grows && (table.entries.len() >= self.max_entries || table.bytes + size(&record) > self.max_bytes) {
+        if grows
+            && (table.entries.len() >= self.max_entries
+                || table.bytes + OVERHEAD + record.encode().len() > self.max_bytes)
+        {
             let message = format!(
                 "the memory store is full ({} records, {} bytes; at most {} and {}); raise max_entries or max_bytes, \
                  shorten ttl, or use a store that is not in memory",
@@ -144,33 +148,32 @@ impl Store for MemoryStore {
             return ready(Err(StoreError::new(StoreErrorKind::Full, message)));
         }
         let fence = record.fence;
-        table.put(key, record, now);
+        table.put(key, &record, now);
         ready(Ok(Claimed::Yes { fence }))
     }
 
     fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
         let (mut table, now) = self.at_now();
-        let own = table.held(key).filter(|held| decide::owns(Some(held), attempt.token)).cloned();
-        let owned = own.is_some();
-        if let Some(held) = own {
-            table.put(key, held.record, now);
+        let own = table.held(key).filter(|held| decide::owns(Some(held), attempt.token));
+        if let Some(held) = &own {
+            table.put(key, &held.record, now);
         }
-        ready(Ok(owned))
+        ready(Ok(own.is_some()))
     }
 
     fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
         let (mut table, now) = self.at_now();
         let held = table.held(key);
-        ready(Ok(match decide::complete(held, record.token, recreate) {
+        ready(Ok(match decide::complete(held.as_ref(), record.token, recreate) {
             Settle::Already => Completed::Stored,
-            Settle::Refused => Completed::Refused(held.cloned()),
+            Settle::Refused => Completed::Refused(held),
             Settle::Write => {
                 let room = self.max_bytes.saturating_sub(table.bytes);
                 if record.result.len() > room {
-                    table.put(key, Record { state: State::NotKept, result: [].into(), ..record.clone() }, now);
+                    table.put(key, &Record { state: State::NotKept, result: [].into(), ..record.clone() }, now);
                     Completed::NotKept
                 } else {
-                    table.put(key, record.clone(), now);
+                    table.put(key, record, now);
                     Completed::Stored
                 }
             }
@@ -179,7 +182,7 @@ impl Store for MemoryStore {
 
     fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
         let (mut table, _) = self.at_now();
-        let own = decide::owns(table.held(key), attempt.token);
+        let own = decide::owns(table.held(key).as_ref(), attempt.token);
         if own {
             table.remove(key);
         }
@@ -188,14 +191,14 @@ impl Store for MemoryStore {
 
     fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
         let (table, now) = self.at_now();
-        ready(Ok(table.held(key).cloned().map(|held| (held, now))))
+        ready(Ok(table.held(key).map(|held| (held, now))))
     }
 
     fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
         let (mut table, now) = self.at_now();
         let known = table.held(key).is_some_and(|held| held.record.fence == fence);
         match into.filter(|_| known) {
-            Some(record) => table.put(key, record.clone(), now),
+            Some(record) => table.put(key, record, now),
             None if known => table.remove(key),
             None => {}
         }
