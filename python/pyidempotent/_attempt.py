@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextvars import Token
 from types import TracebackType
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._current import Operation
-from pyidempotent._flow import Flow, advance, advance_async, entered, protect, refuse_to_block
+from pyidempotent._current import CurrentAttempt, Operation, _current
+from pyidempotent._flow import Flow, advance, advance_async, enter, hurry, protect, refuse_to_block
 from pyidempotent._function import caller_bytes
 from pyidempotent._results import VALUE, Outcome, pack, unpack
 from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Site, refuse_unknown
@@ -95,7 +95,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         self._caller = None if caller is None else caller_bytes(caller)
         self._payload = payload
         self._flow: Flow | None = None
-        self._entered: entered | None = None
+        self._running: tuple[CurrentAttempt | None, Token[CurrentAttempt | None]] | None = None
         #: Whether the block ran before, and must not run again.
         self.replayed = False
         #: What the block made; on a replay, what it made then. Any value that a function could return.
@@ -115,10 +115,17 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         """For whom."""
         return self._caller
 
-    def fingerprint(self) -> Generator[tuple[str, Any], Any, bytes]:
+    def fingerprint(self) -> bytes | None:
         """The digest of the payload."""
         return _native.fingerprint_call({"payload": self._payload})
-        yield  # a generator that ends at once
+
+    def body(self) -> Any:
+        """A block has no request."""
+        raise AssertionError("an attempt has no request")
+
+    def fingerprint_of(self, body: Any) -> bytes:
+        """As `body`."""
+        raise AssertionError("an attempt has no request")
 
     def verdict(self, outcome: Outcome) -> str:
         """A block that ends is stored, one that raises is not."""
@@ -152,19 +159,21 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         if type(step) is Outcome:
             self.replayed, self.result = True, step.value
         else:
-            self._entered = entered(step)
-            self._entered.__enter__()
+            self._running = (step, enter(step))
         return self
 
-    def _end(self, kind: type[BaseException] | None, error: BaseException | None) -> Outcome | None:
+    def _end(self, error: BaseException | None) -> Outcome | None:
         """What to send to the flow; ``None`` where it has ended, or nobody may wait for it."""
-        block, self._entered = self._entered, None
-        if block is None:
+        if self._running is None:
             return None
-        block.__exit__(kind)
+        (running, token), self._running = self._running, None
+        _current.reset(token)
         if error is None:
-            return Outcome(value=self.result)
-        return Outcome(exception=error) if isinstance(error, Exception) else None
+            return Outcome(self.result)
+        if isinstance(error, Exception):
+            return Outcome(None, error)
+        hurry(running)
+        return None
 
     def __enter__(self) -> attempt:
         refuse_to_block(self.site)
@@ -173,7 +182,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        outcome = self._end(kind, error)
+        outcome = self._end(error)
         if outcome is not None and self._flow is not None:
             self._settled(advance(self, self._flow, outcome, _no_body))
 
@@ -183,7 +192,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        outcome = self._end(kind, error)
+        outcome = self._end(error)
         if outcome is not None and self._flow is not None:
             self._settled(await advance_async(self, self._flow, outcome, _no_body))
 

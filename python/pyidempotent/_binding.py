@@ -7,6 +7,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyidempotent import _native
+
 
 class Binding:
     """How a function's arguments get their names."""
@@ -17,35 +19,22 @@ class Binding:
         kinds = inspect.Parameter
         parameters = self.signature.parameters.values()
         self.names = [p.name for p in parameters]
-        self.defaults = {p.name: p.default for p in parameters if p.default is not kinds.empty}
-        self._positional = [p.name for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
-        self._keywords = {p.name for p in parameters if p.kind in (kinds.KEYWORD_ONLY, kinds.POSITIONAL_OR_KEYWORD)}
-        self._required = {
-            p.name
-            for p in parameters
-            if p.default is kinds.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
-        }
-        self._rest = next((p.name for p in parameters if p.kind is kinds.VAR_POSITIONAL), None)
-        self._extra = next((p.name for p in parameters if p.kind is kinds.VAR_KEYWORD), None)
+        self.defaults: dict[str, Any] = {p.name: p.default for p in parameters if p.default is not kinds.empty}
+        variable = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+        self._native = _native.Binding(
+            [p.name for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)],
+            frozenset(p.name for p in parameters if p.kind in (kinds.KEYWORD_ONLY, kinds.POSITIONAL_OR_KEYWORD)),
+            [p.name for p in parameters if p.default is kinds.empty and p.kind not in variable],
+            next((p.name for p in parameters if p.kind is kinds.VAR_POSITIONAL), None),
+            next((p.name for p in parameters if p.kind is kinds.VAR_KEYWORD), None),
+        )
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments given, by name, without the defaults. A call that does not fit is the usual TypeError."""
-        bound = dict(zip(self._positional, args, strict=False))
-        fits = len(args) <= len(self._positional) or self._rest is not None
-        if self._rest is not None and len(args) > len(self._positional):
-            bound[self._rest] = args[len(self._positional) :]
-        extra = {}
-        for name, value in kwargs.items():
-            if name in self._keywords and name not in bound:
-                bound[name] = value
-            elif self._extra is not None and name not in self._keywords:
-                extra[name] = value
-            else:
-                fits = False
-        if extra and self._extra is not None:
-            bound[self._extra] = extra
-        if not fits or not self._required <= bound.keys():
+        bound = self._native.bind(args, kwargs)
+        if bound is None:
             self.signature.bind(*args, **kwargs)  # raises, in Python's own words
+            raise TypeError(f"the arguments do not fit {self.signature}")
         return bound
 
 
@@ -72,9 +61,9 @@ class Selector:
         self._names: list[str] | None = None
         own = [name for name in binding.names if name not in ("self", "cls")]
         try:
-            wanted = inspect.signature(function).parameters.values()
+            wanted: list[inspect.Parameter] | None = list(inspect.signature(function).parameters.values())
         except ValueError:  # some built-in callables do not tell
-            wanted = None  # type: ignore[assignment]  # handled next
+            wanted = None
         if wanted is not None and any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in wanted):
             return
         names = None if wanted is None else [p.name for p in wanted if p.default is p.empty]

@@ -33,7 +33,9 @@ class Scope:
 class CurrentAttempt:
     """The attempt that runs now, seen from inside."""
 
-    def __init__(self, attempt: _native.Attempt, key: str, scope: Scope) -> None:
+    __slots__ = ("_attempt", "_key", "_released", "_scope")
+
+    def __init__(self, attempt: _native.Attempt, key: str, scope: tuple[str, Operation, bytes | None]) -> None:
         self._attempt = attempt
         self._released = False
         self._key = key
@@ -47,7 +49,7 @@ class CurrentAttempt:
     @property
     def scope(self) -> Scope:
         """The key's scope."""
-        return self._scope
+        return Scope(*self._scope)
 
     @property
     def fence(self) -> int:

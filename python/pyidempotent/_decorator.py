@@ -65,13 +65,14 @@ def idempotent(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Runs a function once per key; a repeat gets the stored result.
 
-    In a FastAPI or Starlette endpoint the key is the request's ``Idempotency-Key`` header (draft-ietf-httpapi-idempotency-key-header-07),
-    the payload is the request, and what goes wrong becomes an answer (RFC 9457). Elsewhere ``key=`` says what the key is.
+    In a FastAPI or Starlette endpoint the key is the request's ``Idempotency-Key`` header
+    (draft-ietf-httpapi-idempotency-key-header-07), the payload is the request, and what goes wrong becomes an answer
+    (RFC 9457). Elsewhere ``key=`` says what the key is.
 
     Parameters:
         backend: a backend or its URL.
         ttl: how long a result is kept, counted from completion: seconds or a timedelta. Choose it beyond every retry.
-        lease: how long a crash blocks the key; renewed while the function runs. The lesser of 30 s and ``ttl`` unless told.
+        lease: how long a crash blocks the key; renewed while the function runs. 30 s or ``ttl``, the lesser, unless told.
         wait: how long a repeat waits for the first answer. 0: it is told at once that the first still runs.
         key: a callable on the function's arguments, by their names; the name of a parameter; or `arguments`.
         key_header: the header's name.
@@ -81,7 +82,7 @@ def idempotent(
         scope: who calls: a callable on the function's arguments (and ``request``), `by_authorization` or `shared`.
         namespace: keeps applications apart that share a store.
         fingerprint: a callable on the function's arguments that returns what tells two requests apart.
-        after_crash: ``"rerun"`` (at least once), or ``"refuse"`` (at most once: an unknown outcome waits for an operator).
+        after_crash: ``"rerun"`` (at least once) or ``"refuse"`` (at most once: an unknown outcome waits for an operator).
         settle: a callable on an `Outcome` that returns ``"store"``, ``"release"``, ``"hold"`` or None for the default.
         store_exceptions: exception types that are results too; any other exception releases the key.
         retry_after: the most seconds that a repeat is told to wait while the first still runs.
@@ -104,9 +105,9 @@ def idempotent(
     {'status': 'charged', 'amount': 42}
     >>> charge("order-7", 42)
     {'status': 'charged', 'amount': 42}
-    >>> charge("order-7", 43)
+    >>> charge("order-7", 43)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    pyidempotent.exceptions.IdempotencyConflict: This key was used with another request; use a new key for a new request.
+    pyidempotent.exceptions.IdempotencyConflict: This key was used with another request; ...
     """
     refuse_unknown(unknown)
     site = Site(
@@ -204,7 +205,7 @@ def _injected(plan: Function) -> list[inspect.Parameter]:
     if not plan.responses:
         ask(INJECTED_RESPONSE, fastapi.Response)
     if plan.takes_key_from_header:
-        words = "A value of the client's choice that is new for every operation: a repeat with the same key gets the first answer."
+        words = "A value of your choice, new for every operation: a repeat with the same key gets the first answer."
         header = fastapi.Header(alias=plan.site.key_header, description=words)
         ask(INJECTED_KEY, Annotated[str | None, header])
     return wanted

@@ -1,7 +1,8 @@
 """One protected call, from its key to its answer, described once for both colours.
 
-`protect` is a generator: it yields what has to be done (`BODY`, `BEGIN`, `RUN`, `SETTLE`) and is sent what came of it.
-`advance` does these things on a thread, `advance_async` in a loop; the rules are only here.
+`protect` is a generator: it yields what has to be done (`BODY`, `BEGIN`, `RUN`, `SETTLE`) and is sent what came of it;
+the last that it yields is its `END`. `advance` does these things on a thread, `advance_async` in a loop; the rules are
+only here.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator
+from contextvars import Token
 from typing import Any, Protocol
 
 from pyidempotent import _native
-from pyidempotent._current import CurrentAttempt, Operation, Scope, _current
+from pyidempotent._current import CurrentAttempt, Operation, _current
 from pyidempotent._results import Outcome, Unstorable
 from pyidempotent._site import Site
 from pyidempotent.exceptions import (
@@ -26,9 +28,9 @@ from pyidempotent.exceptions import (
 
 logger = logging.getLogger("pyidempotent")
 
-BODY, BEGIN, RUN, SETTLE = "body", "begin", "run", "settle"
+BODY, BEGIN, RUN, SETTLE, END = "body", "begin", "run", "settle", "end"
 
-Flow = Generator[tuple[str, Any], Any, Outcome]
+Flow = Generator[tuple[str, Any], Any, None]
 
 
 class Call(Protocol):
@@ -45,8 +47,14 @@ class Call(Protocol):
     def caller(self) -> bytes | None:
         """Who asks."""
 
-    def fingerprint(self) -> Generator[tuple[str, Any], Any, bytes]:
-        """What is asked for; may need the request's body."""
+    def fingerprint(self) -> bytes | None:
+        """What is asked for; ``None``: it needs `body` first."""
+
+    def body(self) -> Any:
+        """What has to be read."""
+
+    def fingerprint_of(self, body: Any) -> bytes:
+        """What is asked for, now that it is read."""
 
     def verdict(self, outcome: Outcome) -> str:
         """What becomes of the key by the face's own rules: ``store``, ``release`` or ``fail``."""
@@ -71,27 +79,31 @@ def protect(call: Call) -> Flow:
     if key is None:
         if site.required:
             raise IdempotencyKeyMissing
-        return (yield RUN, None)
+        yield END, (yield RUN, None)
+        return
     operation, caller = call.operation(), call.caller()
-    fingerprint = yield from call.fingerprint()
+    fingerprint = call.fingerprint()
+    if fingerprint is None:
+        fingerprint = call.fingerprint_of((yield BODY, call.body()))
     begun = yield BEGIN, (operation, caller, key, fingerprint)
     if type(begun) is bytes:
-        return call.replay(begun)
+        yield END, call.replay(begun)
+        return
     if type(begun) is not _native.Attempt:
         raise _refusal(site, *begun)
-    running = CurrentAttempt(begun, key, Scope(site.namespace, operation, caller))
+    running = CurrentAttempt(begun, key, (site.namespace, operation, caller))
     outcome: Outcome = yield RUN, running
     verdict, payload = _settlement(call, running, outcome)
     replaced = yield SETTLE, (begun, verdict, payload)
     # Another attempt completed in this one's place: its answer is the one that every repeat gets.
-    return outcome if replaced is None else call.replay(replaced)
+    yield END, outcome if replaced is None else call.replay(replaced)
 
 
 def _settlement(call: Call, running: CurrentAttempt, outcome: Outcome) -> tuple[str, bytes | None]:
     """The engine's verdict on an end, and what to store with it."""
     if running._released:
         return "release", None
-    word = None
+    word: str | None = None
     if call.site.settle is not None:
         word = call.site.settle(Outcome(outcome.value, outcome.exception, call.status(outcome)))
         if word not in ("store", "release", "hold", None):
@@ -120,34 +132,67 @@ def _refusal(site: Site, name: str, detail: Any) -> IdempotencyError:
     return IdempotencyConflict() if name == "conflict" else IdempotencyUnknown()
 
 
-def advance(call: Call, flow: Flow, reply: Any, body: Callable[[Any], Any]) -> CurrentAttempt | Outcome | None:
-    """Carries a flow on, on this thread, until it wants something run (the attempt, or None) or has ended (its outcome)."""
+def advance(
+    call: Call, flow: Flow, reply: Any, body: Callable[[Any], Any], run: Callable[[], Any] | None = None
+) -> Any:
+    """Carries a flow on, on this thread: to its end (an `Outcome`), or without ``run`` to where something is to run."""
     while True:
-        try:
-            step, detail = flow.send(reply)
-        except StopIteration as stop:
-            ended: Outcome = stop.value
-            return ended
-        if step == BEGIN:
+        step, detail = flow.send(reply)
+        if step is BEGIN:
             reply = call.site.engine.begin(*detail)
-        elif step == SETTLE:
+        elif step is RUN:
+            if run is None:
+                return detail
+            reply = _run(detail, run)
+        elif step is SETTLE:
             attempt, verdict, payload = detail
             reply = attempt.settle(verdict, payload)
-        elif step == BODY:
+        elif step is BODY:
             reply = body(detail)
         else:
-            running: CurrentAttempt | None = detail
-            return running
+            return detail
+
+
+async def advance_async(
+    call: Call,
+    flow: Flow,
+    reply: Any,
+    body: Callable[[Any], Awaitable[Any]],
+    run: Callable[[], Awaitable[Any]] | None = None,
+) -> Any:
+    """The same in the running loop."""
+    while True:
+        step, detail = flow.send(reply)
+        if step is BEGIN:
+            reply = call.site.engine.begin_async(*detail)
+            if type(reply) not in _READY:
+                reply = await _answer(reply)
+        elif step is RUN:
+            if run is None:
+                return detail
+            reply = await _run_async(detail, run)
+        elif step is SETTLE:
+            attempt, verdict, payload = detail
+            reply = attempt.settle_async(verdict, payload)
+            if type(reply) not in _READY:
+                reply = await _answer(reply)
+        elif step is BODY:
+            reply = await body(detail)
+        else:
+            return detail
 
 
 def drive(call: Call, run: Callable[[], Any], body: Callable[[Any], Any]) -> Outcome:
     """A protected call on this thread."""
     refuse_to_block(call.site)
-    flow = protect(call)
-    running = advance(call, flow, None, body)
-    if type(running) is not Outcome:
-        running = advance(call, flow, _run(running, run), body)  # type: ignore[arg-type]  # an attempt or None
-    return running  # type: ignore[return-value]  # after its run a flow ends
+    ended: Outcome = advance(call, protect(call), None, body, run)
+    return ended
+
+
+async def drive_async(call: Call, run: Callable[[], Awaitable[Any]], body: Callable[[Any], Awaitable[Any]]) -> Outcome:
+    """A protected call in the running loop."""
+    ended: Outcome = await advance_async(call, protect(call), None, body, run)
+    return ended
 
 
 def refuse_to_block(site: Site) -> None:
@@ -156,77 +201,43 @@ def refuse_to_block(site: Site) -> None:
         raise RuntimeError("a sync call with wait= would block the running event loop; make it async, or set wait=0")
 
 
+def enter(running: CurrentAttempt | None) -> Token[CurrentAttempt | None]:
+    """The work begins: `current` finds its attempt."""
+    if running is not None:
+        running._attempt.start()
+    return _current.set(running)
+
+
+def hurry(running: CurrentAttempt | None) -> None:
+    """The work was cancelled, interrupted or is exiting: nobody waits for the store."""
+    if running is not None:
+        running._attempt.settle_later("release" if running._released else "fail")
+
+
 def _run(running: CurrentAttempt | None, run: Callable[[], Any]) -> Outcome:
-    with entered(running):
-        try:
-            return Outcome(value=run())
-        except Exception as error:
-            return Outcome(exception=error)
+    token = enter(running)
+    try:
+        return Outcome(run())
+    except Exception as error:
+        return Outcome(None, error)
+    except BaseException:
+        hurry(running)
+        raise
+    finally:
+        _current.reset(token)
 
 
 async def _run_async(running: CurrentAttempt | None, run: Callable[[], Awaitable[Any]]) -> Outcome:
-    with entered(running):
-        try:
-            return Outcome(value=await run())
-        except Exception as error:
-            return Outcome(exception=error)
-
-
-class entered:  # noqa: N801  # reads as a statement
-    """While the work runs: it has begun, `current` finds it, and who leaves in a hurry does not wait for the store."""
-
-    __slots__ = ("_running", "_token")
-
-    def __init__(self, running: CurrentAttempt | None) -> None:
-        self._running = running
-
-    def __enter__(self) -> None:
-        if self._running is not None:
-            self._running._attempt.start()
-        self._token = _current.set(self._running)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        _current.reset(self._token)
-        # Cancelled, interrupted or exiting.
-        if kind is not None and self._running is not None and not issubclass(kind, Exception):
-            self._running._attempt.settle_later("release" if self._running._released else "fail")
-
-
-async def advance_async(
-    call: Call, flow: Flow, reply: Any, body: Callable[[Any], Awaitable[Any]]
-) -> CurrentAttempt | Outcome | None:
-    """The same in the running loop."""
-    while True:
-        try:
-            step, detail = flow.send(reply)
-        except StopIteration as stop:
-            ended: Outcome = stop.value
-            return ended
-        if step == BEGIN:
-            reply = call.site.engine.begin_async(*detail)
-            if type(reply) not in _READY:
-                reply = await _answer(reply)
-        elif step == SETTLE:
-            attempt, verdict, payload = detail
-            reply = attempt.settle_async(verdict, payload)
-            if type(reply) not in _READY:
-                reply = await _answer(reply)
-        elif step == BODY:
-            reply = await body(detail)
-        else:
-            running: CurrentAttempt | None = detail
-            return running
-
-
-async def drive_async(
-    call: Call, run: Callable[[], Awaitable[Any]], body: Callable[[Any], Awaitable[Any]]
-) -> Outcome:
-    """A protected call in the running loop."""
-    flow = protect(call)
-    running = await advance_async(call, flow, None, body)
-    if type(running) is not Outcome:
-        running = await advance_async(call, flow, await _run_async(running, run), body)  # type: ignore[arg-type]  # as above
-    return running  # type: ignore[return-value]  # as above
+    token = enter(running)
+    try:
+        return Outcome(await run())
+    except Exception as error:
+        return Outcome(None, error)
+    except BaseException:
+        hurry(running)
+        raise
+    finally:
+        _current.reset(token)
 
 
 #: What the engine returns where it needs no future.

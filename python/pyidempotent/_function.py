@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, get_args, get_origin
 from uuid import UUID
@@ -69,11 +69,13 @@ class Function:
         if not callable(function):
             raise TypeError(f"@idempotent decorates functions, not {type(function).__qualname__}")
         if isinstance(function, type):
-            raise TypeError(f"@idempotent decorates functions; {function.__qualname__} is a class: decorate its methods")
+            raise TypeError(
+                f"@idempotent decorates functions; {function.__qualname__} is a class: decorate its methods"
+            )
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"{function.__qualname__} is a generator function: what it yields can't be stored before it is consumed; "
-                "return a list, or protect the function that consumes it"
+                f"{function.__qualname__} is a generator function: what it yields can't be stored before it is consumed. "
+                "Return a list, or protect the function that consumes it"
             )
         qualified = getattr(function, "__qualname__", "")
         if name is None and ("<lambda>" in qualified or not qualified):
@@ -87,7 +89,7 @@ class Function:
         self.key_is_arguments = key is arguments
         if self.key_is_arguments and self.is_method and fingerprint is None:
             raise TypeError(
-                f"key=arguments on the method {qualified} wants a fingerprint=: whether self is part of it, only you know"
+                f"key=arguments on the method {qualified} wants a fingerprint=: only you know whether self matters"
             )
         if isinstance(key, str) and key not in self.binding.names:
             raise TypeError(f"key={key!r} names no parameter of {qualified}({', '.join(self.binding.names)})")
@@ -98,12 +100,14 @@ class Function:
         self.scope = None if scope is None or self.shared else self._selector("scope", scope)
         self.fingerprint = None if fingerprint is None else self._selector("fingerprint", fingerprint)
         self.requests = [name for name in self.binding.names if self._is_hinted(name, "starlette.requests", "Request")]
-        self.responses = [name for name in self.binding.names if self._is_hinted(name, "starlette.responses", "Response")]
+        self.responses = [
+            name for name in self.binding.names if self._is_hinted(name, "starlette.responses", "Response")
+        ]
         markers = {name: self._fastapi_markers(name) for name in self.binding.names}
         self.is_endpoint = bool(self.requests or self.responses or any(markers.values()))
-        self.left_out = {name for name, found in markers.items() if "Depends" in found}
+        self.left_out = frozenset(name for name, found in markers.items() if "Depends" in found)
         if self.is_method:
-            self.left_out.add(self.binding.names[0])
+            self.left_out |= {self.binding.names[0]}
 
     @property
     def takes_key_from_header(self) -> bool:
@@ -137,7 +141,9 @@ class Function:
 class FunctionCall:
     """A call of a function that is protected as a function: its arguments are the payload, its value the result."""
 
-    def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    __slots__ = ("_bound", "_fingerprint", "args", "kwargs", "plan", "site")
+
+    def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.plan = plan
         self.site = plan.site
         self.args = args
@@ -186,29 +192,30 @@ class FunctionCall:
         """Who calls, as ``scope=`` says."""
         return None if self.plan.scope is None else caller_bytes(self.select(self.plan.scope))
 
-    def fingerprint(self) -> Generator[tuple[str, Any], Any, bytes]:
+    def fingerprint(self) -> bytes | None:
         """The digest of the arguments."""
         return self._digest()
-        yield  # needs nothing done: a generator that ends at once
+
+    def body(self) -> Any:
+        """A function has none."""
+        raise AssertionError("the fingerprint of a function needs no body")
+
+    def fingerprint_of(self, body: Any) -> bytes:
+        """As `body`."""
+        raise AssertionError("the fingerprint of a function needs no body")
 
     def _digest(self) -> bytes:
-        if self._fingerprint is None:
-            self._fingerprint = _native.fingerprint_call(self._payload())
-        return self._fingerprint
-
-    def _payload(self) -> dict[str, Any]:
         plan = self.plan
+        if self._fingerprint is not None:
+            return self._fingerprint
         if plan.fingerprint is not None:
-            return {"fingerprint": self.select(plan.fingerprint)}
-        defaults = plan.binding.defaults
-        return {
-            name: value
-            for name, value in self.bound.items()
-            if name not in plan.left_out
-            # An argument equal to its default is left out: adding a defaulted parameter breaks no retry.
-            and not (name in defaults and _is_same(value, defaults[name]))
-            and not is_framework_object(value)
-        }
+            made = {"fingerprint": self.select(plan.fingerprint)}
+            self._fingerprint = _native.fingerprint_call(made)
+        else:
+            self._fingerprint = _native.fingerprint_call(
+                self.bound, plan.binding.defaults, plan.left_out, is_framework_object
+            )
+        return self._fingerprint
 
     def verdict(self, outcome: Outcome) -> str:
         """A value is stored; an exception releases the key, unless its type is stored."""
@@ -240,16 +247,6 @@ class FunctionCall:
         return self.site.store_exceptions if self.site.settle is None else (Exception,)
 
 
-def _is_same(value: Any, default: Any) -> bool:
-    """Whether an argument is its default, type and all."""
-    if value is default:
-        return True
-    try:
-        return type(value) is type(default) and bool(value == default)
-    except Exception:  # a comparison of the user's may do anything
-        return False
-
-
 def caller_bytes(caller: Any) -> bytes:
     """What ``scope=`` returned, as the one form that every language writes."""
     if isinstance(caller, str):
@@ -262,6 +259,6 @@ def caller_bytes(caller: Any) -> bytes:
         return caller
     if caller is None:
         raise IdempotencyScopeMissing(
-            "scope= returned None, which names nobody; return '' for callers that are to share their keys, or use shared"
+            "scope= returned None, which names nobody; return '' for callers that share their keys, or use shared"
         )
     raise TypeError(f"scope= must return a str, int, UUID or bytes, not {type(caller).__qualname__}")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -50,7 +50,11 @@ def find_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any | None
 class EndpointCall(FunctionCall):
     """A call of an endpoint: its request is the payload, its answer the result."""
 
-    def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: Any, response: Any) -> None:
+    __slots__ = ("request", "response")
+
+    def __init__(
+        self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, response: Any
+    ) -> None:
         super().__init__(plan, args, kwargs)
         self.request = request
         self.response = response
@@ -78,7 +82,7 @@ class EndpointCall(FunctionCall):
         return bytes(raw).partition(b"?")[0] if raw else quote(self.request.scope["path"]).encode()
 
     def caller(self) -> bytes | None:
-        """Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be one."""
+        """Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be."""
         plan, headers = self.plan, self.request.headers
         if plan.shared:
             return None
@@ -94,30 +98,35 @@ class EndpointCall(FunctionCall):
             error = IdempotencyScopeMissing()
             _once(
                 logging.ERROR,
-                f"{plan.name}: a request carries credentials, and nothing says whose its Idempotency-Key is; nothing runs. "
+                f"{plan.name}: a request has credentials, and nothing says whose its Idempotency-Key is; nothing runs. "
                 "Pass scope=: a callable that returns the caller (like scope=lambda user: user.id), "
-                "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers may share answers",
+                "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers share answers",
             )
             raise error
         if "cookie" in headers:
             _once(
                 logging.WARNING,
-                f"{plan.name}: requests with cookies share their Idempotency-Keys; if a cookie says who the caller is, pass scope=",
+                f"{plan.name}: requests with cookies share their keys; if a cookie says who the caller is, pass scope=",
             )
         return None
 
-    def fingerprint(self) -> Generator[tuple[str, Any], Any, bytes]:
-        """The digest of the request, its body included."""
-        if self.plan.fingerprint is not None:
-            return self._digest()
-        request, limit = self.request, self.site.max_request_bytes
-        declared = request.headers.get("content-length", "")
+    def fingerprint(self) -> bytes | None:
+        """The digest of the request, which needs its body; or as ``fingerprint=`` says."""
+        return None if self.plan.fingerprint is None else self._digest()
+
+    def body(self) -> tuple[Any, int]:
+        """The request, and how much of it may be read."""
+        limit = self.site.max_request_bytes
+        declared = self.request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        content_type, body = yield "body", (request, limit)
-        return _native.fingerprint_http(
-            request.method, self._path(), request.scope.get("query_string", b""), content_type, body
-        )
+        return self.request, limit
+
+    def fingerprint_of(self, body: tuple[bytes, bytes]) -> bytes:
+        """The digest of the request."""
+        request, (content_type, content) = self.request, body
+        query = request.scope.get("query_string", b"")
+        return _native.fingerprint_http(request.method, self._path(), query, content_type, content)
 
     def verdict(self, outcome: Outcome) -> str:
         """By the status table; an exception that is no answer releases the key, unless its type is stored."""
@@ -147,8 +156,12 @@ class EndpointCall(FunctionCall):
             return pack(VIEW_VALUE, (answer, value), self.plan.classes)
         body = getattr(value, "body", None)
         if body is None or hasattr(value, "body_iterator"):
-            raise Unstorable(f"a {type(value).__name__} is streamed after the endpoint has ended; use the middleware for it")
-        return ANSWER + _native.encode_answer(value.status_code, value.raw_headers, bytes(body), self.site.store_set_cookie)
+            raise Unstorable(
+                f"a {type(value).__name__} is streamed after the endpoint has ended; use the middleware for it"
+            )
+        return ANSWER + _native.encode_answer(
+            value.status_code, value.raw_headers, bytes(body), self.site.store_set_cookie
+        )
 
     def note(self, outcome: Outcome) -> dict[str, Any]:
         """The status and the location of the answer."""
@@ -231,7 +244,9 @@ def _once(level: int, message: str) -> None:
 
 
 def _too_large(limit: int) -> IdempotencyPayloadTooLarge:
-    return IdempotencyPayloadTooLarge(f"The request body is larger than {limit} bytes, which is the most for a protected request.")
+    return IdempotencyPayloadTooLarge(
+        f"The request body is larger than {limit} bytes, which is the most for a protected request."
+    )
 
 
 # Reading the body: the only part with a colour.

@@ -1,7 +1,7 @@
 """What is stored as a result, and what a replay makes of it.
 
-The first byte says what the rest is: ``V`` a value, ``W`` a value with the status and headers that a view set beside it,
-``R`` a whole HTTP answer, ``X`` an exception.
+The first byte says what the rest is: ``V`` a value, ``W`` a value with the status and headers that a view set beside
+it, ``R`` a whole HTTP answer, ``X`` an exception.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Unstorable(Exception):
     """A result that can't be kept, and why."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Outcome:
     """How a run ended, as the ``settle`` hook sees it.
 

@@ -1,7 +1,7 @@
 """Taking values apart and together that the engine's encoding has no tag for.
 
 `reduce` and `rebuild` are called by the extension. A class is named ``module:qualname``; a name is looked up among the
-classes of a return annotation and in modules that are already imported, and nothing is ever imported or executed for it.
+classes of a return annotation and in modules that are imported already. Nothing is ever imported or executed for it.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _named(value: Any, names: typing.Iterable[str]) -> dict[str, Any]:
 
 def _set_attributes(cls: type, parts: dict[str, Any]) -> Any:
     # Past __init__ and frozen: the value existed once, and is not made but restored.
-    value = object.__new__(cls)
+    value: Any = object.__new__(cls)
     for name, part in parts.items():
         object.__setattr__(value, name, part)
     return value
@@ -212,7 +212,7 @@ def _pydantic_state(value: Any) -> dict[str, Any]:
 
 
 def _build_pydantic(cls: type, state: dict[str, Any]) -> Any:
-    value = cls.__new__(cls)
+    value: Any = object.__new__(cls)
     for name, part in state.items():
         object.__setattr__(value, name, part)
     return value

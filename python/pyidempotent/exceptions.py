@@ -144,4 +144,7 @@ class IdempotencyStoreUnavailable(IdempotencyError):
 
     def problem(self, instance: str | None = None) -> dict[str, Any]:
         """The problem document; what exactly failed is for the log, not for the client."""
-        return {**super().problem(instance), "detail": "Nothing was run. Repeat the same request with the same key later."}
+        return {
+            **super().problem(instance),
+            "detail": "Nothing was run. Repeat the same request with the same key later.",
+        }

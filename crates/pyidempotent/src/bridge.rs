@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -56,8 +57,15 @@ struct Bridge {
 #[derive(Default)]
 struct Waiting {
     last: u64,
-    futures: HashMap<u64, (Py<PyAny>, AbortHandle)>,
+    /// `None` where the operation is still in the outbox.
+    futures: HashMap<u64, (Py<PyAny>, Option<AbortHandle>)>,
+    /// While a batch of resolved tasks runs, what they submit is kept here, to go out together: one waking of the
+    /// runtime and one write to the server instead of one each.
+    outbox: Option<Vec<(u64, Operation)>>,
 }
+
+/// Work on the runtime, which ends by pushing its completion.
+type Operation = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -66,19 +74,41 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[pymethods]
 impl Bridge {
     /// Resolves what has completed. Called by the loop when the socket is readable.
-    fn drain(&self, py: Python<'_>) {
+    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, bridge) = (slf.py(), slf.get());
         // The byte first, the flag second, the queue last: whoever pushes after the flag is cleared writes a byte that
         // stays, and whoever pushed before is in the queue.
-        let _ = (&self.reader).read(&mut [0; 16]);
-        self.shared.woken.store(false, Ordering::SeqCst);
+        let _ = (&bridge.reader).read(&mut [0; 16]);
+        bridge.shared.woken.store(false, Ordering::SeqCst);
         // The queue is swapped before anything is resolved: resolving may run code that queues more.
-        let batch = std::mem::take(&mut *locked(&self.shared.queue));
+        let batch = std::mem::take(&mut *locked(&bridge.shared.queue));
+        let many = batch.len() > 1;
+        let mut running = None;
         for (number, completion) in batch {
-            let Some((future, _)) = locked(&self.waiting).futures.remove(&number) else {
+            let Some((future, _)) = locked(&bridge.waiting).futures.remove(&number) else {
                 continue; // abandoned: dropping the completion releases its claim
             };
-            if let Err(error) = resolve(future.bind(py), completion) {
-                error.write_unraisable(py, Some(future.bind(py)));
+            let future = future.into_bound(py);
+            if let Err(error) = resolve(&future, completion) {
+                error.write_unraisable(py, Some(&future));
+            }
+            running = Some(future);
+        }
+        if let Some(future) = running.filter(|_| many) {
+            // The tasks just resolved are scheduled before this, and have all run when it is called.
+            let flush = slf.getattr(intern!(py, "flush"))?;
+            locked(&bridge.waiting).outbox.get_or_insert_default();
+            future.call_method0(intern!(py, "get_loop"))?.call_method1(intern!(py, "call_soon"), (flush,))?;
+        }
+        Ok(())
+    }
+
+    /// Sends what was submitted since the last batch was resolved.
+    fn flush(&self) {
+        let mut waiting = locked(&self.waiting);
+        for (number, operation) in waiting.outbox.take().unwrap_or_default() {
+            if let Some((_, abort)) = waiting.futures.get_mut(&number) {
+                *abort = Some(process().runtime.spawn(operation).abort_handle());
             }
         }
     }
@@ -164,11 +194,18 @@ pub fn submit<'py, T: Send + 'static>(
     let (shared, mut waiting) = (bridge.get().shared.clone(), locked(&bridge.get().waiting));
     waiting.last += 1;
     let number = waiting.last;
-    let task = process().runtime.spawn(async move {
+    let operation = async move {
         let output = work.await;
         shared.push(number, Box::new(move |py| convert(py, output)));
-    });
-    waiting.futures.insert(number, (future.clone().unbind(), task.abort_handle()));
+    };
+    let abort = match &mut waiting.outbox {
+        Some(outbox) => {
+            outbox.push((number, Box::pin(operation)));
+            None
+        }
+        None => Some(process().runtime.spawn(operation).abort_handle()),
+    };
+    waiting.futures.insert(number, (future.clone().unbind(), abort));
     Ok(future)
 }
 
@@ -183,7 +220,7 @@ pub fn abandon(future: &Bound<'_, PyAny>) -> PyResult<()> {
         let number = waiting.futures.iter().find(|(_, (known, _))| known.is(future)).map(|(number, _)| *number);
         number.and_then(|number| waiting.futures.remove(&number))
     });
-    if let Some((_, task)) = given_up {
+    if let Some((_, Some(task))) = given_up {
         task.abort();
     }
     Ok(())

@@ -70,7 +70,7 @@ impl Engine {
             true => poll_once(begin).or_else(|begin| block_on(py, begin))?,
             false => block_on(py, begin)?,
         };
-        begun_to_python(py, begun)
+        begun_to_python(py, begun, self.backend.get().is_immediate())
     }
 
     /// The same in the running loop: what `begin` returns, or a future of it.
@@ -84,12 +84,12 @@ impl Engine {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (engine, call) = self.call(py, &operation, caller, key, fingerprint)?;
         let begin = Box::pin(async move { engine.begin(&call).await });
-        match self.backend.get().is_immediate() {
-            true => match poll_once(begin) {
-                Ok(begun) => begun_to_python(py, begun),
-                Err(begin) => bridge::submit(py, begin, begun_to_python),
-            },
-            false => bridge::submit(py, begin, begun_to_python),
+        if !self.backend.get().is_immediate() {
+            return bridge::submit(py, begin, |py, begun| begun_to_python(py, begun, false));
+        }
+        match poll_once(begin) {
+            Ok(begun) => begun_to_python(py, begun, true),
+            Err(begin) => bridge::submit(py, begin, |py, begun| begun_to_python(py, begun, true)),
         }
     }
 
@@ -130,12 +130,16 @@ impl Engine {
     }
 }
 
-fn begun_to_python<'py>(py: Python<'py>, begun: Result<Begun, StoreError>) -> PyResult<Bound<'py, PyAny>> {
+fn begun_to_python<'py>(
+    py: Python<'py>,
+    begun: Result<Begun, StoreError>,
+    is_immediate: bool,
+) -> PyResult<Bound<'py, PyAny>> {
     let refusal = |name: &str, detail: Option<Bound<'py, PyAny>>| {
         Ok(PyTuple::new(py, [name.into_pyobject(py)?.into_any(), detail.into_pyobject(py)?])?.into_any())
     };
     match begun.map_err(|error| errors::store_error(py, &error))? {
-        Begun::Run(attempt) => Ok(Bound::new(py, Attempt::new(attempt))?.into_any()),
+        Begun::Run(attempt) => Ok(Bound::new(py, Attempt::new(attempt, is_immediate))?.into_any()),
         Begun::Replay(result) => Ok(PyBytes::new(py, &result).into_any()),
         Begun::Mismatch => refusal("conflict", None),
         Begun::Unknown => refusal("unknown", None),
@@ -152,12 +156,13 @@ pub struct Attempt {
     held: Mutex<Option<idempotency::Attempt>>,
     key: idempotency::StorageKey,
     fence: u64,
+    is_immediate: bool,
 }
 
 impl Attempt {
-    fn new(attempt: idempotency::Attempt) -> Self {
+    fn new(attempt: idempotency::Attempt, is_immediate: bool) -> Self {
         let (key, fence) = (*attempt.key(), attempt.fence());
-        Self { held: Mutex::new(Some(attempt)), key, fence }
+        Self { held: Mutex::new(Some(attempt)), key, fence, is_immediate }
     }
 
     fn with_held<T>(&self, read: impl FnOnce(Option<&mut idempotency::Attempt>) -> T) -> T {
@@ -223,10 +228,9 @@ impl Attempt {
     fn settle<'py>(&self, py: Python<'py>, verdict: &str, payload: Option<&[u8]>) -> PyResult<Bound<'py, PyAny>> {
         let verdict = self::verdict(verdict, payload)?;
         let settle = Box::pin(self.take()?.settle(verdict));
-        // One poll is all that a store without I/O needs; the others lose nothing by it.
-        let settled = match poll_once(settle) {
-            Ok(settled) => settled,
-            Err(settle) => block_on(py, settle)?,
+        let settled = match self.is_immediate {
+            true => poll_once(settle).or_else(|settle| block_on(py, settle))?,
+            false => block_on(py, settle)?,
         };
         settled_to_python(py, settled)
     }
@@ -235,7 +239,11 @@ impl Attempt {
     #[pyo3(signature = (verdict, payload=None))]
     fn settle_async<'py>(&self, py: Python<'py>, verdict: &str, payload: Option<&[u8]>) -> PyResult<Bound<'py, PyAny>> {
         let verdict = self::verdict(verdict, payload)?;
-        match poll_once(Box::pin(self.take()?.settle(verdict))) {
+        let settle = Box::pin(self.take()?.settle(verdict));
+        if !self.is_immediate {
+            return bridge::submit(py, settle, settled_to_python);
+        }
+        match poll_once(settle) {
             Ok(settled) => settled_to_python(py, settled),
             Err(settle) => bridge::submit(py, settle, settled_to_python),
         }

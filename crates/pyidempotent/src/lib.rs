@@ -1,6 +1,7 @@
 //! `pyidempotent._native`: the engine, for Python. Thin: conversions and the boundary; every rule is in `idempotency`.
 
 mod backends;
+mod binding;
 mod bridge;
 mod engine;
 mod errors;
@@ -18,13 +19,14 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     logging::install();
     module.add_class::<backends::Backend>()?;
+    module.add_class::<binding::Binding>()?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<engine::Attempt>()?;
     module.add_function(wrap_pyfunction!(bridge::abandon, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::shutdown, module)?)?;
     module.add_function(wrap_pyfunction!(value::encode, module)?)?;
     module.add_function(wrap_pyfunction!(value::decode, module)?)?;
-    module.add_function(wrap_pyfunction!(value::fingerprint_call, module)?)?;
+    module.add_function(wrap_pyfunction!(binding::fingerprint_call, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::parse_key, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::fingerprint_http, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::is_stored, module)?)?;

@@ -14,8 +14,7 @@
 //! Counts and lengths are 4 bytes, big endian. The canonical form, for fingerprints, orders dicts by their keys'
 //! bytes, makes `-0.0` and every NaN one, and takes apart by value (equal instants, equal decimals).
 
-use idempotency::Digest;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -26,7 +25,7 @@ const VERSION: u8 = b'1';
 /// Deeper values are refused: neither side may run out of stack.
 const MAX_DEPTH: u32 = 100;
 
-struct Encoder<'a, 'py> {
+pub struct Encoder<'a, 'py> {
     out: Vec<u8>,
     /// Classes that may occur beside what is importable by name; none for the canonical form.
     classes: Option<&'a Bound<'py, PyAny>>,
@@ -36,6 +35,15 @@ struct Encoder<'a, 'py> {
 impl<'a, 'py> Encoder<'a, 'py> {
     fn new(classes: Option<&'a Bound<'py, PyAny>>) -> Self {
         Self { out: vec![VERSION], classes, depth: 0 }
+    }
+
+    /// For a fingerprint.
+    pub fn canonical() -> Self {
+        Self::new(None)
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.out
     }
 
     fn is_canonical(&self) -> bool {
@@ -55,7 +63,7 @@ impl<'a, 'py> Encoder<'a, 'py> {
         Ok(())
     }
 
-    fn value(&mut self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub fn value(&mut self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         if self.depth == MAX_DEPTH {
             return Err(PyValueError::new_err(format!("the value is nested more than {MAX_DEPTH} levels deep")));
         }
@@ -272,30 +280,4 @@ pub fn decode<'py>(py: Python<'py>, encoded: &[u8], classes: &Bound<'py, PyAny>)
     let mut decoder = Decoder { py, rest, classes };
     let value = decoder.value()?;
     if decoder.rest.is_empty() { Ok(value) } else { Err(damaged()) }
-}
-
-/// The fingerprint of a call's arguments, by name.
-#[pyfunction]
-pub fn fingerprint_call<'py>(py: Python<'py>, arguments: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyBytes>> {
-    let mut named = Vec::with_capacity(arguments.len());
-    for (name, value) in arguments.iter() {
-        let name: String = name.extract()?;
-        let mut encoder = Encoder::new(None);
-        encoder.value(&value).map_err(|error| {
-            let message = format!(
-                "the argument '{name}' can't be part of the fingerprint: {}; pass fingerprint=, a function of the \
-                 arguments that returns what tells two requests apart",
-                error.value(py)
-            );
-            let raised = PyTypeError::new_err(message);
-            raised.set_cause(py, Some(error));
-            raised
-        })?;
-        named.push((name, encoder.out));
-    }
-    named.sort_unstable();
-    let digest = named
-        .iter()
-        .fold(Digest::new("idempotency call 1"), |digest, (name, value)| digest.part(name.as_bytes()).part(value));
-    Ok(PyBytes::new(py, &digest.finish()))
 }

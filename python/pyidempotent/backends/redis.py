@@ -75,7 +75,9 @@ def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
     pool = getattr(client, "connection_pool", None)
     settings = getattr(pool, "connection_kwargs", None)
     if not isinstance(settings, dict):
-        raise TypeError(f"RedisBackend takes a URL or a client of redis-py, not {type(client).__qualname__}; {_PASS_A_URL}")
+        raise TypeError(
+            f"RedisBackend takes a URL or a client of redis-py, not {type(client).__qualname__}; {_PASS_A_URL}"
+        )
     kind = getattr(pool, "connection_class", type(None)).__name__
     if hasattr(pool, "service_name") or "Sentinel" in kind or "Cluster" in type(client).__name__:
         raise TypeError(f"a Sentinel or cluster client can't be carried over; {_PASS_A_URL}")
@@ -88,7 +90,11 @@ def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
     user, password, db = settings.get("username"), settings.get("password"), settings.get("db") or 0
     if settings.get("path"):
         query = {"db": db, **({"user": user} if user else {}), **({"pass": password} if password else {})}
-        return f"unix://{quote(settings['path'])}?{urlencode(query, quote_via=quote)}", (), settings.get("socket_timeout")
+        return (
+            f"unix://{quote(settings['path'])}?{urlencode(query, quote_via=quote)}",
+            (),
+            settings.get("socket_timeout"),
+        )
     scheme, certificates = "redis", ()
     if "SSL" in kind:
         scheme, certificates = "rediss", _certificates(settings)
@@ -102,7 +108,9 @@ def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
 def _certificates(settings: dict[str, Any]) -> tuple[Any, ...]:
     verified = settings.get("ssl_cert_reqs", "required") in ("required", ssl.CERT_REQUIRED)
     if not verified or settings.get("ssl_check_hostname") is False:
-        raise TypeError("a TLS connection that does not verify its server can't be carried over; give ssl_ca_certs instead")
+        raise TypeError(
+            "a TLS connection that does not verify its server can't be carried over; give ssl_ca_certs instead"
+        )
     root = settings.get("ssl_ca_data")
     root = root.encode() if isinstance(root, str) else root
     if settings.get("ssl_ca_certs"):
