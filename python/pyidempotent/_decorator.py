@@ -72,7 +72,7 @@ def idempotent(
     Parameters:
         backend: a backend or its URL.
         ttl: how long a result is kept, counted from completion: seconds or a timedelta. Choose it beyond every retry.
-        lease: how long a crash blocks the key; renewed while the function runs. 30 s or ``ttl``, the lesser, unless told.
+        lease: how long a crash blocks the key; renewed while the function runs. At most 30 s unless told.
         wait: how long a repeat waits for the first answer. 0: it is told at once that the first still runs.
         key: a callable on the function's arguments, by their names; the name of a parameter; or `arguments`.
         key_header: the header's name.
@@ -82,7 +82,7 @@ def idempotent(
         scope: who calls: a callable on the function's arguments (and ``request``), `by_authorization` or `shared`.
         namespace: keeps applications apart that share a store.
         fingerprint: a callable on the function's arguments that returns what tells two requests apart.
-        after_crash: ``"rerun"`` (at least once) or ``"refuse"`` (at most once: an unknown outcome waits for an operator).
+        after_crash: ``"rerun"`` (at least once) or ``"refuse"`` (at most once: what is unknown waits for an operator).
         settle: a callable on an `Outcome` that returns ``"store"``, ``"release"``, ``"hold"`` or None for the default.
         store_exceptions: exception types that are results too; any other exception releases the key.
         retry_after: the most seconds that a repeat is told to wait while the first still runs.

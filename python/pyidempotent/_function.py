@@ -74,7 +74,7 @@ class Function:
             )
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"{function.__qualname__} is a generator function: what it yields can't be stored before it is consumed. "
+                f"{function.__qualname__} is a generator function: what it yields can't be stored unconsumed. "
                 "Return a list, or protect the function that consumes it"
             )
         qualified = getattr(function, "__qualname__", "")

@@ -2,22 +2,22 @@
 -- KEYS[1]  the record
 -- ARGV     1 the new record up to its fence   2 the new record after its fence   3 its life in ms
 --          4 the lapsed record to take over, or ''   5 it has lapsed when its life has at most this many ms left
--- Answers the fence, or {record, life left in ms, clock in us}.
+-- Answers the claimed fence as a number, the record alone where it is not in flight, or
+-- {record, life left in ms, clock in us}.
+local held = redis.call('GET', KEYS[1])
+if held and string.sub(held, 5, 5) ~= 'F' then
+  return held
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local fence = now
-local held = redis.call('GET', KEYS[1])
 if held then
-  local left = 0
-  if string.sub(held, 5, 5) == 'F' then
-    left = redis.call('PTTL', KEYS[1])
-  end
+  local left = redis.call('PTTL', KEYS[1])
   if ARGV[4] == '' or held ~= ARGV[4] or left > tonumber(ARGV[5]) then
     return {held, left, string.format('%.0f', now)}
   end
   fence = math.max(now, tonumber(string.sub(held, 23, 38)) + 1)
 end
 -- '%.0f': Lua would write a number of this size as 1.7e+15.
-fence = string.format('%016.0f', fence)
-redis.call('SET', KEYS[1], ARGV[1] .. fence .. ARGV[2], 'PX', ARGV[3])
+redis.call('SET', KEYS[1], ARGV[1] .. string.format('%016.0f', fence) .. ARGV[2], 'PX', ARGV[3])
 return fence

@@ -167,9 +167,12 @@ impl Store for RedisStore {
                 .await
                 .map_err(|error| if connection::is_out_of_memory(&error) { full(error) } else { error })?;
             match answer {
-                Value::BulkString(fence) => {
-                    let fence = std::str::from_utf8(&fence).ok().and_then(|fence| fence.parse().ok());
-                    Ok(Claimed::Yes { fence: fence.ok_or_else(|| unexpected(&Value::Nil))? })
+                // A number of µs is exact in Lua's doubles until the year 2255, and in the integer Redis makes of it.
+                Value::Int(fence) => Ok(Claimed::Yes { fence: fence.unsigned_abs() }),
+                Value::BulkString(record) => {
+                    let record = Record::decode(&record).map_err(|error| StoreError::foreign(self.shown(key), error))?;
+                    // Not in flight: no clock is needed to judge it.
+                    Ok(Claimed::No { held: Held { record, lease_end: 0 }, now: 0 })
                 }
                 Value::Array(answer) => self.held(key, &answer).map(|(held, now)| Claimed::No { held, now }),
                 other => Err(unexpected(&other)),
