@@ -13,13 +13,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Abortable};
 use idempotency::process::generation;
 use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyTuple, PyWeakrefReference};
-use tokio::task::AbortHandle;
 
 use crate::runtime::process;
 
@@ -57,11 +58,10 @@ struct Bridge {
 #[derive(Default)]
 struct Waiting {
     last: u64,
-    /// `None` where the operation is still in the outbox.
-    futures: HashMap<u64, (Py<PyAny>, Option<AbortHandle>)>,
+    futures: HashMap<u64, (Py<PyAny>, AbortHandle)>,
     /// While a batch of resolved tasks runs, what they submit is kept here, to go out together: one waking of the
     /// runtime and one write to the server instead of one each.
-    outbox: Option<Vec<(u64, Operation)>>,
+    outbox: Option<Vec<Operation>>,
 }
 
 /// Work on the runtime, which ends by pushing its completion.
@@ -105,12 +105,13 @@ impl Bridge {
 
     /// Sends what was submitted since the last batch was resolved.
     fn flush(&self) {
-        let mut waiting = locked(&self.waiting);
-        for (number, operation) in waiting.outbox.take().unwrap_or_default() {
-            if let Some((_, abort)) = waiting.futures.get_mut(&number) {
-                *abort = Some(process().runtime.spawn(operation).abort_handle());
+        let outbox = locked(&self.waiting).outbox.take().unwrap_or_default();
+        // One task from here, the others on the runtime's own thread.
+        process().runtime.spawn(async move {
+            for operation in outbox {
+                tokio::spawn(operation);
             }
-        }
+        });
     }
 }
 
@@ -198,13 +199,12 @@ pub fn submit<'py, T: Send + 'static>(
         let output = work.await;
         shared.push(number, Box::new(move |py| convert(py, output)));
     };
-    let abort = match &mut waiting.outbox {
-        Some(outbox) => {
-            outbox.push((number, Box::pin(operation)));
-            None
-        }
-        None => Some(process().runtime.spawn(operation).abort_handle()),
-    };
+    let (abort, registration) = AbortHandle::new_pair();
+    let operation = Abortable::new(operation, registration);
+    match &mut waiting.outbox {
+        Some(outbox) => outbox.push(Box::pin(operation.map(drop))),
+        None => drop(process().runtime.spawn(operation)),
+    }
     waiting.futures.insert(number, (future.clone().unbind(), abort));
     Ok(future)
 }
@@ -220,8 +220,8 @@ pub fn abandon(future: &Bound<'_, PyAny>) -> PyResult<()> {
         let number = waiting.futures.iter().find(|(_, (known, _))| known.is(future)).map(|(number, _)| *number);
         number.and_then(|number| waiting.futures.remove(&number))
     });
-    if let Some((_, Some(task))) = given_up {
-        task.abort();
+    if let Some((_, operation)) = given_up {
+        operation.abort();
     }
     Ok(())
 }

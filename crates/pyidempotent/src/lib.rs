@@ -14,6 +14,9 @@ mod value;
 
 use pyo3::prelude::*;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The engine of pyidempotent.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -10,13 +10,13 @@ use std::time::Duration;
 use idempotency::Idempotency;
 use idempotency::process::generation;
 use pyo3::prelude::*;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle};
 
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
 /// exist there, and dropping the runtime would wait for it.
 pub struct Process {
     pub id: u32,
-    pub runtime: Runtime,
+    pub runtime: Handle,
     engines: Mutex<Vec<Idempotency>>,
 }
 
@@ -36,12 +36,18 @@ pub fn process() -> &'static Process {
 
 #[cold]
 fn start(id: u32, seen: *mut Process) -> &'static Process {
-    let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("idempotency").enable_all().build();
-    let runtime = runtime.expect("the operating system gives the engine a thread");
-    let new = Box::into_raw(Box::new(Process { id, runtime, engines: Mutex::default() }));
+    // On a thread of our own instead of a pool's: its tasks run in turn, so that the commands of a batch reach the
+    // connection before it writes. A pool's worker would run the connection after every one of them.
+    let runtime = Builder::new_current_thread().enable_all().build().expect("the operating system gives a poller");
+    let new = Box::into_raw(Box::new(Process { id, runtime: runtime.handle().clone(), engines: Mutex::default() }));
     match CURRENT.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
-        // SAFETY: `new` was just leaked and is never freed.
-        Ok(_) => unsafe { &*new },
+        Ok(_) => {
+            let thread = std::thread::Builder::new().name("idempotency".into());
+            let served = thread.spawn(move || runtime.block_on(std::future::pending::<()>()));
+            served.expect("the operating system gives a thread");
+            // SAFETY: `new` was just leaked and is never freed.
+            unsafe { &*new }
+        }
         Err(_) => {
             // SAFETY: `new` was never shared. Another thread of this process was quicker.
             drop(unsafe { Box::from_raw(new) });

@@ -3,6 +3,8 @@
 mod connection;
 mod hints;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::{Script, ScriptInvocation, Value};
@@ -38,6 +40,13 @@ pub struct RedisStore {
     prefix: Vec<u8>,
     time_limit: Duration,
     scripts: Scripts,
+    anchor: Arc<Anchor>,
+}
+
+#[derive(Default)]
+struct Anchor {
+    used: AtomicBool,
+    runs: AtomicBool,
 }
 
 struct Scripts {
@@ -79,6 +88,7 @@ impl RedisStore {
             connection: Connection::new(client, time_limit),
             prefix: prefix.into_bytes(),
             time_limit,
+            anchor: Arc::default(),
             scripts: Scripts {
                 claim: script(include_str!("claim.lua")),
                 renew: script(include_str!("renew.lua")),
@@ -103,6 +113,7 @@ impl RedisStore {
         let mut invocation = script.prepare_invoke();
         invocation.key(self.name(key));
         args(&mut invocation);
+        self.anchor();
         let answer = timeout(self.time_limit, async {
             let (number, mut connection) = self.connection.get().await?;
             let answer = invocation.invoke_async(&mut connection).await;
@@ -114,6 +125,21 @@ impl RedisStore {
                 self.connection.forget();
                 Err(timed_out(self.time_limit))
             }
+        }
+    }
+
+    /// Keeps a timer pending while commands go out. Tokio's driver is woken by a system call for every timer that ends
+    /// before all others, and among quick commands with time limits each would be one.
+    fn anchor(&self) {
+        self.anchor.used.store(true, Ordering::Relaxed);
+        if !self.anchor.runs.swap(true, Ordering::Relaxed) {
+            let (anchor, pause) = (self.anchor.clone(), self.time_limit / 2);
+            tokio::spawn(async move {
+                while anchor.used.swap(false, Ordering::Relaxed) {
+                    tokio::time::sleep(pause).await;
+                }
+                anchor.runs.store(false, Ordering::Relaxed);
+            });
         }
     }
 
@@ -170,7 +196,8 @@ impl Store for RedisStore {
                 // A number of µs is exact in Lua's doubles until the year 2255, and in the integer Redis makes of it.
                 Value::Int(fence) => Ok(Claimed::Yes { fence: fence.unsigned_abs() }),
                 Value::BulkString(record) => {
-                    let record = Record::decode(&record).map_err(|error| StoreError::foreign(self.shown(key), error))?;
+                    let record =
+                        Record::decode(&record).map_err(|error| StoreError::foreign(self.shown(key), error))?;
                     // Not in flight: no clock is needed to judge it.
                     Ok(Claimed::No { held: Held { record, lease_end: 0 }, now: 0 })
                 }
