@@ -6,9 +6,9 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, ParamSpec, TypeVar, cast
+from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin
 
-from pyidempotent._flow import drive, drive_async
+from pyidempotent._flow import advance, advance_async, protect, refuse_to_block
 from pyidempotent._function import Function, FunctionCall
 from pyidempotent._requests import (
     INJECTED_KEY,
@@ -163,8 +163,9 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             call = enter(args, kwargs)
+            run = functools.partial(function, *args, **kwargs)
             try:
-                return leave(await drive_async(call, lambda: function(*args, **kwargs), read_body))
+                return leave(await advance_async(call, protect(call), None, read_body, run))
             except IdempotencyError as error:
                 return _answer(call, error)
 
@@ -172,9 +173,11 @@ def _wrap(plan: Function) -> Callable[..., Any]:
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
+            refuse_to_block(plan.site)
             call = enter(args, kwargs)
+            run = functools.partial(function, *args, **kwargs)
             try:
-                return leave(drive(call, lambda: function(*args, **kwargs), read_body_from_thread))
+                return leave(advance(call, protect(call), None, read_body_from_thread, run))
             except IdempotencyError as error:
                 return _answer(call, error)
 
@@ -192,7 +195,7 @@ def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
 def _injected(plan: Function) -> list[inspect.Parameter]:
     """The parameters that FastAPI is asked for, where the function may be an endpoint of it and has not got them."""
     fastapi = sys.modules.get("fastapi")
-    if fastapi is None or plan.is_method or not (plan.takes_key_from_header or plan.is_endpoint):
+    if fastapi is None or not (plan.takes_key_from_header or plan.is_endpoint):
         return []
     wanted: list[inspect.Parameter] = []
 
@@ -204,11 +207,24 @@ def _injected(plan: Function) -> list[inspect.Parameter]:
         ask(INJECTED_REQUEST, fastapi.Request)
     if not plan.responses:
         ask(INJECTED_RESPONSE, fastapi.Response)
-    if plan.takes_key_from_header:
+    if plan.takes_key_from_header and not _shows_key(plan, fastapi.params.Header):
         words = "A value of your choice, new for every operation: a repeat with the same key gets the first answer."
         header = fastapi.Header(alias=plan.site.key_header, description=words)
         ask(INJECTED_KEY, Annotated[str | None, header])
     return wanted
+
+
+def _shows_key(plan: Function, header: type) -> bool:
+    """Whether a parameter of the function's own is the key's header, or a model that has to be alone."""
+    for name in plan.binding.names:
+        hint = plan.binding.hints.get(name)
+        declared, *markers = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        for marker in (plan.binding.defaults.get(name), *markers):
+            if isinstance(marker, header):
+                alias = getattr(marker, "alias", None) or name.replace("_", "-")
+                if alias.lower() == plan.site.key_header.lower() or hasattr(declared, "model_fields"):
+                    return True
+    return False
 
 
 def _signature(plan: Function, injected: list[inspect.Parameter]) -> inspect.Signature:

@@ -182,19 +182,6 @@ async def advance_async(
             return detail
 
 
-def drive(call: Call, run: Callable[[], Any], body: Callable[[Any], Any]) -> Outcome:
-    """A protected call on this thread."""
-    refuse_to_block(call.site)
-    ended: Outcome = advance(call, protect(call), None, body, run)
-    return ended
-
-
-async def drive_async(call: Call, run: Callable[[], Awaitable[Any]], body: Callable[[Any], Awaitable[Any]]) -> Outcome:
-    """A protected call in the running loop."""
-    ended: Outcome = await advance_async(call, protect(call), None, body, run)
-    return ended
-
-
 def refuse_to_block(site: Site) -> None:
     """Refuses to wait where waiting would stop everything else on this thread."""
     if site.wait and asyncio._get_running_loop() is not None:

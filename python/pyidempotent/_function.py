@@ -229,7 +229,7 @@ class FunctionCall:
     def pack(self, outcome: Outcome) -> bytes:
         """The value, or the exception."""
         if outcome.exception is not None:
-            return pack_exception(outcome.exception, self.plan.classes)
+            return pack_exception(outcome.exception, self.plan.classes, self.stored_exceptions())
         return pack(VALUE, outcome.value, self.plan.classes)
 
     def note(self, outcome: Outcome) -> dict[str, Any]:

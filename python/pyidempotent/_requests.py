@@ -17,13 +17,14 @@ from urllib.parse import quote
 
 from pyidempotent import _native
 from pyidempotent._current import Operation
-from pyidempotent._function import Function, FunctionCall, caller_bytes
+from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
 from pyidempotent._results import (
     ANSWER,
     VIEW_VALUE,
     Outcome,
     Unstorable,
     pack,
+    pack_exception,
     unpack,
 )
 from pyidempotent.exceptions import IdempotencyError, IdempotencyPayloadTooLarge, IdempotencyScopeMissing
@@ -78,8 +79,12 @@ class EndpointCall(FunctionCall):
         return (self.request.method, self._path())
 
     def _path(self) -> bytes:
-        raw = self.request.scope.get("raw_path")
-        return bytes(raw).partition(b"?")[0] if raw else quote(self.request.scope["path"]).encode()
+        scope = self.request.scope
+        if raw := scope.get("raw_path"):
+            return bytes(raw).partition(b"?")[0]
+        # Not every server tells it. Until Starlette 0.33 a mounted app's path came without its mount.
+        is_whole = hasattr(sys.modules["starlette._utils"], "get_route_path")
+        return quote(scope["path"] if is_whole else scope.get("root_path", "") + scope["path"]).encode()
 
     def caller(self) -> bytes | None:
         """Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be."""
@@ -87,7 +92,8 @@ class EndpointCall(FunctionCall):
         if plan.shared:
             return None
         if plan.by_authorization:
-            found = self.select(plan.scope)  # type: ignore[arg-type]  # by_authorization is a scope
+            # Of this request, whatever the endpoint's own parameters are called.
+            found = by_authorization(self.request)
             return None if found is None else caller_bytes(found)
         if plan.scope is not None:
             return caller_bytes(self.select(plan.scope))
@@ -118,7 +124,7 @@ class EndpointCall(FunctionCall):
         """The request, and how much of it may be read."""
         limit = self.site.max_request_bytes
         declared = self.request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
+        if declared.isdecimal() and int(declared) > limit:
             raise _too_large(limit)
         return self.request, limit
 
@@ -143,11 +149,15 @@ class EndpointCall(FunctionCall):
             return outcome.exception.status_code if _is_http_exception(outcome.exception) else None  # type: ignore[attr-defined]
         if _is_response(outcome.value):
             return int(outcome.value.status_code)
-        return getattr(self.response, "status_code", None) or 200
+        route = self.request.scope.get("route")
+        return getattr(self.response, "status_code", None) or getattr(route, "status_code", None) or 200
 
     def pack(self, outcome: Outcome) -> bytes:
         """The answer: a response whole, anything else as FastAPI will render it again."""
         error, value = outcome.exception, outcome.value
+        if error is not None and _is_http_exception(error):
+            headers = _lasting(getattr(error, "headers", None), self.site.store_set_cookie)
+            return pack_exception(error, self.plan.classes, self.stored_exceptions(), headers=headers)
         if error is not None or (self.response is None and not _is_response(value)):
             return super().pack(outcome)
         if not _is_response(value):
@@ -165,7 +175,8 @@ class EndpointCall(FunctionCall):
 
     def note(self, outcome: Outcome) -> dict[str, Any]:
         """The status and the location of the answer."""
-        location = outcome.value.headers.get("location") if _is_response(outcome.value) else None
+        answer = outcome.value if _is_response(outcome.value) else self.response
+        location = None if answer is None else answer.headers.get("location")
         note = {"answer_status": self.status(outcome), "location": location}
         return {name: value for name, value in note.items() if value is not None}
 
@@ -201,7 +212,7 @@ class EndpointCall(FunctionCall):
         handlers, _ = self.request.scope.get("starlette.exception_handlers") or ({}, {})
         if any(cls in handlers for cls in type(error).__mro__ if cls not in (Exception, BaseException)):
             return None
-        problem = error.problem(self.request.url.path)
+        problem = error.problem(self._path().decode("latin-1"))
         return sys.modules["starlette.responses"].Response(
             json.dumps(problem).encode(), status_code=error.status, headers=error.headers()
         )
@@ -218,6 +229,15 @@ def _is_response(value: Any) -> bool:
 def _is_http_exception(error: Exception) -> bool:
     starlette = sys.modules.get("starlette.exceptions")
     return starlette is not None and isinstance(error, starlette.HTTPException)
+
+
+def _lasting(headers: Mapping[str, str] | None, store_set_cookie: bool) -> dict[str, str] | None:
+    """The headers of an exception without those that are not stored."""
+    if headers is None:
+        return None
+    raw = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    kept = {name for name, _ in _native.decode_answer(_native.encode_answer(0, raw, b"", store_set_cookie))[1]}
+    return {name: value for (sent, _), (name, value) in zip(raw, headers.items(), strict=True) if sent in kept}
 
 
 def _response(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Any:
@@ -299,6 +319,7 @@ def form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
     size = 0
     for name, value in request._form.multi_items():
         if isinstance(value, str):
+            size += len(name) + len(value)
             fields.append((name, value))
             continue
         digest, before = hashlib.sha256(), value.file.tell()

@@ -51,19 +51,31 @@ def unpack(payload: bytes, classes: Classes) -> Any:
     return _native.decode(payload[1:], classes)
 
 
-def pack_exception(error: Exception, classes: Classes) -> bytes:
-    """The stored form of an exception: its class, its arguments and its attributes."""
-    return pack(EXCEPTION, (class_name(type(error)), error.args, error.__dict__), classes)
+def pack_exception(
+    error: Exception, classes: Classes, allowed: tuple[type[Exception], ...], **attributes: Any
+) -> bytes:
+    """The stored form of an exception: its class, its arguments and its attributes, or ``attributes`` in their place.
+
+    Raises:
+        Unstorable: where `unpack_exception` would not find the class.
+    """
+    name = class_name(type(error))
+    if _exception_class(name, classes, allowed) is not type(error):
+        raise Unstorable(f"the exception class {name} can't be found by its name; define it at the top of a module")
+    return pack(EXCEPTION, (name, error.args, {**error.__dict__, **attributes}), classes)
 
 
 def unpack_exception(payload: bytes, classes: Classes, allowed: tuple[type[Exception], ...]) -> Exception:
     """The exception that `pack_exception` stored; only of classes that are stored at this call site."""
     name, args, attributes = unpack(payload, classes)
-    named = {class_name(cls): cls for cls in allowed}
-    cls = named.get(name) or find_class(name, classes)
+    cls = _exception_class(name, classes, allowed)
     if cls is None or not issubclass(cls, allowed):
         raise TypeError(f"the stored exception {name} is not among store_exceptions, or not imported")
     error: Exception = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(attributes)
     return error
+
+
+def _exception_class(name: str, classes: Classes, allowed: tuple[type[Exception], ...]) -> type | None:
+    return {class_name(cls): cls for cls in allowed}.get(name) or find_class(name, classes)
