@@ -32,10 +32,17 @@ pub struct MemoryStore {
 struct Table {
     /// The wire form of each record, after the 8 bytes of the time it expires: one allocation, and half of what the
     /// parts would take. The lease's end follows from that time, as in Redis.
-    entries: HashMap<StorageKey, Box<[u8]>>,
+    entries: HashMap<Name, Box<[u8]>>,
     /// Every entry once, by the time it expires.
-    expiry: BTreeSet<(Micros, StorageKey)>,
+    expiry: BTreeSet<(Micros, Name)>,
     bytes: usize,
+}
+
+/// Half of a storage key: 128 bits of a digest tell records apart as well as 256 do.
+type Name = [u8; 16];
+
+fn name(key: &StorageKey) -> Name {
+    *key.0.first_chunk().expect("a storage key has 32 bytes")
 }
 
 /// The time an entry expires, and its record's wire form.
@@ -93,8 +100,8 @@ impl MemoryStore {
         // A panic cannot leave the table half-changed: every step is checked before it is taken.
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        while let Some((_, key)) = table.expiry.first().filter(|(expires, _)| *expires <= now).copied() {
-            table.remove(&key);
+        while let Some((_, name)) = table.expiry.first().filter(|(expires, _)| *expires <= now).copied() {
+            table.remove(&name);
         }
         (table, now)
     }
@@ -102,24 +109,25 @@ impl MemoryStore {
 
 impl Table {
     fn held(&self, key: &StorageKey) -> Option<Held> {
-        let (expires, record) = parts(self.entries.get(key)?);
+        let (expires, record) = parts(self.entries.get(&name(key))?);
         let record = Record::decode(record).expect("it was encoded by `put`");
         Some(Held { lease_end: expires.saturating_sub(life(&record)).saturating_add(record.lease), record })
     }
 
     fn put(&mut self, key: &StorageKey, record: &Record, now: Micros) {
-        self.remove(key);
+        let name = name(key);
+        self.remove(&name);
         let expires = now.saturating_add(life(record));
         let entry: Box<[u8]> = [&expires.to_be_bytes()[..], &record.encode()].concat().into();
         self.bytes += OVERHEAD + entry.len();
-        self.expiry.insert((expires, *key));
-        self.entries.insert(*key, entry);
+        self.expiry.insert((expires, name));
+        self.entries.insert(name, entry);
     }
 
-    fn remove(&mut self, key: &StorageKey) {
-        if let Some(entry) = self.entries.remove(key) {
+    fn remove(&mut self, name: &Name) {
+        if let Some(entry) = self.entries.remove(name) {
             self.bytes -= OVERHEAD + entry.len();
-            self.expiry.remove(&(parts(&entry).0, *key));
+            self.expiry.remove(&(parts(&entry).0, *name));
         }
     }
 }
@@ -188,7 +196,7 @@ impl Store for MemoryStore {
         let (mut table, _) = self.at_now();
         let own = decide::owns(table.held(key).as_ref(), attempt.token);
         if own {
-            table.remove(key);
+            table.remove(&name(key));
         }
         ready(Ok(own))
     }
@@ -203,7 +211,7 @@ impl Store for MemoryStore {
         let known = table.held(key).is_some_and(|held| held.record.fence == fence);
         match into.filter(|_| known) {
             Some(record) => table.put(key, record, now),
-            None if known => table.remove(key),
+            None if known => table.remove(&name(key)),
             None => {}
         }
         ready(Ok(known))
