@@ -1,10 +1,11 @@
 //! [`SqliteStore`]: records in one file, for the processes of one machine.
 
 mod file;
+mod forks;
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,6 +18,7 @@ use crate::record::{Micros, Record};
 use crate::store::{Claimed, Completed, Reply, Store, Watch};
 
 use file::File;
+use forks::{Jobs, Leave};
 
 /// Records in one file, for any number of processes of one machine.
 ///
@@ -36,7 +38,7 @@ use file::File;
 pub struct SqliteStore {
     path: PathBuf,
     time_limit: Duration,
-    jobs: OnceLock<Sender<Job>>,
+    jobs: OnceLock<Arc<Jobs>>,
 }
 
 /// One operation, on its way to the thread that owns the file.
@@ -105,14 +107,16 @@ impl SqliteStore {
     }
 
     /// The queue of the thread that owns the file; the thread ends with the store.
-    fn jobs(&self) -> &Sender<Job> {
+    fn jobs(&self) -> &Jobs {
         self.jobs.get_or_init(|| {
             let (sender, receiver) = channel();
             let (path, time_limit) = (self.path.clone(), self.time_limit);
             let work = move || serve(&path, time_limit, &receiver);
             // Without a thread the receiver is gone, and every operation says so.
             let _ = std::thread::Builder::new().name("idempotency-sqlite".into()).spawn(work);
-            sender
+            let jobs = Arc::new(sender);
+            forks::watch(&jobs);
+            jobs
         })
     }
 
@@ -122,7 +126,7 @@ impl SqliteStore {
         step: impl FnMut(&File) -> Result<T, StoreError> + Send + 'static,
     ) -> Reply<'a, T> {
         let (to, answer) = oneshot::channel();
-        let sent = self.jobs().send(Box::new(Work { look, step, answer: None, to }));
+        let sent = self.jobs().send(Some(Box::new(Work { look, step, answer: None, to })));
         Box::pin(async move {
             sent.map_err(|_| stopped())?;
             match tokio::time::timeout(self.time_limit, answer).await {
@@ -142,19 +146,29 @@ const BATCH: usize = 256;
 /// How many expired records a commit takes along.
 const SWEEP: u32 = 64;
 
-fn serve(path: &Path, time_limit: Duration, jobs: &Receiver<Job>) {
-    let mut opened = None;
+fn serve(path: &Path, time_limit: Duration, jobs: &Receiver<Option<Job>>) {
+    let mut opened: Option<(File, Leave)> = None;
     while let Ok(first) = jobs.recv() {
-        let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect();
-        let file = match opened.take().map_or_else(|| File::open(path, time_limit), Ok) {
-            Ok(file) => file,
-            Err(error) => {
-                batch.into_iter().for_each(|job| job.deliver(Some(&error)));
-                continue; // tried again with the next batch
+        opened = opened.filter(|(_, leave)| !leave.is_over());
+        let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).flatten().collect();
+        if batch.is_empty() {
+            continue;
+        }
+        let (file, leave) = match opened.take() {
+            Some(opened) => opened,
+            None => {
+                let leave = Leave::take();
+                match File::open(path, time_limit) {
+                    Ok(file) => (file, leave),
+                    Err(error) => {
+                        batch.into_iter().for_each(|job| job.deliver(Some(&error)));
+                        continue; // tried again with the next batch
+                    }
+                }
             }
         };
         run_batch(&file, batch);
-        opened = Some(file);
+        opened = Some((file, leave));
     }
 }
 
