@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -40,10 +41,25 @@ class Binding:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations, resolved as far as they go."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function):
+        function = type(function).__call__
     try:
         return typing.get_type_hints(function, include_extras=True)
-    except Exception:  # they may name what only a type checker imports
-        return dict(getattr(function, "__annotations__", {}))
+    except Exception:  # one of them may name what only a type checker imports; the others count
+        names = getattr(inspect.unwrap(function), "__globals__", {})
+        return {name: _resolved(hint, names) for name, hint in getattr(function, "__annotations__", {}).items()}
+
+
+def _resolved(hint: Any, names: dict[str, Any]) -> Any:
+    def alone() -> None: ...
+
+    alone.__annotations__ = {"hint": hint}
+    try:
+        return typing.get_type_hints(alone, names, include_extras=True)["hint"]
+    except Exception:
+        return hint
 
 
 class Selector:

@@ -233,4 +233,6 @@ def _signature(plan: Function, injected: list[inspect.Parameter]) -> inspect.Sig
     own = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]
     rest = [p for p in own if p.kind is p.VAR_KEYWORD]
     parameters = [*(p for p in own if p.kind is not p.VAR_KEYWORD), *injected, *rest]
-    return signature.replace(parameters=parameters, return_annotation=hints.get("return", signature.return_annotation))
+    returned = hints.get("return", signature.return_annotation)
+    # To FastAPI, NoneType is a model of the body, and None the absence of one: what a 204 must have.
+    return signature.replace(parameters=parameters, return_annotation=None if returned is type(None) else returned)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Token
 from typing import Any, Protocol
@@ -184,8 +185,16 @@ async def advance_async(
 
 def refuse_to_block(site: Site) -> None:
     """Refuses to wait where waiting would stop everything else on this thread."""
-    if site.wait and asyncio._get_running_loop() is not None:
+    if not site.wait:
+        return
+    if asyncio._get_running_loop() is not None:
         raise RuntimeError("a sync call with wait= would block the running event loop; make it async, or set wait=0")
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if (gevent and gevent.is_module_patched("threading")) or (eventlet and eventlet.is_monkey_patched("thread")):
+        raise RuntimeError(
+            "a sync call with wait= would block every greenlet of this thread; set wait=0, or call it in a real thread "
+            "(gevent.get_hub().threadpool.apply)"
+        )
 
 
 def enter(running: CurrentAttempt | None) -> Token[CurrentAttempt | None]:

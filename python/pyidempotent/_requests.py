@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import logging
 import sys
@@ -27,7 +28,12 @@ from pyidempotent._results import (
     pack_exception,
     unpack,
 )
-from pyidempotent.exceptions import IdempotencyError, IdempotencyPayloadTooLarge, IdempotencyScopeMissing
+from pyidempotent.exceptions import (
+    IdempotencyError,
+    IdempotencyKeyMissing,
+    IdempotencyPayloadTooLarge,
+    IdempotencyScopeMissing,
+)
 
 logger = logging.getLogger("pyidempotent")
 
@@ -70,6 +76,9 @@ class EndpointCall(FunctionCall):
             return super().key()
         name = self.site.key_header.lower().encode("latin-1")
         lines = [value for header, value in self.request.scope["headers"] if header == name]
+        if not lines and self.site.required:
+            words = IdempotencyKeyMissing.default_detail
+            raise IdempotencyKeyMissing(words.replace("Idempotency-Key", self.site.key_header))
         return _native.parse_key(lines, self.site.strict) if lines else None
 
     def operation(self) -> Operation:
@@ -208,14 +217,28 @@ class EndpointCall(FunctionCall):
         return (*super().stored_exceptions(), sys.modules["starlette.exceptions"].HTTPException)
 
     def answer(self, error: IdempotencyError) -> Any:
-        """The response to a refusal; ``None`` where the app has a handler of its own for it."""
+        """The response to a refusal; ``None`` where it has to be raised: the app has a handler of its own for it."""
         handlers, _ = self.request.scope.get("starlette.exception_handlers") or ({}, {})
         if any(cls in handlers for cls in type(error).__mro__ if cls not in (Exception, BaseException)):
             return None
+        if self._is_dependency():
+            return None  # FastAPI would hand an answer to the endpoint as a value, and run it
         problem = error.problem(self._path().decode("latin-1"))
         return sys.modules["starlette.responses"].Response(
             json.dumps(problem).encode(), status_code=error.status, headers=error.headers()
         )
+
+    def _is_dependency(self) -> bool:
+        """Whether the function is no endpoint but what one of FastAPI's depends on."""
+        dependant = getattr(self.request.scope.get("route"), "dependant", None)
+        pending = list(getattr(dependant, "dependencies", ()))
+        own = inspect.unwrap(self.plan.function)
+        while pending:
+            dependency = pending.pop()
+            pending.extend(dependency.dependencies)
+            if dependency.call is not None and inspect.unwrap(dependency.call) is own:
+                return True
+        return False
 
 
 _REPLAYED_RAW = (REPLAYED[0].encode(), REPLAYED[1].encode())

@@ -1,0 +1,46 @@
+"""Python programs of a test's own, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def start(code: str, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """A program that reads what it is told and prints lines; development mode makes it strict."""
+    return subprocess.Popen(
+        [sys.executable, "-X", "dev", "-u", "-c", textwrap.dedent(code), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def output(code: str, *arguments: str, limit: float = 30, environment: Mapping[str, str] | None = None) -> str:
+    """What a program prints that ends well and complains about nothing."""
+    process = start(code, *arguments, environment=environment)
+    try:
+        printed, complaints = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        printed, complaints = process.communicate()
+        raise AssertionError(f"it hangs after {printed!r}; {complaints}") from None
+    assert (process.returncode, complaints) == (0, ""), f"{printed}\n{complaints}"
+    return printed
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line that a program prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def descriptors() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
