@@ -108,7 +108,8 @@ def test_forks_while_other_threads_are_at_it_leave_nothing_locked_or_damaged(url
     """
     output(SETUP + code, url, key())
     if url.startswith("sqlite"):
-        check = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchone()[0])"
+        look = "sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchone()[0]"
+        check = f"import sqlite3, sys; print({look})"
         checked = subprocess.check_output([sys.executable, "-c", check, tmp_path / "i.db"], text=True)
         assert checked.strip() == "ok"
 

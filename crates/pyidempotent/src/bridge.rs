@@ -20,7 +20,8 @@ use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCFunction, PyTuple, PyWeakrefReference};
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+use pyo3::{PyTraverseError, PyVisit};
 
 use crate::runtime::process;
 
@@ -44,15 +45,14 @@ impl Shared {
     }
 }
 
-/// The loop's side.
-#[pyclass(frozen, module = "pyidempotent._native")]
+/// The loop's side. Only the loop holds it, as the owner of a reader, so that it goes when the loop is closed or gone,
+/// with all that it waits for; late completions then release their claims.
+#[pyclass(frozen, weakref, module = "pyidempotent._native")]
 struct Bridge {
     process: u32,
     shared: Arc<Shared>,
     reader: UnixStream,
     waiting: Mutex<Waiting>,
-    /// Drops the bridge from the registry when the loop is gone. Weak: a bridge does not keep its loop alive.
-    _loop: Mutex<Option<Py<PyWeakrefReference>>>,
 }
 
 #[derive(Default)]
@@ -73,6 +73,19 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[pymethods]
 impl Bridge {
+    /// Futures know their loop, which knows its bridge.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.waiting.try_lock() {
+            Ok(waiting) => waiting.futures.values().try_for_each(|(future, _)| visit.call(future)),
+            Err(_) => Ok(()), // in use, so not garbage
+        }
+    }
+
+    fn __clear__(&self) {
+        let futures = std::mem::take(&mut locked(&self.waiting).futures);
+        drop(futures); // outside of the lock
+    }
+
     /// Resolves what has completed. Called by the loop when the socket is readable.
     fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, bridge) = (slf.py(), slf.get());
@@ -129,39 +142,35 @@ fn resolve<'py>(future: &Bound<'py, PyAny>, completion: Completion) -> PyResult<
 
 /// The bridges by the address of their loop. Only touched with the GIL held and never across a call into Python, so
 /// that a fork cannot copy it locked.
-static BRIDGES: Mutex<Option<HashMap<usize, Py<Bridge>>>> = Mutex::new(None);
+static BRIDGES: Mutex<Option<HashMap<usize, Py<PyWeakrefReference>>>> = Mutex::new(None);
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     GET.import(py, "asyncio", "get_running_loop")?.call0()
 }
 
-fn known_bridge(py: Python<'_>, address: usize) -> Option<Py<Bridge>> {
-    locked(&BRIDGES).as_ref().and_then(|bridges| bridges.get(&address).map(|bridge| bridge.clone_ref(py)))
+fn known_bridge(py: Python<'_>, address: usize) -> Option<Bound<'_, Bridge>> {
+    let weak = locked(&BRIDGES).as_ref()?.get(&address)?.clone_ref(py);
+    weak.bind(py).upgrade_as().ok()?
 }
 
 fn bridge_of<'py>(running: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>> {
-    let (py, address) = (running.py(), running.as_ptr() as usize);
-    match known_bridge(py, address) {
-        Some(bridge) if bridge.get().process == generation() => Ok(bridge.into_bound(py)),
-        known => {
-            // A parent's bridge is left as it is: its socket is registered in a selector both processes share.
-            std::mem::forget(known);
-            build(running, address)
-        }
+    match known_bridge(running.py(), running.as_ptr() as usize) {
+        Some(bridge) if bridge.get().process == generation() => Ok(bridge),
+        // None yet, or a parent's.
+        _ => build(running),
     }
 }
 
 #[cold]
-fn build<'py>(running: &Bound<'py, PyAny>, address: usize) -> PyResult<Bound<'py, Bridge>> {
+fn build<'py>(running: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>> {
     let py = running.py();
     let (waker, reader) = UnixStream::pair()?;
     waker.set_nonblocking(true)?;
     reader.set_nonblocking(true)?;
     let descriptor = reader.as_raw_fd();
     let shared = Arc::new(Shared { queue: Mutex::default(), woken: AtomicBool::new(false), waker });
-    let (process, waiting) = (generation(), Mutex::default());
-    let bridge = Bound::new(py, Bridge { process, shared, reader, waiting, _loop: Mutex::new(None) })?;
+    let bridge = Bound::new(py, Bridge { process: generation(), shared, reader, waiting: Mutex::default() })?;
     running.call_method1("add_reader", (descriptor, bridge.getattr("drain")?)).map_err(|error| {
         if !error.is_instance_of::<PyNotImplementedError>(py) {
             return error;
@@ -171,15 +180,11 @@ fn build<'py>(running: &Bound<'py, PyAny>, address: usize) -> PyResult<Bound<'py
         raised.set_cause(py, Some(error));
         raised
     })?;
-    let forget = PyCFunction::new_closure(py, None, None, move |args: &Bound<'_, PyTuple>, _| {
-        let gone = locked(&BRIDGES).as_mut().and_then(|bridges| bridges.remove(&address));
-        drop(gone); // outside of the lock: it may be the last reference
-        let _ = args;
-    })?;
-    let weak = PyWeakrefReference::new_with(running, forget)?;
-    *locked(&bridge.get()._loop) = Some(weak.unbind());
-    let replaced = locked(&BRIDGES).get_or_insert_default().insert(address, bridge.clone().unbind());
-    std::mem::forget(replaced); // a parent's, see `bridge_of`
+    let weak = PyWeakrefReference::new(&bridge)?.unbind();
+    let mut bridges = locked(&BRIDGES);
+    let bridges = bridges.get_or_insert_default();
+    bridges.retain(|_, known| known.bind(py).upgrade().is_some());
+    bridges.insert(running.as_ptr() as usize, weak);
     Ok(bridge)
 }
 

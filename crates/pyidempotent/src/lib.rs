@@ -12,6 +12,8 @@ mod logging;
 mod runtime;
 mod value;
 
+use pyo3::exceptions::PyImportError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 #[global_allocator]
@@ -20,6 +22,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The engine of pyidempotent.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // SAFETY: this thread is attached, so it has a current interpreter.
+    let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if interpreter != 0 {
+        return Err(PyImportError::new_err(
+            "pyidempotent works in the main interpreter only: its runtime and its stores are one per process",
+        ));
+    }
     logging::install();
     module.add_class::<backends::Backend>()?;
     module.add_class::<binding::Binding>()?;
