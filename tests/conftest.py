@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import RedisServer
-
+from colours import colour
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
+from servers import RedisServer
+
+__all__ = ["backend", "colour", "redis_server"]
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,8 @@ def reduce(value: Any, classes: Classes | None) -> tuple[str, str | None, Any]:
 
 def rebuild(kind: str, name: str | None, parts: Any, classes: Classes) -> Any:
     """The value that `reduce` took apart."""
+    if kind not in (_REBUILD_PLAIN if name is None else _CLASSES):
+        raise ValueError(f"the stored value is damaged, or of a newer version of pyidempotent: {kind!r} is unknown")
     if name is None:
         return _REBUILD_PLAIN[kind](parts)
     matches, _, _, build = _CLASSES[kind]

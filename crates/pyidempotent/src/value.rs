@@ -183,6 +183,7 @@ struct Decoder<'a, 'py> {
     py: Python<'py>,
     rest: &'a [u8],
     classes: &'a Bound<'py, PyAny>,
+    depth: u32,
 }
 
 fn damaged() -> PyErr {
@@ -207,6 +208,16 @@ impl<'py> Decoder<'_, 'py> {
     }
 
     fn value(&mut self) -> PyResult<Bound<'py, PyAny>> {
+        if self.depth == MAX_DEPTH {
+            return Err(damaged());
+        }
+        self.depth += 1;
+        let value = self.tagged();
+        self.depth -= 1;
+        value
+    }
+
+    fn tagged(&mut self) -> PyResult<Bound<'py, PyAny>> {
         let py = self.py;
         Ok(match self.take(1)?[0] {
             b'N' => py.None().into_bound(py),
@@ -277,7 +288,7 @@ pub fn decode<'py>(py: Python<'py>, encoded: &[u8], classes: &Bound<'py, PyAny>)
     let Some((&VERSION, rest)) = encoded.split_first() else {
         return Err(damaged());
     };
-    let mut decoder = Decoder { py, rest, classes };
+    let mut decoder = Decoder { py, rest, classes, depth: 0 };
     let value = decoder.value()?;
     if decoder.rest.is_empty() { Ok(value) } else { Err(damaged()) }
 }

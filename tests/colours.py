@@ -1,0 +1,54 @@
+"""One test for both colours: a call is made sync, or in a loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pyidempotent import idempotent
+
+
+class Colour:
+    """Decorates and calls functions in one colour.
+
+    Parameters:
+        name: ``"sync"`` or ``"async"``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.is_async = name == "async"
+
+    def protect(self, body: Callable[..., Any], *args: Any, **options: Any) -> Callable[..., Any]:
+        """A protected function with this body, as a function to call from anywhere."""
+        if not self.is_async:
+            return idempotent(*args, **options)(body)
+
+        async def coloured(*args: Any, **kwargs: Any) -> Any:
+            return await asyncio.to_thread(body, *args, **kwargs)
+
+        coloured.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]
+        coloured.__qualname__, coloured.__module__ = body.__qualname__, body.__module__
+        protected = idempotent(*args, **options)(coloured)
+        return lambda *args, **kwargs: asyncio.run(protected(*args, **kwargs))
+
+
+@pytest.fixture(params=["sync", "async"])
+def colour(request: pytest.FixtureRequest) -> Colour:
+    return Colour(request.param)
+
+
+def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
+    """What so many calls from as many threads return or raise."""
+
+    def outcome(number: int) -> Any:
+        try:
+            return call(number)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(outcome, range(count)))
