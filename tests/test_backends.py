@@ -1,0 +1,172 @@
+"""Backends: how they are reached, shared, and looked after by operators."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from pyidempotent import IdempotencyUnknown, idempotent
+from pyidempotent.backends import Backend, open_backend
+from pyidempotent.backends.memory import MemoryBackend
+from pyidempotent.backends.redis import RedisBackend
+from pyidempotent.backends.sqlite import SqliteBackend
+from servers import RedisServer, free_port
+
+
+def protect(backend: Any, runs: list[str]) -> Callable[[str], str]:
+    @idempotent(backend, key="order", name="shop.charge")
+    def charge(order: str) -> str:
+        runs.append(order)
+        return f"charged {order}"
+
+    return charge
+
+
+@pytest.mark.parametrize("make", [redis.from_url, redis.asyncio.from_url, str])
+def test_redis_is_reached_by_a_client_or_a_url(redis_server: RedisServer, make: Callable[[str], Any]) -> None:
+    runs: list[str] = []
+    prefix = f"{uuid.uuid4()}:"
+    charge = protect(RedisBackend(make(f"{redis_server.url}/3"), prefix=prefix), runs)
+    assert charge("a") == charge("a")
+    assert runs == ["a"]
+    assert len(redis.from_url(f"{redis_server.url}/3").keys(f"{prefix}*")) == 1
+
+
+def test_redis_by_user_password_and_unix_socket(tmp_path: Path) -> None:
+    socket = str(tmp_path / "redis.sock")
+    with RedisServer("--unixsocket", socket) as server:
+        server.cli("ACL", "SETUSER", "shop", "on", ">s3/cr@t", "~*", "&*", "+@all")
+        server.cli("ACL", "SETUSER", "default", "off")
+        ways: list[Any] = [
+            redis.Redis(port=server.port, username="shop", password="s3/cr@t"),
+            redis.Redis(unix_socket_path=socket, username="shop", password="s3/cr@t", db=1),
+            f"redis://shop:s3%2Fcr%40t@127.0.0.1:{server.port}",
+            f"unix://{socket}?user=shop&pass=s3%2Fcr%40t&db=1",
+        ]
+        runs: list[str] = []
+        for way in ways:
+            assert protect(RedisBackend(way), runs)("a") == "charged a"
+    assert runs == ["a", "a"], "once in database 0, once in 1"
+
+
+def test_equal_urls_are_one_store_and_others_are_not(tmp_path: Path) -> None:
+    runs: list[str] = []
+    sqlite = f"sqlite:///{tmp_path}/a.db"
+    for url in ["memory://", "memory://", sqlite, sqlite, "memory://other", f"sqlite:///{tmp_path}/b.db"]:
+        protect(url, runs)("equal")
+    assert len(runs) == 4
+    assert open_backend(sqlite).native is SqliteBackend(tmp_path / "a.db").native
+    assert MemoryBackend().native is not MemoryBackend().native
+
+
+def test_making_a_backend_does_no_io(tmp_path: Path) -> None:
+    RedisBackend(f"redis://127.0.0.1:{free_port()}")
+    SqliteBackend(tmp_path / "i.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_sees_what_stands_under_a_key(backend: Backend) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    @idempotent(backend, key="order", name="shop.charge", lease=20, scope=lambda order: "ann", namespace="eu")
+    def charge(order: str) -> None:
+        begun.set()
+        go.wait(10)
+
+    where: dict[str, Any] = {"operation": "shop.charge", "caller": "ann", "namespace": "eu"}
+    assert backend.get("a", **where) is None
+    thread = threading.Thread(target=charge, args=("a",))
+    thread.start()
+    begun.wait()
+    running = backend.get("a", **where)
+    go.set()
+    thread.join()
+    done = backend.get("a", **where)
+    assert running is not None
+    assert done is not None
+    assert (running.state, done.state) == ("in flight", "completed")
+    assert 0 < running.lease_left <= 20
+    assert done.fence == running.fence
+    assert "shop.charge" in done.label
+    assert "a" in done.label
+    assert backend.get("a", operation="shop.charge") is None, "another caller's key is another key"
+
+
+def test_an_operator_resolves_an_unknown_outcome(backend: Backend) -> None:
+    runs: list[str] = []
+
+    @idempotent(backend, key="order", name="shop.charge", after_crash="refuse")
+    def charge(order: str) -> str:
+        runs.append(order)
+        if len(runs) <= 2:
+            raise ValueError("nobody knows")
+        return "charged"
+
+    for order in ("paid", "not paid"):
+        with pytest.raises(ValueError, match="nobody knows"):
+            charge(order)
+        with pytest.raises(IdempotencyUnknown):
+            charge(order)
+        record = backend.get(order, operation="shop.charge")
+        assert record is not None
+        assert record.state == "unknown"
+        assert not backend.resolve(order, operation="shop.charge", fence=record.fence + 1), "another attempt's fence"
+        word = {"result": "charged, says the bank"} if order == "paid" else {}
+        assert backend.resolve(order, operation="shop.charge", fence=record.fence, **word)
+    assert charge("paid") == "charged, says the bank"
+    assert charge("not paid") == "charged" == charge("not paid")
+    assert runs == ["paid", "not paid", "not paid"]
+
+
+def test_an_operator_names_an_endpoint_by_method_and_path(backend: Backend) -> None:
+    for path in ("/pay", b"/pay"):
+        assert backend.get("a", operation=("POST", path)) is None  # type: ignore[arg-type]  # both are right
+
+
+def test_purge_removes_what_has_expired(backend: Backend) -> None:
+    @idempotent(backend, key="order", ttl=0.05)
+    def charge(order: str) -> None: ...
+
+    for number in range(5):
+        charge(f"order-{number}")
+    threading.Event().wait(0.1)  # for time to pass
+    assert backend.purge() in (0, 4, 5), "Redis does it by itself; a store may have done it in passing"
+    assert backend.purge() == 0
+
+
+def test_redis_restarted_between_two_calls() -> None:
+    with RedisServer() as server:
+        runs: list[str] = []
+        charge = protect(server.url, runs)
+        charge("a")
+        server.kill()
+        server.start()
+        assert charge("b") == "charged b"
+
+        async def again() -> str:
+            @idempotent(server.url, key="order", name="shop.charge")
+            async def charge_async(order: str) -> str:
+                raise AssertionError("it ran")
+
+            return await charge_async("b")
+
+        assert asyncio.run(again()) == "charged b"
+
+
+def test_a_server_that_may_evict_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer("--maxmemory-policy", "allkeys-lru") as server:
+        charge = protect(server.url, [])
+        charge("a")
+        deadline = threading.Event()
+        for _ in range(100):  # logged by another thread
+            if "maxmemory-policy is allkeys-lru; set it to noeviction" in caplog.text:
+                return
+            deadline.wait(0.02)
+    raise AssertionError(caplog.text)
