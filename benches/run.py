@@ -118,7 +118,13 @@ ROWS = [
         "4 × redis-py's GET",
     ),
     Row("memory, 64 concurrent, first", case("memory", "first", 64, 8000), RIVALS, faster_than_rivals(6), "6 × rivals"),
-    Row("memory, 64 concurrent, replay", case("memory", "replay", 64, 20000), RIVALS, faster_than_rivals(6), "6 × rivals"),
+    Row(
+        "memory, 64 concurrent, replay",
+        case("memory", "replay", 64, 20000),
+        RIVALS,
+        faster_than_rivals(6),
+        "6 × rivals",
+    ),
     Row(
         "memory, 64 concurrent, replay, of a request",
         case("memory", "replay", 64, 10000, "request"),
@@ -186,7 +192,8 @@ def machine() -> str:
     )
     redis = subprocess.check_output(["redis-server", "--version"], text=True).split()[2]
     python = subprocess.check_output([ROOT / ".bench" / "ours" / "bin" / "python", "--version"], text=True).strip()
-    return f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.machine()}, {python}, Redis {redis} on loopback"
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{os.cpu_count()} cores of {model}, {system}, {python}, Redis {redis} on loopback"
 
 
 def commit() -> str:
@@ -205,7 +212,9 @@ def measure(server: RedisServer, folder: Path) -> tuple[list[list[float]], list[
                     took = subjects[subject].run({**row.case, "url": url})
                     row.took.setdefault(subject, []).append(took)
                     server.cli("FLUSHALL")
-                print(f"round {number + 1} of {ROUNDS}: {row.name:44}", *(f"{s} {t[-1]:.1f}" for s, t in row.took.items()))
+                print(
+                    f"round {number + 1} of {ROUNDS}: {row.name:44}", *(f"{s} {t[-1]:.1f}" for s, t in row.took.items())
+                )
             wakes.append(subjects["ours"].run({"do": "wake", "count": 100, "url": server.url, "name": f"w{number}"}))
         growth = subjects["ours"].run({"do": "growth", "count": 1_000_000})
     finally:
@@ -225,8 +234,8 @@ def report(wakes: list[list[float]], growth: float, imported: float) -> tuple[st
     lines = [
         "# Figures",
         "",
-        f"Written by `make bench` at commit `{commit()}`. Microseconds per call, median of {ROUNDS} interleaved rounds (least–most).",
-        f"{machine()}.",
+        f"Written by `make bench` at commit `{commit()}`: {machine()}.",
+        f"Microseconds per call, median of {ROUNDS} interleaved rounds (least–most).",
         "",
         "| | " + " | ".join(NAMES.values()) + " | ratio | bar | |",
         "|---" * (len(NAMES) + 4) + "|",

@@ -109,6 +109,7 @@ def original(case: dict[str, Any]) -> Protected:
         backend = MemoryBackend()
     else:
         import redis.asyncio
+
         from pyidempotent.backends.redis import RedisBackend
 
         backend = RedisBackend(redis.asyncio.from_url(case["url"]), prefix=case["name"])

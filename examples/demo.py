@@ -1,4 +1,4 @@
-"""Shows the main job on the embedded store: a real server, a crash and a restart. Exits non-zero if a promise breaks."""
+"""Shows the main job on the embedded store: a real server, a crash, a restart. Exits non-zero if a promise breaks."""
 
 import json
 import os

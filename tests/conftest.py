@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from colours import colour
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend

@@ -76,25 +76,23 @@ class Proxy:
                     break
                 server.sendall(data)
                 if self.cut == "after":
+                    self.executed.wait(5)  # the server's answer proves it, and goes no further
+                    self._close(client, server)
                     self.cut = None
-                    self.executed.wait(5)  # the server's answer proves it
-                    break
+                    return
         self._close(client, server)
 
     def _answers(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
                 self.executed.set()
-                if self.cut == "after" or self.was_cut_on(client):
+                if self.cut == "after":
                     continue
                 if not self.open.is_set():
                     self.held.set()
                     self.open.wait(10)
                 client.sendall(data)
         self._close(client, server)
-
-    def was_cut_on(self, client: socket.socket) -> bool:
-        return client.fileno() == -1
 
     def _close(self, *ends: socket.socket) -> None:
         self.was_cut.set()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from pyidempotent import IdempotencyConflict, IdempotencyProcessing, IdempotencyUnknown, attempt, current
 from pyidempotent.backends import Backend
 

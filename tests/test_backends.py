@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+
 from pyidempotent import IdempotencyUnknown, idempotent
 from pyidempotent.backends import Backend, open_backend
 from pyidempotent.backends.memory import MemoryBackend

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+
 from pyidempotent import IdempotencyKeyInvalid, IdempotencyStoreUnavailable, attempt, idempotent
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend

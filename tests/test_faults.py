@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+
 from faults import Proxy
 from pyidempotent import IdempotencyProcessing, IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends import Backend

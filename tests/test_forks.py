@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from scripts import output
 from servers import RedisServer, Server, free_port
 

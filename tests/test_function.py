@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from colours import Colour, at_once
 from pyidempotent import (
     IdempotencyConflict,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from faults import Proxy
 from pyidempotent import IdempotencyProcessing, idempotent
 from pyidempotent.backends import Backend

@@ -8,8 +8,9 @@ import inspect
 import pkgutil
 from pathlib import Path
 
-import pyidempotent
 import pytest
+
+import pyidempotent
 from scripts import output
 
 ROOT = Path(__file__).parent.parent

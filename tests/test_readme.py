@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from servers import AppServer, RedisServer
 
 README = Path(__file__).parent.parent / "README.md"

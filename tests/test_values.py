@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import attrs
 import pydantic
 import pytest
+
 from pyidempotent import IdempotencyConflict, _native, idempotent
 from pyidempotent.backends.memory import MemoryBackend
 from scripts import output

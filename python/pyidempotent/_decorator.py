@@ -74,7 +74,8 @@ def idempotent(
         ttl: how long a result is kept, counted from completion: seconds or a timedelta. Choose it beyond every retry.
         lease: how long a crash blocks the key; renewed while the function runs. At most 30 s unless told.
         wait: how long a repeat waits for the first answer. 0: it is told at once that the first still runs.
-        key: a callable on the function's arguments, by their names; the name of a parameter; or `arguments`.
+        key: a callable on the function's arguments, by their names; the name of a parameter; or `arguments`. An
+            endpoint that has it needs a parameter ``request: Request``: without one it is a function like any other.
         key_header: the header's name.
         key_format: ``"lenient"`` takes a bare key beside the quoted String of RFC 9651, ``"strict"`` only the String.
         required: whether a call without a key is refused; otherwise it runs unprotected.

@@ -190,6 +190,8 @@ class FunctionCall:
 
     def caller(self) -> bytes | None:
         """Who calls, as ``scope=`` says."""
+        if self.plan.by_authorization:
+            raise IdempotencyScopeMissing(f"scope=by_authorization needs a request, and {self.plan.name} got none")
         return None if self.plan.scope is None else caller_bytes(self.select(self.plan.scope))
 
     def fingerprint(self) -> bytes | None:
