@@ -115,15 +115,15 @@ class Site:
         # Even without a backend of its own, what is wrong with the options is said now.
         native = open_backend(backend).native if backend is not None else _native.Backend.memory(0, 0)
         engine = _native.Engine(native, **self._options)
-        self._engine = engine if backend is not None else None
+        #: The engine with these options.
+        self.engine: Any = engine if backend is not None else _NoBackend()
 
-    @property
-    def engine(self) -> _native.Engine:
-        """The engine with these options.
 
-        Raises:
-            TypeError: where no backend was given.
-        """
-        if self._engine is None:
-            raise TypeError("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
-        return self._engine
+class _NoBackend:
+    """In an engine's place, where no backend was given."""
+
+    def begin(self, *_: Any) -> None:
+        """Says so."""
+        raise TypeError("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
+
+    begin_async = begin

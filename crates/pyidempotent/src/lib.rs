@@ -20,7 +20,8 @@ use pyo3::prelude::*;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The engine of pyidempotent.
-#[pymodule]
+// The bridges rely on the GIL: a free-threaded interpreter turns it on, and says so.
+#[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // SAFETY: this thread is attached, so it has a current interpreter.
     let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
