@@ -75,18 +75,11 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
             ttl=ttl,
             lease=lease,
             wait=wait,
-            key_header="Idempotency-Key",
-            key_format="lenient",
-            required=True,
             namespace=namespace,
             after_crash=after_crash,
-            settle=None,
-            store_exceptions=(),
             retry_after=retry_after,
             run_limit=run_limit,
-            max_request_bytes=0,
             max_response_bytes=max_response_bytes,
-            store_set_cookie=False,
         )
         if not isinstance(key, str):
             raise IdempotencyKeyInvalid(f"the key of an attempt must be a str, not {type(key).__qualname__}")

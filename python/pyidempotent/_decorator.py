@@ -61,6 +61,7 @@ def idempotent(
     max_request_bytes: int = MAX_REQUEST_BYTES,
     max_response_bytes: int = MAX_RESPONSE_BYTES,
     store_set_cookie: bool = False,
+    problem_docs: str | None = None,
     **unknown: Any,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Runs a function once per key; a repeat gets the stored result.
@@ -91,6 +92,8 @@ def idempotent(
         max_request_bytes: a larger request body is refused with 413.
         max_response_bytes: a larger result is not kept: a repeat is told so, and runs nothing.
         store_set_cookie: whether ``Set-Cookie`` headers are stored and replayed.
+        problem_docs: the URL of your documentation of the refusals: a problem's ``type`` is this and the refusal's name
+            (``https://docs.example.com/errors#`` makes ``…#conflict``), and a ``Link`` header points there.
 
     Raises:
         TypeError, ValueError: at decoration, for options or functions that can't be.
@@ -128,6 +131,7 @@ def idempotent(
         max_request_bytes=max_request_bytes,
         max_response_bytes=max_response_bytes,
         store_set_cookie=store_set_cookie,
+        problem_docs=problem_docs,
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-import json
-import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -19,25 +17,20 @@ from urllib.parse import quote
 from pyidempotent import _native
 from pyidempotent._current import Operation
 from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
-from pyidempotent._results import (
-    ANSWER,
-    VIEW_VALUE,
-    Outcome,
-    Unstorable,
-    pack,
-    pack_exception,
-    unpack,
+from pyidempotent._http import (
+    REPLAYED,
+    Facts,
+    anonymous_caller,
+    key_in_header,
+    note_of,
+    problem_answer,
+    refuse_declared,
+    replayed,
+    too_large,
+    verdict_of,
 )
-from pyidempotent.exceptions import (
-    IdempotencyError,
-    IdempotencyKeyMissing,
-    IdempotencyPayloadTooLarge,
-    IdempotencyScopeMissing,
-)
-
-logger = logging.getLogger("pyidempotent")
-
-REPLAYED = ("idempotent-replayed", "true")
+from pyidempotent._results import ANSWER, VIEW_VALUE, Answer, Outcome, Unstorable, pack, pack_exception, unpack
+from pyidempotent.exceptions import IdempotencyError
 
 #: The names of the parameters that FastAPI is asked for.
 INJECTED_REQUEST, INJECTED_RESPONSE, INJECTED_KEY = "_idempotent_request", "_idempotent_response", "idempotency_key_"
@@ -54,10 +47,24 @@ def find_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any | None
     return None
 
 
+def facts_of(scope: Any) -> Facts:
+    """The facts of a request, from its ASGI scope."""
+    return Facts(scope["method"], _path(scope), scope.get("query_string", b""), scope["headers"])
+
+
+def _path(scope: Any) -> bytes:
+    if raw := scope.get("raw_path"):
+        return bytes(raw).partition(b"?")[0]
+    # Not every server tells it. Until Starlette 0.33 a mounted app's path came without its mount.
+    utils = sys.modules.get("starlette._utils")
+    is_whole = utils is None or hasattr(utils, "get_route_path")
+    return quote(scope["path"] if is_whole else scope.get("root_path", "") + scope["path"]).encode()
+
+
 class EndpointCall(FunctionCall):
     """A call of an endpoint: its request is the payload, its answer the result."""
 
-    __slots__ = ("request", "response")
+    __slots__ = ("facts", "request", "response")
 
     def __init__(
         self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, response: Any
@@ -65,6 +72,7 @@ class EndpointCall(FunctionCall):
         super().__init__(plan, args, kwargs)
         self.request = request
         self.response = response
+        self.facts = facts_of(request.scope)
 
     def values(self) -> dict[str, Any]:
         """What a callable of the user's may ask for, by name: the request too."""
@@ -72,32 +80,17 @@ class EndpointCall(FunctionCall):
 
     def key(self) -> str | None:
         """The key in the header, or as ``key=`` says."""
-        if not self.plan.takes_key_from_header:
-            return super().key()
-        name = self.site.key_header.lower().encode("latin-1")
-        lines = [value for header, value in self.request.scope["headers"] if header == name]
-        if not lines and self.site.required:
-            words = IdempotencyKeyMissing.default_detail
-            raise IdempotencyKeyMissing(words.replace("Idempotency-Key", self.site.key_header))
-        return _native.parse_key(lines, self.site.strict) if lines else None
+        return key_in_header(self.facts, self.site) if self.plan.takes_key_from_header else super().key()
 
     def operation(self) -> Operation:
         """Method and path as the client sent it, or ``name=``."""
         if self.plan.named:
             return self.plan.name
-        return (self.request.method, self._path())
-
-    def _path(self) -> bytes:
-        scope = self.request.scope
-        if raw := scope.get("raw_path"):
-            return bytes(raw).partition(b"?")[0]
-        # Not every server tells it. Until Starlette 0.33 a mounted app's path came without its mount.
-        is_whole = hasattr(sys.modules["starlette._utils"], "get_route_path")
-        return quote(scope["path"] if is_whole else scope.get("root_path", "") + scope["path"]).encode()
+        return (self.facts.method, self.facts.path)
 
     def caller(self) -> bytes | None:
         """Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be."""
-        plan, headers = self.plan, self.request.headers
+        plan = self.plan
         if plan.shared:
             return None
         if plan.by_authorization:
@@ -109,20 +102,7 @@ class EndpointCall(FunctionCall):
         user = self.request.scope.get("user")
         if user is not None and getattr(user, "is_authenticated", False):
             return _identity(user)
-        if "authorization" in headers or "proxy-authorization" in headers:
-            error = IdempotencyScopeMissing()
-            _once(
-                logging.ERROR,
-                f"{plan.name}: a request has credentials, and nothing says whose its Idempotency-Key is; nothing runs. "
-                "Pass scope=: a callable that returns the caller (like scope=lambda user: user.id), "
-                "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers share answers",
-            )
-            raise error
-        if "cookie" in headers:
-            _once(
-                logging.WARNING,
-                f"{plan.name}: requests with cookies share their keys; if a cookie says who the caller is, pass scope=",
-            )
+        anonymous_caller(self.facts, plan.name)
         return None
 
     def fingerprint(self) -> bytes | None:
@@ -132,25 +112,18 @@ class EndpointCall(FunctionCall):
     def body(self) -> tuple[Any, int]:
         """The request, and how much of it may be read."""
         limit = self.site.max_request_bytes
-        declared = self.request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            raise _too_large(limit)
+        refuse_declared(self.facts, limit)
         return self.request, limit
 
     def fingerprint_of(self, body: tuple[bytes, bytes]) -> bytes:
         """The digest of the request."""
-        request, (content_type, content) = self.request, body
-        query = request.scope.get("query_string", b"")
-        return _native.fingerprint_http(request.method, self._path(), query, content_type, content)
+        (method, path, query, _), (content_type, content) = self.facts, body
+        return _native.fingerprint_http(method, path, query, content_type, content)
 
     def verdict(self, outcome: Outcome) -> str:
         """By the status table; an exception that is no answer releases the key, unless its type is stored."""
         status = self.status(outcome)
-        if status is not None:
-            if _native.is_stored(status):
-                return "store"
-            return "fail" if status >= 500 else "release"
-        return super().verdict(outcome)
+        return super().verdict(outcome) if status is None else verdict_of(status)
 
     def status(self, outcome: Outcome) -> int | None:
         """The status that the client sees, as far as an endpoint decides it."""
@@ -185,15 +158,13 @@ class EndpointCall(FunctionCall):
     def note(self, outcome: Outcome) -> dict[str, Any]:
         """The status and the location of the answer."""
         answer = outcome.value if _is_response(outcome.value) else self.response
-        location = None if answer is None else answer.headers.get("location")
-        note = {"answer_status": self.status(outcome), "location": location}
-        return {name: value for name, value in note.items() if value is not None}
+        return note_of(self.status(outcome), () if answer is None else answer.raw_headers)
 
     def replay(self, payload: bytes) -> Outcome:
         """The stored answer, marked as a replay."""
         kind = payload[:1]
         if kind == ANSWER:
-            return Outcome(value=_response(*_native.decode_answer(payload[1:])))
+            return Outcome(value=response_of(replayed(payload)))
         if kind == VIEW_VALUE:
             answer, value = unpack(payload, self.plan.classes)
             status, headers, _ = _native.decode_answer(answer)
@@ -202,14 +173,14 @@ class EndpointCall(FunctionCall):
                 # What dependencies set beside it belongs to this request.
                 stored = {name for name, _ in headers}
                 fresh = [pair for pair in self.response.raw_headers if pair[0] not in stored]
-                self.response.raw_headers[:] = [*fresh, *headers, _REPLAYED_RAW]
+                self.response.raw_headers[:] = [*fresh, *headers, REPLAYED]
             return Outcome(value=value)
         if self.response is not None:
-            self.response.headers.append(*REPLAYED)
+            self.response.raw_headers.append(REPLAYED)
         outcome = super().replay(payload)
         if outcome.exception is not None and _is_http_exception(outcome.exception):
             error: Any = outcome.exception
-            error.headers = {**(error.headers or {}), REPLAYED[0]: REPLAYED[1]}
+            error.headers = {**(error.headers or {}), REPLAYED[0].decode(): REPLAYED[1].decode()}
         return outcome
 
     def stored_exceptions(self) -> tuple[type[Exception], ...]:
@@ -223,10 +194,7 @@ class EndpointCall(FunctionCall):
             return None
         if self._is_dependency():
             return None  # FastAPI would hand an answer to the endpoint as a value, and run it
-        problem = error.problem(self._path().decode("latin-1"))
-        return sys.modules["starlette.responses"].Response(
-            json.dumps(problem).encode(), status_code=error.status, headers=error.headers()
-        )
+        return response_of(problem_answer(error, self.facts.path.decode("latin-1"), self.site))
 
     def _is_dependency(self) -> bool:
         """Whether the function is no endpoint but what one of FastAPI's depends on."""
@@ -239,9 +207,6 @@ class EndpointCall(FunctionCall):
             if dependency.call is not None and inspect.unwrap(dependency.call) is own:
                 return True
         return False
-
-
-_REPLAYED_RAW = (REPLAYED[0].encode(), REPLAYED[1].encode())
 
 
 def _is_response(value: Any) -> bool:
@@ -263,10 +228,11 @@ def _lasting(headers: Mapping[str, str] | None, store_set_cookie: bool) -> dict[
     return {name: value for (sent, _), (name, value) in zip(raw, headers.items(), strict=True) if sent in kept}
 
 
-def _response(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Any:
-    response = sys.modules["starlette.responses"].Response(status_code=status)
-    response.body = body
-    response.raw_headers = [*headers, _REPLAYED_RAW]
+def response_of(answer: Answer) -> Any:
+    """An answer as Starlette's response."""
+    response = sys.modules["starlette.responses"].Response(status_code=answer.status)
+    response.body = answer.body
+    response.raw_headers = answer.headers
     return response
 
 
@@ -275,21 +241,6 @@ def _identity(user: Any) -> bytes:
     with contextlib.suppress(NotImplementedError):
         return caller_bytes(user.identity)
     return caller_bytes(user.display_name)
-
-
-_said: set[str] = set()
-
-
-def _once(level: int, message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        logger.log(level, message)
-
-
-def _too_large(limit: int) -> IdempotencyPayloadTooLarge:
-    return IdempotencyPayloadTooLarge(
-        f"The request body is larger than {limit} bytes, which is the most for a protected request."
-    )
 
 
 # Reading the body: the only part with a colour.
@@ -305,7 +256,7 @@ async def read_body(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             chunks.append(chunk)
         request._body = b"".join(chunks)
     return _content(wanted)
@@ -326,7 +277,7 @@ def read_body_from_thread(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
 def _content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
     request, limit = wanted
     if len(request._body) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     return request.headers.get("content-type", "").encode("latin-1"), request._body
 
 
@@ -353,5 +304,5 @@ def form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
         value.file.seek(before)
         fields.append((name, value.filename, value.content_type, digest.digest()))
     if size > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     return b"form", _native.encode(fields, {})

@@ -24,7 +24,7 @@ class Outcome:
     """How a run ended, as the ``settle`` hook sees it.
 
     Parameters:
-        value: what it returned; ``None`` where it raised.
+        value: what it returned, or (of middleware) its `Answer`; ``None`` where there is none.
         exception: what it raised, if it did.
         status: the HTTP status of its answer, where it has one.
     """
@@ -32,6 +32,23 @@ class Outcome:
     value: Any = None
     exception: Exception | None = None
     status: int | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Answer:
+    """A whole HTTP answer, as faces that see answers have it.
+
+    Parameters:
+        status: the status code.
+        headers: in order, as sent, duplicates and all.
+        body: the whole body.
+        cut: why the body is not whole, where it is not.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    cut: str | None = None
 
 
 def pack(kind: bytes, value: Any, classes: Classes) -> bytes:

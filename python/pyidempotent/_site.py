@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pyidempotent import _native
 from pyidempotent._results import Outcome
@@ -57,6 +57,26 @@ def refuse_unknown(options: dict[str, Any]) -> None:
         raise TypeError(f"idempotent() got an unexpected keyword argument {name!r}{hint}")
 
 
+class Options(TypedDict, total=False):
+    """The options that every face takes by the same names; `idempotent` says what each of them means."""
+
+    ttl: Seconds
+    lease: Seconds | None
+    wait: Seconds
+    key_header: str
+    key_format: KeyFormat
+    required: bool
+    namespace: str
+    after_crash: AfterCrash
+    settle: Settle | None
+    retry_after: Seconds
+    run_limit: Seconds | None
+    max_request_bytes: int
+    max_response_bytes: int
+    store_set_cookie: bool
+    problem_docs: str | None
+
+
 class Site:
     """The options of one call site. The store behind it is shared; these are not."""
 
@@ -64,22 +84,25 @@ class Site:
         self,
         backend: Backend | str | None,
         *,
-        ttl: Seconds,
-        lease: Seconds | None,
-        wait: Seconds,
-        key_header: str,
-        key_format: KeyFormat,
-        required: bool,
-        namespace: str,
-        after_crash: AfterCrash,
-        settle: Settle | None,
-        store_exceptions: tuple[type[Exception], ...] | type[Exception],
-        retry_after: Seconds,
-        run_limit: Seconds | None,
-        max_request_bytes: int,
-        max_response_bytes: int,
-        store_set_cookie: bool,
+        ttl: Seconds = 86400,
+        lease: Seconds | None = None,
+        wait: Seconds = 0,
+        key_header: str = "Idempotency-Key",
+        key_format: KeyFormat = "lenient",
+        required: bool = True,
+        namespace: str = "",
+        after_crash: AfterCrash = "rerun",
+        settle: Settle | None = None,
+        store_exceptions: tuple[type[Exception], ...] | type[Exception] = (),
+        retry_after: Seconds = 1,
+        run_limit: Seconds | None = None,
+        max_request_bytes: int = MAX_REQUEST_BYTES,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        store_set_cookie: bool = False,
+        problem_docs: str | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(unknown)
         one_of("after_crash", after_crash, ("rerun", "refuse"))
         one_of("key_format", key_format, ("lenient", "strict"))
         for name, text in (("key_header", key_header), ("namespace", namespace)):
@@ -88,12 +111,16 @@ class Site:
         for name, count in (("max_request_bytes", max_request_bytes), ("max_response_bytes", max_response_bytes)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
                 raise ValueError(f"{name} must be a number of bytes, 0 or more, not {count!r}")
+        if problem_docs is not None and (not isinstance(problem_docs, str) or "://" not in problem_docs):
+            raise ValueError(f"problem_docs must be the absolute URL of your documentation, not {problem_docs!r}")
         if settle is not None and not callable(settle):
             raise TypeError(f"settle must be a callable, not {settle!r}")
         exceptions = store_exceptions if isinstance(store_exceptions, tuple) else (store_exceptions,)
         if not all(isinstance(cls, type) and issubclass(cls, Exception) for cls in exceptions):
             raise TypeError(f"store_exceptions must be exception classes, not {store_exceptions!r}")
         self.key_header = key_header
+        #: The header's name as it is in a request's facts.
+        self.header = key_header.lower().encode("latin-1")
         self.strict = key_format == "strict"
         self.required = required
         self.namespace = namespace
@@ -103,6 +130,7 @@ class Site:
         self.max_request_bytes = max_request_bytes
         self.max_response_bytes = max_response_bytes
         self.store_set_cookie = store_set_cookie
+        self.problem_docs = problem_docs
         self.wait = seconds("wait", wait)
         self._options: dict[str, Any] = {
             "ttl": seconds("ttl", ttl),
@@ -117,6 +145,23 @@ class Site:
         engine = _native.Engine(native, **self._options)
         #: The engine with these options.
         self.engine: Any = engine if backend is not None else _NoBackend()
+        self._backend = native if backend is not None else None
+
+    def differs_from(self, outer: Site) -> list[str]:
+        """The options that were given here and are others there, where one attempt cannot honour both."""
+        default = Site(None)
+
+        def options(site: Site) -> dict[str, Any]:
+            own = ("key_header", "strict", "settle", "store_exceptions", "max_request_bytes", "max_response_bytes")
+            return {
+                "backend": site._backend,
+                **site._options,
+                **{name: getattr(site, name) for name in (*own, "store_set_cookie", "problem_docs")},
+            }
+
+        given, there, unset = options(self), options(outer), options(default)
+        said = {"refuse_after_crash": "after_crash", "strict": "key_format"}
+        return [said.get(name, name) for name in given if given[name] not in (unset[name], there[name])]
 
 
 class _NoBackend:

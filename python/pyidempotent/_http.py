@@ -1,0 +1,226 @@
+"""The rules of HTTP that every face shares, over the facts of a request. Knows no framework."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pyidempotent import _native
+from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable
+from pyidempotent._site import Site
+from pyidempotent.exceptions import (
+    IdempotencyError,
+    IdempotencyKeyMissing,
+    IdempotencyNotKept,
+    IdempotencyPayloadTooLarge,
+    IdempotencyScopeMissing,
+)
+
+logger = logging.getLogger("pyidempotent")
+
+#: The response header that says "this is a stored answer".
+REPLAYED = (b"idempotent-replayed", b"true")
+
+#: The methods that are protected: the others are idempotent by themselves (RFC 9110, section 9.2.2).
+METHODS = frozenset({"POST", "PATCH"})
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Facts(NamedTuple):
+    """A request, as far as it is known before its body.
+
+    Parameters:
+        method: in upper case.
+        path: as the client sent it, still percent-encoded, without the query.
+        query: as the client sent it, without the ``?``.
+        headers: in order, names in lower case.
+    """
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: Iterable[tuple[bytes, bytes]]
+
+    def lines(self, name: bytes) -> list[bytes]:
+        """Every line of one header."""
+        return [value for header, value in self.headers if header == name]
+
+    def line(self, name: bytes) -> bytes:
+        """The first line of a header, or nothing."""
+        return next((value for header, value in self.headers if header == name), b"")
+
+    def fingerprint(self, body: bytes) -> bytes:
+        """The digest of the request."""
+        content_type = self.line(b"content-type")
+        return _native.fingerprint_http(self.method, self.path, self.query, content_type, body)
+
+
+def key_in_header(facts: Facts, site: Site) -> str | None:
+    """The key in the request's header.
+
+    Raises:
+        IdempotencyKeyMissing: where it is required and not there.
+        IdempotencyKeyInvalid: where it is malformed, required or not.
+    """
+    lines = facts.lines(site.header)
+    if lines:
+        return _native.parse_key(lines, site.strict)
+    if site.required:
+        raise IdempotencyKeyMissing(key_missing(site))
+    return None
+
+
+def key_missing(site: Site) -> str:
+    """What a client is told that sent no key."""
+    return IdempotencyKeyMissing.default_detail.replace("Idempotency-Key", site.key_header)
+
+
+def anonymous_caller(facts: Facts, who: str) -> None:
+    """Says that a request without a known caller is nobody's, where it does not claim to be somebody's.
+
+    Parameters:
+        who: the operation, for the log.
+
+    Raises:
+        IdempotencyScopeMissing: where it has credentials.
+    """
+    names = {name for name, _ in facts.headers}
+    if b"authorization" in names or b"proxy-authorization" in names:
+        once(
+            logging.ERROR,
+            f"{who}: a request has credentials, and nothing says whose its Idempotency-Key is; nothing runs. "
+            "Pass scope=: a callable that returns the caller (like scope=lambda user: user.id), "
+            "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers share answers",
+        )
+        raise IdempotencyScopeMissing
+    if b"cookie" in names:
+        once(
+            logging.WARNING,
+            f"{who}: requests with cookies share their keys; if a cookie says who the caller is, pass scope=",
+        )
+
+
+_said: set[str] = set()
+
+
+def once(level: int, message: str) -> None:
+    """Logs a message that has not been logged before."""
+    if message not in _said:
+        _said.add(message)
+        logger.log(level, message)
+
+
+def refuse_declared(facts: Facts, limit: int) -> None:
+    """Refuses a body whose declared length is over the limit, before it is read."""
+    declared = facts.line(b"content-length")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large(limit)
+
+
+def too_large(limit: int) -> IdempotencyPayloadTooLarge:
+    """The refusal of a body over the limit."""
+    return IdempotencyPayloadTooLarge(
+        f"The request body is larger than {limit} bytes, which is the most for a protected request."
+    )
+
+
+def verdict_of(status: int) -> str:
+    """What becomes of the key after an answer of this status."""
+    if _native.is_stored(status):
+        return "store"
+    return "fail" if status >= 500 else "release"
+
+
+def replayed(payload: bytes) -> Answer:
+    """The answer that is stored, marked as a replay.
+
+    Raises:
+        IdempotencyNotKept: where a function's value is stored, which only that function can make an answer of.
+    """
+    if payload[:1] != ANSWER:
+        raise IdempotencyNotKept("The first request with this key is done; its answer can't be repeated here.")
+    status, headers, body = _native.decode_answer(payload[1:])
+    return Answer(status, [*headers, REPLAYED], body)
+
+
+def problem_answer(error: IdempotencyError, path: str, site: Site) -> Answer:
+    """The answer to a refusal (RFC 9457)."""
+    problem, headers = error.problem(path), error.headers()
+    if site.problem_docs is not None:
+        problem["type"] = site.problem_docs + error.name
+        headers["link"] = f'<{problem["type"]}>; rel="describedby"'
+    body = json.dumps(problem).encode()
+    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    return Answer(error.status, [*raw, (b"content-length", b"%d" % len(body))], body)
+
+
+class AnswerCall:
+    """A request whose whole answer is stored: the half of `_flow.Call` that faces which see answers share."""
+
+    def __init__(self, site: Site, facts: Facts) -> None:
+        self.site = site
+        self.facts = facts
+
+    def verdict(self, outcome: Outcome) -> str:
+        """By the status table. Without an answer the run failed; an exception after its start leaves it unknown."""
+        if outcome.value is None:
+            return "fail"
+        return verdict_of(outcome.value.status) if outcome.exception is None else "hold"
+
+    def status(self, outcome: Outcome) -> int | None:
+        """The status that the client sees."""
+        return None if outcome.value is None else outcome.value.status
+
+    def pack(self, outcome: Outcome) -> bytes:
+        """The answer, without what is not stored."""
+        answer: Answer | None = outcome.value
+        if answer is None:
+            raise Unstorable("there is no answer")
+        if answer.cut is not None:
+            raise Unstorable(answer.cut)
+        return ANSWER + _native.encode_answer(answer.status, answer.headers, answer.body, self.site.store_set_cookie)
+
+    def note(self, outcome: Outcome) -> dict[str, Any]:
+        """The status and the location of the answer."""
+        return {} if outcome.value is None else note_of(outcome.value.status, outcome.value.headers)
+
+    def replay(self, payload: bytes) -> Outcome:
+        """The stored answer, marked as a replay."""
+        return Outcome(value=replayed(payload))
+
+
+def note_of(status: int | None, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """What a repeat may know of an answer that was not kept."""
+    location = next((value for name, value in headers if name.lower() == b"location"), None)
+    note = {"answer_status": status, "location": location and location.decode("latin-1")}
+    return {name: value for name, value in note.items() if value is not None}
+
+
+def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """The declared length of an answer, where it is a number."""
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            return int(value) if value.isdigit() else None
+    return None
+
+
+class HeaderView(Mapping[str, str]):
+    """Headers by name, whatever its case; several lines of one are joined by a comma."""
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._lines: dict[str, str] = {}
+        for name, value in headers:
+            known, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            self._lines[known] = f"{self._lines[known]}, {text}" if known in self._lines else text
+
+    def __getitem__(self, name: str) -> str:
+        return self._lines[name.lower()]
+
+    def __iter__(self) -> Any:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
