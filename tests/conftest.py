@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from colours import colour
+from faces import RESULTS, matrix
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
@@ -33,3 +34,11 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
         return SqliteBackend(tmp_path / "idempotency.db")
     server: RedisServer = request.getfixturevalue("redis_server")
     return RedisBackend(server.url, prefix=f"{uuid.uuid4()}:")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The matrix of the conformance suite, where it was played."""
+    if RESULTS:
+        terminalreporter.section("conformance")
+        for line in matrix():
+            terminalreporter.write_line(line)

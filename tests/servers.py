@@ -36,6 +36,8 @@ class Server:
     """A process that listens on ``port``."""
 
     port: int
+    #: Whether it has processes of its own, which are killed with it.
+    is_group = False
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -49,7 +51,11 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            self.command(), env=dict(self.environment()), stdout=self.log, stderr=subprocess.STDOUT
+            self.command(),
+            env=dict(self.environment()),
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=self.is_group,
         )
         deadline = time.monotonic() + STARTUP
         while time.monotonic() < deadline:
@@ -73,9 +79,21 @@ class Server:
         """As ``kill -9``."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGKILL)
+                if self.is_group:
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                else:
+                    self.process.kill()
             self.process.wait()
             self.process = None
+            if self.is_group:
+                self._has_left_its_port()
+
+    def _has_left_its_port(self) -> None:
+        """Returns when nothing listens any more: the children of a killed process die after it."""
+        deadline = time.monotonic() + STARTUP
+        with contextlib.suppress(OSError):
+            while time.monotonic() < deadline:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
 
     def stop(self, limit: float = 10.0) -> int | None:
         """Asks it to end; its exit status."""

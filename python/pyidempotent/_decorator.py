@@ -169,6 +169,8 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             call = enter(args, kwargs)
             run = functools.partial(function, *args, **kwargs)
+            if type(call) is EndpointCall and call.is_held():
+                return await run()
             try:
                 return leave(await advance_async(call, protect(call), None, read_body, run))
             except IdempotencyError as error:
@@ -181,6 +183,8 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             refuse_to_block(plan.site)
             call = enter(args, kwargs)
             run = functools.partial(function, *args, **kwargs)
+            if type(call) is EndpointCall and call.is_held():
+                return run()
             try:
                 return leave(advance(call, protect(call), None, read_body_from_thread, run))
             except IdempotencyError as error:

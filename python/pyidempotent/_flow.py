@@ -204,10 +204,10 @@ def enter(running: CurrentAttempt | None) -> Token[CurrentAttempt | None]:
     return _current.set(running)
 
 
-def hurry(running: CurrentAttempt | None) -> None:
+def hurry(running: CurrentAttempt | None, verdict: str = "fail") -> None:
     """The work was cancelled, interrupted or is exiting: nobody waits for the store."""
     if running is not None:
-        running._attempt.settle_later("release" if running._released else "fail")
+        running._attempt.settle_later("release" if running._released else verdict)
 
 
 def _run(running: CurrentAttempt | None, run: Callable[[], Any]) -> Outcome:

@@ -181,7 +181,11 @@ class AnswerCall:
             raise Unstorable("there is no answer")
         if answer.cut is not None:
             raise Unstorable(answer.cut)
-        return ANSWER + _native.encode_answer(answer.status, answer.headers, answer.body, self.site.store_set_cookie)
+        try:
+            encoded = _native.encode_answer(answer.status, answer.headers, answer.body, self.site.store_set_cookie)
+        except (TypeError, OverflowError) as error:
+            raise Unstorable(f"it is malformed: {error}") from error
+        return ANSWER + encoded
 
     def note(self, outcome: Outcome) -> dict[str, Any]:
         """The status and the location of the answer."""
@@ -199,12 +203,50 @@ def note_of(status: int | None, headers: Iterable[tuple[bytes, bytes]]) -> dict[
     return {name: value for name, value in note.items() if value is not None}
 
 
-def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-    """The declared length of an answer, where it is a number."""
-    for name, value in headers:
-        if name.lower() == b"content-length":
-            return int(value) if value.isdigit() else None
-    return None
+class Capture:
+    """What is seen of an answer on its way out.
+
+    Parameters:
+        limit: the most bytes of a body that is kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.status: int | None = None
+        self.headers: Headers = []
+        #: Why the answer can't be kept.
+        self.cut: str | None = None
+        self._limit = limit
+        self._length: int | None = None
+        self._size = 0
+        self._chunks: list[bytes | bytearray | memoryview] = []
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Its status and headers; the list is kept, so pass one that nobody else changes."""
+        self.status, self.headers = status, headers
+        for name, value in headers:
+            if name.lower() == b"content-length":
+                self._length = int(value) if value.isdigit() else None
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its whole length is known from its start: it does not stream."""
+        return self._length is not None or self.status in (204, 205, 304)
+
+    def add(self, chunk: bytes | bytearray | memoryview) -> bool:
+        """A part of its body; whether that completes the declared length."""
+        self._size += len(chunk)
+        if self._size > self._limit:
+            self.cut = f"it has more than {self._limit} bytes, which is max_response_bytes"
+            self._chunks.clear()
+        else:
+            self._chunks.append(chunk)
+        return self._length is not None and self._size >= self._length
+
+    def answer(self) -> Answer | None:
+        """What was seen; ``None`` where it has not started."""
+        if self.status is None:
+            return None
+        return Answer(self.status, self.headers, b"".join(self._chunks), self.cut)
 
 
 class HeaderView(Mapping[str, str]):

@@ -11,11 +11,11 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pyidempotent import _native
-from pyidempotent._current import Operation
+from pyidempotent._current import CurrentAttempt, Operation
 from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
 from pyidempotent._http import (
     REPLAYED,
@@ -30,6 +30,7 @@ from pyidempotent._http import (
     verdict_of,
 )
 from pyidempotent._results import ANSWER, VIEW_VALUE, Answer, Outcome, Unstorable, pack, pack_exception, unpack
+from pyidempotent._site import Site
 from pyidempotent.exceptions import IdempotencyError
 
 #: The names of the parameters that FastAPI is asked for.
@@ -45,6 +46,17 @@ def find_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any | None
         if isinstance(value, starlette.Request):
             return value
     return None
+
+
+#: Where middleware leaves the attempt that it holds, in an ASGI scope.
+ATTEMPT = "pyidempotent.attempt"
+
+
+class Held(NamedTuple):
+    """An attempt that middleware holds for a request."""
+
+    running: CurrentAttempt
+    site: Site
 
 
 def facts_of(scope: Any) -> Facts:
@@ -74,6 +86,27 @@ class EndpointCall(FunctionCall):
         self.response = response
         self.facts = facts_of(request.scope)
 
+    def is_held(self) -> bool:
+        """Whether middleware holds an attempt for this request, which the endpoint joins.
+
+        Raises:
+            TypeError: where the endpoint has options that the middleware's attempt can't honour.
+        """
+        held: Held | None = self.request.scope.get(ATTEMPT)
+        if held is None:
+            return False
+        plan = self.plan
+        own = {"key": not plan.takes_key_from_header, "name": plan.named}
+        own |= {"scope": plan.shared or plan.scope is not None, "fingerprint": plan.fingerprint is not None}
+        options = [*(name for name, given in own.items() if given), *self.site.differs_from(held.site)]
+        if options:
+            raise TypeError(
+                f"{plan.name} is protected by the middleware too, which holds the attempt and does not know "
+                f"{', '.join(options)}; give them to the middleware, as routes={{path: {{...}}}}, or leave the path "
+                "out there"
+            )
+        return True
+
     def values(self) -> dict[str, Any]:
         """What a callable of the user's may ask for, by name: the request too."""
         return {"request": self.request, **super().values()}
@@ -101,7 +134,7 @@ class EndpointCall(FunctionCall):
             return caller_bytes(self.select(plan.scope))
         user = self.request.scope.get("user")
         if user is not None and getattr(user, "is_authenticated", False):
-            return _identity(user)
+            return identity(user)
         anonymous_caller(self.facts, plan.name)
         return None
 
@@ -236,7 +269,7 @@ def response_of(answer: Answer) -> Any:
     return response
 
 
-def _identity(user: Any) -> bytes:
+def identity(user: Any) -> bytes:
     """Starlette's authenticated user; its base class has an identity that is not implemented."""
     with contextlib.suppress(NotImplementedError):
         return caller_bytes(user.identity)

@@ -1,0 +1,328 @@
+"""Middleware for any ASGI application: stores and replays whole HTTP answers, byte for byte.
+
+    app.add_middleware(IdempotencyMiddleware, backend="redis://localhost", scope=lambda request: request.user.id)
+
+1. A request is protected if its method is POST or PATCH and it has a key, or its route requires one. Everything else
+   reaches the application with the very same ``receive`` and ``send``.
+2. The body is read first, up to ``max_request_bytes``: it is part of the payload. The application reads it again.
+3. An answer streams while it is captured. The part that ends it is held until the record is stored.
+4. Nothing fakes a disconnect: after the body, ``receive`` is the server's own.
+
+Middleware replays before the application's own authorization runs: stand inside of the middleware that authenticates,
+and outside of what only decorates answers. ``@idempotent`` on an endpoint runs after its dependencies.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, cast
+
+from pyidempotent._current import CurrentAttempt, _current
+from pyidempotent._flow import Flow, advance_async, enter, hurry, protect
+from pyidempotent._http import METHODS, Capture, HeaderView, problem_answer, too_large
+from pyidempotent._plan import Asked, Plan, RequestCall, Routes
+from pyidempotent._requests import ATTEMPT, Held, facts_of, identity
+from pyidempotent._results import Answer, Outcome
+from pyidempotent._site import Options
+from pyidempotent.backends import Backend
+from pyidempotent.exceptions import IdempotencyError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["IdempotencyMiddleware", "Request"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Request:
+    """The request, as callables of the user's see it where there is no Starlette, which has a richer one.
+
+    Parameters:
+        scope: the ASGI scope.
+
+    >>> request = Request({"method": "POST", "path": "/pay", "headers": [(b"x-user", b"alice")]})
+    >>> request.headers["X-User"]
+    'alice'
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers = HeaderView(scope["headers"])
+
+
+def request_of(scope: Scope) -> Any:
+    """Starlette's request where Starlette is there, else our own view."""
+    starlette = sys.modules.get("starlette.requests")
+    return Request(scope) if starlette is None else starlette.Request(scope)
+
+
+class IdempotencyMiddleware:
+    """Protects the requests of an ASGI application.
+
+    Parameters:
+        app: the application.
+        backend: a backend or its URL.
+        routes: options of their own for some paths: a pattern of the path (``"/webhooks/*"``) and a dict of options,
+            or None to leave the path out. The first pattern that fits counts.
+        key: a callable on the request that returns the key, instead of the header.
+        name: the operation's name, instead of the request's method and path.
+        scope: who calls: a callable on the request, `by_authorization` or `shared`.
+        fingerprint: a callable on the request that returns what tells two requests apart, instead of method, path,
+            query, content type and body.
+        options: as for `idempotent`; ``required`` is False unless told.
+
+    The callables may be async. The request is Starlette's, or a `Request` where there is no Starlette.
+
+    Raises:
+        TypeError, ValueError: at construction, for options that can't be.
+
+    >>> async def application(scope, receive, send):
+    ...     await send({"type": "http.response.start", "status": 204, "headers": []})
+    ...     await send({"type": "http.response.body"})
+    >>> routes = {"/pay": {"required": True}, "/health": None}
+    >>> protected = IdempotencyMiddleware(application, "memory://", routes=routes)
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        backend: Backend | str | None = None,
+        *,
+        routes: Mapping[str, Mapping[str, Any] | None] | None = None,
+        key: Asked | None = None,
+        name: str | None = None,
+        scope: Asked | None = None,
+        fingerprint: Asked | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        if backend is None:
+            raise TypeError(
+                "the middleware needs a backend: pass backend=, a backend or a URL like 'redis://localhost'"
+            )
+        self.app = app
+        whole: dict[str, Any] = {"key": key, "name": name, "scope": scope, "fingerprint": fingerprint, **options}
+        self.routes = Routes({"backend": backend, "required": False, **whole}, routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection."""
+        if scope["type"] != "http" or scope["method"] not in METHODS:
+            await self.app(scope, receive, send)
+            return
+        plan = self.routes.plan_for(scope["path"])
+        if plan is None or ATTEMPT in scope or not plan.concerns(scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        call = _Request(plan, scope, receive)
+        try:
+            if plan.asked:
+                await call.ask_async(request_of(scope))
+            flow = protect(call)
+            begun = await advance_async(call, flow, None, read_body)
+        except IdempotencyError as error:
+            await _refuse(error, call, send)
+        except _Cut:
+            return  # nothing was claimed, and nobody is there to be told
+        except Exception as error:  # of a callable of the user's, which may say 401
+            await _raise(error, scope, receive, send)
+        else:
+            if type(begun) is Outcome:
+                await _send(begun.value, send)
+            elif begun is None:  # `key=` found none, and none is required
+                await self.app(scope, receive, send)
+            else:
+                await _Running(call, flow, begun, send).run(self.app)
+
+
+class _Request(RequestCall):
+    """A request on its way to the application."""
+
+    def __init__(self, plan: Plan, scope: Scope, receive: Receive) -> None:
+        super().__init__(plan, facts_of(scope))
+        self.scope = scope
+        self.receive = receive
+        self.content = b""
+        self._was_given = False
+
+    def user(self) -> bytes | None:
+        """The user that Starlette knows."""
+        user = self.scope.get("user")
+        return identity(user) if user is not None and getattr(user, "is_authenticated", False) else None
+
+    async def receive_again(self) -> Message:
+        """The body that was read; then the server's own messages."""
+        if self._was_given:
+            return await self.receive()
+        self._was_given = True
+        return {"type": "http.request", "body": self.content, "more_body": False}
+
+
+class _Cut(Exception):
+    """The client went before its request was whole."""
+
+
+async def read_body(call: _Request) -> bytes:
+    """The body, at most ``max_request_bytes``."""
+    limit, size, chunks = call.site.max_request_bytes, 0, []
+    more = True
+    while more:
+        message = await call.receive()
+        if message["type"] == "http.disconnect":
+            raise _Cut
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise too_large(limit)
+        more = message.get("more_body", False)
+    call.content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return call.content
+
+
+class _Running:
+    """A request that runs: its answer is captured on its way out, and stored before its last byte goes."""
+
+    def __init__(self, call: _Request, flow: Flow, running: CurrentAttempt, send: Send) -> None:
+        self._call = call
+        self._flow = flow
+        self._running = running
+        self._send = send
+        self._seen = Capture(call.site.max_response_bytes)
+        #: The answer's start, while it is held: until the answer is whole another one may take its place.
+        self._held: Message | None = None
+        self._client_left = False
+        self._is_settled = False
+        self._is_replaced = False
+
+    async def run(self, app: Application) -> None:
+        """Runs the application."""
+        token = enter(self._running)
+        try:
+            await app(self._scope(), self._call.receive_again, self.send)
+        except Exception as error:
+            if not self._is_settled:
+                await self._settle(None if self._client_left else error)
+            raise
+        except BaseException:
+            if not self._is_settled:
+                hurry(self._running, "fail" if self._seen.status is None else "hold")
+            raise
+        else:
+            if not self._is_settled:
+                self._seen.cut = self._seen.cut or "it was cut short"
+                await self._settle(None)
+        finally:
+            _current.reset(token)
+
+    def _scope(self) -> Scope:
+        scope = {**self._call.scope, ATTEMPT: Held(self._running, self._call.site)}
+        if extensions := scope.get("extensions"):
+            # What these send goes past us.
+            past = ("http.response.pathsend", "http.response.zerocopysend")
+            scope["extensions"] = {name: value for name, value in extensions.items() if name not in past}
+        return scope
+
+    async def send(self, message: Message) -> None:
+        """What the application sends."""
+        kind = message["type"]
+        if self._is_settled:
+            if not self._is_replaced:
+                await self._send(message)
+        elif kind == "http.response.start" and self._seen.status is None:
+            await self._start(message)
+        elif kind == "http.response.body" and self._seen.status is not None:
+            await self._body(message)
+        else:
+            if kind == "http.response.trailers":
+                self._seen.cut = "it has trailers"
+            await self._pass_on(message)
+
+    async def _start(self, message: Message) -> None:
+        self._held = message
+        try:
+            # A copy: middleware outside of us adds its headers to the very list, and will again on a replay.
+            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+            self._seen.start(int(message["status"]), headers)
+        except (KeyError, TypeError, ValueError):
+            self._malformed()
+        if not self._seen.is_short:
+            await self._pass_on()  # it may stream, and its client may wait for its start
+
+    async def _body(self, message: Message) -> None:
+        body, ends = message.get("body", b""), not message.get("more_body", False)
+        if not isinstance(body, bytes | bytearray | memoryview):
+            self._malformed()
+        elif self._seen.add(body) or ends:
+            instead = await self._settle(None)
+            if instead is not None and self._held is not None:
+                self._is_replaced = True
+                await _send(instead, self._send)
+                return
+        await self._pass_on(message)
+
+    def _malformed(self) -> None:
+        """The application's error, not ours: the server will say so."""
+        self._seen.status, self._seen.cut = self._seen.status or 0, "it is malformed"
+
+    async def _pass_on(self, message: Message | None = None) -> None:
+        """Sends what is held, and a message after it."""
+        held, self._held = self._held, None
+        try:
+            for each in (held, message):
+                if each is not None:
+                    await self._send(each)
+        except OSError:  # what a server raises where the client has left
+            if not self._is_settled:
+                self._client_left, self._seen.cut = True, "its client left before its end"
+            raise
+
+    async def _settle(self, error: Exception | None) -> Answer | None:
+        """Ends the attempt; the answer of the attempt that completed in its place."""
+        self._is_settled = True
+        outcome = Outcome(self._seen.answer(), error)
+        ended = await advance_async(self._call, self._flow, outcome, read_body)
+        return None if ended is outcome else ended.value
+
+
+async def _send(answer: Answer, send: Send) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+
+
+async def _refuse(error: IdempotencyError, call: _Request, send: Send) -> None:
+    """Answers a refusal: by the application's own handler for it, where it is Starlette's and has one."""
+    handlers = _handlers(call.scope)
+    if any(cls in handlers for cls in type(error).__mro__ if cls not in (Exception, BaseException)):
+        await _raise(error, call.scope, call.receive, send)
+    else:
+        await _send(problem_answer(error, call.facts.path.decode("latin-1"), call.site), send)
+
+
+async def _raise(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Raises an error as if the application had, so that its handlers apply: ours is outside of where they do."""
+    starlette = sys.modules.get("starlette.middleware.exceptions")
+    if starlette is None or not _is_starlette(scope):
+        raise error
+    handlers = {kind: handler for kind, handler in _handlers(scope).items() if kind not in (500, Exception)}
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    # Twice: a handler may itself raise an HTTPException, as it may in an endpoint.
+    once = starlette.ExceptionMiddleware(failing, handlers=handlers)
+    await starlette.ExceptionMiddleware(once, handlers=handlers)(dict(scope), receive, send)
+
+
+def _is_starlette(scope: Scope) -> bool:
+    starlette = sys.modules.get("starlette.applications")
+    return starlette is not None and isinstance(scope.get("app"), starlette.Starlette)
+
+
+def _handlers(scope: Scope) -> Mapping[Any, Any]:
+    return cast("Mapping[Any, Any]", scope["app"].exception_handlers) if _is_starlette(scope) else {}

@@ -1,0 +1,69 @@
+"""Every scenario of the conformance suite on every face and every store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from faces import CELLS, FACES, RESULTS, SCENARIOS, STORES, FaceServer
+from scenario import Scenario
+from servers import RedisServer
+
+COLUMNS = [(face, store) for face in FACES for store in face.stores]
+
+
+def url(store: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    if store == "memory":
+        return "memory://"
+    if store == "sqlite":
+        return f"sqlite:///{folder}/idempotency.db"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return server.url
+
+
+@pytest.fixture(scope="module")
+def column(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaceServer]:
+    """A face on a store, for all of its scenarios."""
+    face, store = request.param
+    folder = tmp_path_factory.mktemp("runs")
+    with FaceServer(face, url(store, folder, request), folder) as server:
+        yield server
+
+
+PLAYED = [
+    pytest.param(column, name, id=f"{column[0].name}-{column[1]}-{name}")
+    for column in COLUMNS
+    for name in SCENARIOS
+    if not column[0].does_not_apply(column[1], name)
+]
+
+
+@pytest.mark.parametrize(("column", "name"), PLAYED, indirect=["column"], scope="module")
+def test_scenario(column: FaceServer, name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    face, store = request.node.callspec.params["column"]
+    if column.process is None or column.process.poll() is not None:
+        column.start()  # the scenario before has left it ended
+    RESULTS[face.name, store, name] = False
+    scenario = SCENARIOS[name]
+    with contextlib.ExitStack() as stack:
+        servers = [column]
+        if "servers" in scenario:
+            several = [FaceServer(face, url(store, tmp_path, request), tmp_path) for _ in range(scenario["servers"])]
+            with ThreadPoolExecutor(len(several)) as pool:
+                servers = list(pool.map(stack.enter_context, several))
+        Scenario(scenario["steps"], servers).play()
+    RESULTS[face.name, store, name] = True
+
+
+def test_the_number_of_cells_is_the_announced_one() -> None:
+    assert len(COLUMNS) * len(SCENARIOS) == CELLS
+
+
+def test_what_is_left_out_is_a_scenario() -> None:
+    for face in FACES:
+        assert set(face.lacks) <= set(SCENARIOS), face.name
+    assert all(set(reasons) <= set(SCENARIOS) for reasons in STORES.values())
