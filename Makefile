@@ -1,4 +1,5 @@
 # make demo    the main job, shown on the embedded store
+# make example an API behind the middleware, to try by hand
 # make test    every test, on real servers
 # make check   format, lints, types, documentation
 # make bench   the figures, beside the rivals'
@@ -17,7 +18,7 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check bench build servers core-lines clean
+.PHONY: demo example test check bench build servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
@@ -25,6 +26,9 @@ demo: $(VENV)/.demo build
 test: $(VENV)/.test build servers
 	cargo test --workspace --all-features --quiet
 	$(BIN)/python -m pytest
+
+example: $(VENV)/.demo build
+	$(BIN)/python -m uvicorn --app-dir examples orders:app
 
 FEATURES := memory sqlite redis redis-tls conformance
 
@@ -43,8 +47,8 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 	$(BIN)/pyright
 	$(BIN)/python -m mypy.stubtest pyidempotent._native
 
-bench: $(VENV)/.test servers
-	$(BIN)/python benches/run.py
+bench: $(VENV)/.test servers wrk
+	$(BIN)/python benches/run.py; functions=$$?; $(BIN)/python benches/web.py && exit $$functions
 
 build: $(VENV)/.venv
 	$(BIN)/maturin develop --quiet
@@ -58,6 +62,9 @@ core-lines:
 servers:
 	@command -v redis-server >/dev/null && command -v redis-cli >/dev/null || \
 		{ $(SUDO) apt-get update -qq && $(INSTALL) redis-server redis-tools; }
+
+wrk:
+	@command -v wrk >/dev/null || { $(SUDO) apt-get update -qq && $(INSTALL) wrk; }
 
 $(VENV)/.venv:
 	@$(PYTHON) -c "import ensurepip, venv" || { $(SUDO) apt-get update -qq && $(INSTALL) python3-venv; }

@@ -160,21 +160,31 @@ class Subject:
         self.process.wait(10)
 
 
-def prepare() -> None:
-    """The environments, and our own wheel: a release build, as a user gets it, with the bare GET beside it."""
+def environment(name: str, packages: list[str]) -> None:
+    """A virtual environment with these packages, made once."""
+    python = ROOT / ".bench" / name / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+
+
+def build_wheel(name: str) -> None:
+    """Our own wheel into an environment: a release build, as a user gets it, with the bare GET beside it."""
     wheels = ROOT / ".bench" / "wheels"
-    for name, packages in ENVIRONMENTS.items():
-        python = ROOT / ".bench" / name / "bin" / "python"
-        if not python.exists():
-            subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
     maturin = [sys.executable, "-m", "maturin", "build", "--release", "--features", "bench", "--quiet"]
     subprocess.run([*maturin, "--out", wheels], cwd=ROOT, check=True)
     wheel = max(wheels.glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    python = ROOT / ".bench" / "ours" / "bin" / "python"
+    python = ROOT / ".bench" / name / "bin" / "python"
     subprocess.run(
         [python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel], cwd=ROOT, check=True
     )
+
+
+def prepare() -> None:
+    """The environments of all subjects."""
+    for name, packages in ENVIRONMENTS.items():
+        environment(name, packages)
+    build_wheel("ours")
 
 
 def import_time(module: str) -> float:

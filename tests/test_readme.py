@@ -36,7 +36,7 @@ def key() -> str:
 
 
 def test_every_block_is_executed_below() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_the_five_lines(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
@@ -73,6 +73,21 @@ def test_callers(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
         assert transfer("Bearer s3cret").headers["idempotent-replayed"] == "true"
         assert transfer("Bearer 0ther").json() == {"from": "bob", "amount": 5}
         assert transfer("Bearer wrong").status_code == 401
+
+
+def test_the_middleware(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
+    with AppServer(write(block("add_middleware"), tmp_path, redis_server)) as app:
+
+        def send(token: str, amount: int = 5) -> httpx.Response:
+            headers = {"Idempotency-Key": key, "Authorization": token}
+            return httpx.post(f"{app.url}/invoices", params={"amount": amount}, headers=headers)
+
+        first, again = send("a"), send("a")
+        assert (first.status_code, again.status_code, again.content) == (201, 201, first.content)
+        assert again.headers["idempotent-replayed"] == "true"
+        assert "idempotent-replayed" not in send("b").headers
+        assert send("a", 6).status_code == 422
+        assert httpx.post(f"{app.url}/invoices", params={"amount": 5}).status_code == 400
 
 
 @pytest.mark.parametrize("words", ["def charge(", "backend.resolve("])

@@ -12,7 +12,9 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 
 from pyidempotent import IdempotencyConflict, IdempotencyError, idempotent
+from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends.memory import MemoryBackend
+from pyidempotent.fastapi import document
 
 backend = MemoryBackend()
 app = FastAPI()
@@ -75,6 +77,18 @@ async def plain(request: Request) -> Response:
     return PlainTextResponse(uuid4().hex)
 
 
+behind = FastAPI()
+
+
+@behind.post("/pay")
+async def pay_behind(amount: int):
+    return {"amount": amount, "receipt": uuid4().hex}
+
+
+behind.add_middleware(IdempotencyMiddleware, backend=backend, required=True)
+document(behind)
+
+
 async def used(_: Request, error: Exception) -> Response:
     raise HTTPException(422, "used")
 
@@ -92,6 +106,7 @@ def inner(kind: type[Starlette], handler: Any = None) -> Starlette:
 outer = Starlette(
     routes=[
         Mount("/fastapi", app),
+        Mount("/behind", behind),
         Mount("/raising", inner(FastAPI, used)),
         Mount("/mine", inner(Starlette, mine)),
         Mount("/default", inner(Starlette)),
@@ -130,11 +145,13 @@ async def main() -> None:
         await check(client, "/fastapi/json", {"json": {"a": 1}}, {"json": {"a": 2}})
         await check(client, "/fastapi/json-sync", {"json": {"a": 1}}, {"json": {"a": 2}})
         await check(client, "/fastapi/upload", uploaded(b"one"), uploaded(b"two"))
+        assert '"instance": "/behind/pay"' in await check(client, "/behind/pay", one, two)
         assert "used" in await check(client, "/raising/plain", one, two)
         assert await check(client, "/mine/plain", one, two) == "mine: IdempotencyConflict"
         assert '"effect": "none"' in await check(client, "/default/plain", one, two)
         invalid = await client.post("/fastapi/pay?amount=x", headers={"Idempotency-Key": "k"})
         assert (invalid.status_code, "effect" in invalid.text) == (422, False)
+    assert {"400", "409", "410", "422"} <= set(behind.openapi()["paths"]["/pay"]["post"]["responses"])
     for path, operations in app.openapi()["paths"].items():
         (key,) = [found for found in operations["post"]["parameters"] if found["in"] == "header"]
         assert (key["name"], key["required"]) == ("Idempotency-Key", False), path

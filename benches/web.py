@@ -1,0 +1,221 @@
+"""The web figures of `make bench`: requests per second through the faces, beside the framework's own plain application.
+
+Every row is measured in interleaved rounds with wrk, 64 connections, against one server process; the table has medians
+with the least and the most. Writes web.md here. Exits non-zero where a bar is missed that `KNOWN_MISSES` does not
+explain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from run import HERE, ROOT, ROUNDS, build_wheel, commit, environment, machine
+
+sys.path.insert(0, str(ROOT / "tests"))
+from servers import RedisServer, Server, free_port, installed  # the tests' own
+
+SECONDS = os.environ.get("SECONDS", "2")
+FASTAPI = ["fastapi==0.165.0", "uvicorn[standard]==0.54.0", "redis[hiredis]==8.1.0"]
+
+#: Rows whose bar is missed, and why. A row that is missed and not here fails the run.
+KNOWN_MISSES: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A server.
+
+    Parameters:
+        python: the environment it runs in.
+        command: what serves it, after ``python -m``; ``{port}`` is filled in.
+        settings: for its environment variables; ``{redis}`` is filled in.
+    """
+
+    python: str
+    command: tuple[str, ...]
+    settings: Mapping[str, str]
+
+
+UVICORN = ("uvicorn", "web_apps:app", "--port", "{port}", "--no-access-log", "--log-level", "warning")
+
+
+def fastapi(python: str, subject: str, store: str = "memory://") -> Subject:
+    return Subject(python, UVICORN, {"SUBJECT": subject, "STORE": store})
+
+
+SUBJECTS = {
+    "plain": fastapi("web-ours", "plain"),
+    "redis": fastapi("web-ours", "ours", "{redis}"),
+    "memory": fastapi("web-ours", "ours"),
+    "idemkit redis": fastapi("web-idemkit", "idemkit", "{redis}"),
+    "idemkit memory": fastapi("web-idemkit", "idemkit"),
+}
+
+POST, GET = ("POST", "/pay?amount=42"), ("GET", "/pay?amount=42")
+
+
+@dataclass
+class Row:
+    """One line of the table: the same load on our server and others.
+
+    Parameters:
+        name: what is measured.
+        load: method and path.
+        key: ``new``, ``same`` or ``none``.
+        ours: our server.
+        others: the others, and how many times theirs ours must be; None: only shown.
+        took: subject → requests per second.
+    """
+
+    name: str
+    load: tuple[str, str]
+    key: str
+    ours: str
+    others: Mapping[str, float | None]
+    took: dict[str, list[float]] = field(default_factory=dict)
+
+
+ROWS = [
+    Row("FastAPI, Redis, new key", POST, "new", "redis", {"plain": 0.65, "idemkit redis": 2}),
+    Row("FastAPI, Redis, replay", POST, "same", "redis", {"plain": 1.1, "idemkit redis": None}),
+    Row("FastAPI, memory, new key", POST, "new", "memory", {"plain": 0.8, "idemkit memory": None}),
+    Row("FastAPI, memory, replay", POST, "same", "memory", {"plain": 1.2, "idemkit memory": None}),
+    Row("FastAPI, no key", POST, "none", "redis", {"plain": None}),
+    Row("FastAPI, GET", GET, "same", "redis", {"plain": 0.97}),
+]
+
+
+class Running(Server):
+    """A subject that listens."""
+
+    is_group = True
+
+    def __init__(self, subject: Subject, redis: str) -> None:
+        super().__init__()
+        self.port = free_port()
+        self.subject = subject
+        self.redis = redis
+
+    def command(self) -> list[str]:
+        python = str(ROOT / ".bench" / self.subject.python / "bin" / "python")
+        return [python, "-m", *(part.format(port=self.port) for part in self.subject.command)]
+
+    def environment(self) -> Mapping[str, str]:
+        settings = {name: value.format(redis=self.redis) for name, value in self.subject.settings.items()}
+        return {**os.environ, "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore", **settings}
+
+    def load(self, load: tuple[str, str], key: str, seconds: str) -> float:
+        """Requests per second."""
+        wrk = installed("wrk", "apt-get install wrk")
+        prefix = "-" if key == "none" else uuid.uuid4().hex
+        options = ["-t1", "-c64", f"-d{seconds}s", "-s", str(HERE / "load.lua"), f"http://127.0.0.1:{self.port}"]
+        if key == "same":  # the one that runs, before the load
+            self._wrk([wrk, "-t1", "-c1", "-d0.2s", *options[3:], "--", *load, prefix, key])
+        return self._wrk([wrk, *options, "--", *load, prefix, key])
+
+    def _wrk(self, command: list[str]) -> float:
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        if "Non-2xx" in printed or "Socket errors" in printed:
+            raise RuntimeError(f"not every request was answered well:\n{printed}\n{self.output()[-2000:]}")
+        return float(re.search(r"Requests/sec:\s+([\d.]+)", printed)[1])  # type: ignore[index]  # it always prints it
+
+
+def prepare() -> None:
+    environment("web-ours", FASTAPI)
+    environment("web-idemkit", ["idemkit==1.0.2", *FASTAPI])
+    build_wheel("web-ours")
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[dict[str, Running], RedisServer]]:
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(RedisServer())
+        running = {name: Running(subject, redis.url) for name, subject in SUBJECTS.items()}
+        for server in running.values():
+            stack.enter_context(server)
+        yield running, redis
+
+
+def measure() -> None:
+    with serving() as (running, redis):
+        for number in range(ROUNDS):
+            for row in ROWS:
+                for name in (row.ours, *row.others):
+                    took = running[name].load(row.load, row.key, SECONDS)
+                    row.took.setdefault(name, []).append(took)
+                    redis.cli("FLUSHALL")
+                said = " ".join(f"{name} {took[-1]:.0f}" for name, took in row.took.items())
+                print(f"round {number + 1} of {ROUNDS}: {row.name:28} {said}", flush=True)
+
+
+def alone() -> float:
+    """Microseconds that a GET spends in the middleware itself."""
+    python = ROOT / ".bench" / "web-ours" / "bin" / "python"
+    answers = [float(subprocess.check_output([python, HERE / "web_alone.py"])) for _ in range(ROUNDS)]
+    return statistics.median(answers)
+
+
+def cell(took: list[float]) -> str:
+    return f"**{statistics.median(took):.0f}** ({min(took):.0f}–{max(took):.0f})"
+
+
+def report(own: float) -> tuple[str, list[str]]:
+    """The results as Markdown, and what was missed without a reason."""
+    lines = [
+        "# Web figures",
+        "",
+        f"Written by `make bench` at commit `{commit()}`: {machine()}.",
+        f"Requests per second, one server process, wrk with 64 connections, median of {ROUNDS} interleaved rounds of "
+        f"{SECONDS} s (least–most). The ratio is ours to theirs.",
+        "",
+        "| | ours | beside | theirs | ratio | bar | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    missed: list[tuple[str, str]] = []
+    for row in ROWS:
+        ours = statistics.median(row.took[row.ours])
+        for name, least in row.others.items():
+            ratio = ours / statistics.median(row.took[name])
+            verdict = "" if least is None else "✓" if ratio >= least else "missed"
+            if verdict == "missed":
+                missed.append((row.name, f"{ratio:.2f} × {name}, the bar is {least} ×"))
+            bar = "" if least is None else f"{least} ×"
+            lines.append(
+                f"| {row.name} | {cell(row.took[row.ours])} | {name} | {cell(row.took[name])} | {ratio:.2f} × | {bar} "
+                f"| {verdict} |"
+            )
+    within = own < 1
+    lines += [
+        "",
+        f"A GET spends {own:.2f} µs in the ASGI middleware itself (the bar is 1 µs: {'✓' if within else 'missed'}).",
+    ]
+    if not within:
+        missed.append(("a GET by itself", f"{own:.2f} µs, the bar is 1 µs"))
+    if missed:
+        lines += ["", "## Missed", ""]
+        lines += [f"- {name}: {what}. {KNOWN_MISSES.get(name, 'Not explained.')}" for name, what in missed]
+    return "\n".join(lines) + "\n", [f"{name}: {what}" for name, what in missed if name not in KNOWN_MISSES]
+
+
+def main() -> None:
+    """Prepares, measures, writes."""
+    prepare()
+    measure()
+    text, unexplained = report(alone())
+    (HERE / "web.md").write_text(text)
+    print(text)
+    for missed in unexplained:
+        print(f"MISSED  {missed}", file=sys.stderr)
+    sys.exit(bool(unexplained))
+
+
+if __name__ == "__main__":
+    main()
