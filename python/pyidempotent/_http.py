@@ -218,7 +218,7 @@ class Capture:
         self._limit = limit
         self._length: int | None = None
         self._size = 0
-        self._chunks: list[bytes | bytearray | memoryview] = []
+        self._chunks: list[bytes] = []
 
     def start(self, status: int, headers: Headers) -> None:
         """Its status and headers; the list is kept, so pass one that nobody else changes."""
@@ -239,7 +239,7 @@ class Capture:
             self.cut = f"it has more than {self._limit} bytes, which is max_response_bytes"
             self._chunks.clear()
         else:
-            self._chunks.append(chunk)
+            self._chunks.append(bytes(chunk))  # a buffer may be used again
         return self._length is not None and self._size >= self._length
 
     def answer(self) -> Answer | None:
