@@ -115,15 +115,5 @@ class Site:
         # Even without a backend of its own, what is wrong with the options is said now.
         native = open_backend(backend).native if backend is not None else _native.Backend.memory(0, 0)
         engine = _native.Engine(native, **self._options)
-        #: The engine with these options.
-        self.engine: Any = engine if backend is not None else _NoBackend()
-
-
-class _NoBackend:
-    """In an engine's place, where no backend was given."""
-
-    def begin(self, *_: Any) -> None:
-        """Says so."""
-        raise TypeError("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
-
-    begin_async = begin
+        #: The engine with these options, if there is a backend.
+        self.engine = engine if backend is not None else None
