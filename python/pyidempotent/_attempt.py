@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._current import CurrentAttempt, Operation, _current
-from pyidempotent._flow import Flow, advance, advance_async, enter, hurry, protect, refuse_to_block
+from pyidempotent._current import CurrentAttempt, Operation
+from pyidempotent._flow import Flow, advance, advance_async, enter, hurry, leave, protect, refuse_to_block
 from pyidempotent._function import caller_bytes
 from pyidempotent._results import VALUE, Outcome, pack, unpack
 from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Site, refuse_unknown
@@ -160,7 +160,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         if self._running is None:
             return None
         (running, token), self._running = self._running, None
-        _current.reset(token)
+        leave(token)
         if error is None:
             return Outcome(self.result)
         if isinstance(error, Exception):

@@ -1,4 +1,4 @@
-"""Arguments by name, worked out once per function: ``signature.bind`` on every call would cost more than the store."""
+"""What a function's signature says, and callables of the user's that take some of its arguments."""
 
 from __future__ import annotations
 
@@ -8,35 +8,18 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyidempotent import _native
-
 
 class Binding:
-    """How a function's arguments get their names."""
+    """A function's signature, its annotations and its defaults."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.signature = inspect.signature(function)
         self.hints = _hints(function)
-        kinds = inspect.Parameter
         parameters = self.signature.parameters.values()
         self.names = [p.name for p in parameters]
-        self.defaults: dict[str, Any] = {p.name: p.default for p in parameters if p.default is not kinds.empty}
-        variable = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
-        self._native = _native.Binding(
-            [p.name for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)],
-            frozenset(p.name for p in parameters if p.kind in (kinds.KEYWORD_ONLY, kinds.POSITIONAL_OR_KEYWORD)),
-            [p.name for p in parameters if p.default is kinds.empty and p.kind not in variable],
-            next((p.name for p in parameters if p.kind is kinds.VAR_POSITIONAL), None),
-            next((p.name for p in parameters if p.kind is kinds.VAR_KEYWORD), None),
-        )
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments given, by name, without the defaults. A call that does not fit is the usual TypeError."""
-        bound = self._native.bind(args, kwargs)
-        if bound is None:
-            self.signature.bind(*args, **kwargs)  # raises, in Python's own words
-            raise TypeError(f"the arguments do not fit {self.signature}")
-        return bound
+        self.defaults: dict[str, Any] = {
+            p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
+        }
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

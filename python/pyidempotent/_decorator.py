@@ -19,7 +19,6 @@ from pyidempotent._requests import (
     read_body,
     read_body_from_thread,
 )
-from pyidempotent._results import Outcome
 from pyidempotent._site import (
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
@@ -151,28 +150,26 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         if injected:
             request, response = kwargs.pop(INJECTED_REQUEST, None), kwargs.pop(INJECTED_RESPONSE, None)
             kwargs.pop(INJECTED_KEY, None)
-        request = request or find_request(args, kwargs)
         if request is None:
-            return FunctionCall(plan, args, kwargs)
+            request = find_request(args, kwargs)
+        if request is None:
+            return plan.native.call(args, kwargs)
         for parameter in plan.responses:
             response = kwargs.get(parameter, response)
         return EndpointCall(plan, args, kwargs, request, response)
-
-    def leave(outcome: Outcome) -> Any:
-        if outcome.exception is not None:
-            raise outcome.exception
-        return outcome.value
 
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004  # of an instance
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             call = enter(args, kwargs)
-            run = functools.partial(function, *args, **kwargs)
             if type(call) is EndpointCall and call.is_held():
-                return await run()
+                return await function(*args, **kwargs)
             try:
-                return leave(await advance_async(call, protect(call), None, read_body, run))
+                outcome = await advance_async(call, protect(call), None, read_body, function, args, kwargs)
+                if outcome.exception is not None:
+                    raise outcome.exception
+                return outcome.value
             except IdempotencyError as error:
                 return _answer(call, error)
 
@@ -182,11 +179,13 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             refuse_to_block(plan.site)
             call = enter(args, kwargs)
-            run = functools.partial(function, *args, **kwargs)
             if type(call) is EndpointCall and call.is_held():
-                return run()
+                return function(*args, **kwargs)
             try:
-                return leave(advance(call, protect(call), None, read_body_from_thread, run))
+                outcome = advance(call, protect(call), None, read_body_from_thread, function, args, kwargs)
+                if outcome.exception is not None:
+                    raise outcome.exception
+                return outcome.value
             except IdempotencyError as error:
                 return _answer(call, error)
 

@@ -1,4 +1,4 @@
-"""A protected function: its analysis, made once, and a call of it."""
+"""A protected function: its analysis, made once. Calls of it are `FunctionCall`s."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import inspect
 import types
 from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from pyidempotent import _native, _values
 from pyidempotent._binding import Binding, Selector
-from pyidempotent._current import Operation
-from pyidempotent._results import EXCEPTION, VALUE, Outcome, pack, pack_exception, unpack, unpack_exception
+from pyidempotent._native import FunctionCall
 from pyidempotent._site import Site
-from pyidempotent.exceptions import IdempotencyKeyInvalid, IdempotencyKeyMissing, IdempotencyScopeMissing
+from pyidempotent.exceptions import IdempotencyScopeMissing
+
+__all__ = ["Function", "FunctionCall", "arguments", "by_authorization", "caller_bytes", "is_framework_object", "shared"]
 
 #: Framework objects that say nothing about what is asked for, by where their class is defined.
 _FRAMEWORK_CLASSES = frozenset(
@@ -108,11 +109,30 @@ class Function:
         self.left_out = frozenset(name for name, found in markers.items() if "Depends" in found)
         if self.is_method:
             self.left_out |= {self.binding.names[0]}
+        #: What its calls need, without a Python instruction.
+        self.native = _native.Plan(
+            self,
+            site,
+            self.name,
+            list(self.binding.signature.parameters.values()),
+            self.left_out,
+            key=self._key_source(),
+            key_parameter=self.key_parameter,
+            has_scope=self.scope is not None,
+            has_fingerprint=self.fingerprint is not None,
+        )
 
     @property
     def takes_key_from_header(self) -> bool:
         """Whether no ``key=`` was given."""
         return self.key is None and self.key_parameter is None and not self.key_is_arguments
+
+    def _key_source(self) -> Literal["request", "arguments", "callable", "parameter"]:
+        if self.key_is_arguments:
+            return "arguments"
+        if self.key_parameter is not None:
+            return "parameter"
+        return "request" if self.key is None else "callable"
 
     def _selector(self, option: str, function: Any) -> Selector:
         if not callable(function):
@@ -136,117 +156,6 @@ class Function:
         """The classes that the return annotation names; looked up late, when all of its module is defined."""
         hint = Binding(self.function).hints.get("return")
         return types.MappingProxyType(_values.classes_of(hint))
-
-
-class FunctionCall:
-    """A call of a function that is protected as a function: its arguments are the payload, its value the result."""
-
-    __slots__ = ("_bound", "_fingerprint", "args", "kwargs", "plan", "site")
-
-    def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.plan = plan
-        self.site = plan.site
-        self.args = args
-        self.kwargs = kwargs
-        self._bound: dict[str, Any] | None = None
-        self._fingerprint: bytes | None = None
-
-    @property
-    def bound(self) -> dict[str, Any]:
-        """The arguments given, by name."""
-        if self._bound is None:
-            self._bound = self.plan.binding.bind(self.args, self.kwargs)
-        return self._bound
-
-    def values(self) -> dict[str, Any]:
-        """What a callable of the user's may ask for, by name."""
-        return {**self.plan.binding.defaults, **self.bound}
-
-    def select(self, selector: Selector) -> Any:
-        """What a callable of the user's makes of the call."""
-        return selector(self.values(), self.args, self.kwargs)
-
-    def key(self) -> str | None:
-        """The key, as ``key=`` says."""
-        plan = self.plan
-        if plan.key_is_arguments:
-            return self._digest().hex()
-        if plan.key is not None:
-            key = self.select(plan.key)
-        elif plan.key_parameter is not None:
-            key = self.bound.get(plan.key_parameter, plan.binding.defaults.get(plan.key_parameter))
-        else:
-            raise IdempotencyKeyMissing(
-                f"{plan.name} got no request to take a key from; pass key=: a callable on its arguments, the name of a "
-                "parameter, or pyidempotent.arguments"
-            )
-        if key is not None and not isinstance(key, str):
-            raise IdempotencyKeyInvalid(f"the key of {plan.name} must be a str, not {type(key).__qualname__}")
-        return key
-
-    def operation(self) -> Operation:
-        """The function's name."""
-        return self.plan.name
-
-    def caller(self) -> bytes | None:
-        """Who calls, as ``scope=`` says."""
-        if self.plan.by_authorization:
-            raise IdempotencyScopeMissing(f"scope=by_authorization needs a request, and {self.plan.name} got none")
-        return None if self.plan.scope is None else caller_bytes(self.select(self.plan.scope))
-
-    def fingerprint(self) -> bytes | None:
-        """The digest of the arguments."""
-        return self._digest()
-
-    def body(self) -> Any:
-        """A function has none."""
-        raise AssertionError("the fingerprint of a function needs no body")
-
-    def fingerprint_of(self, body: Any) -> bytes:
-        """As `body`."""
-        raise AssertionError("the fingerprint of a function needs no body")
-
-    def _digest(self) -> bytes:
-        plan = self.plan
-        if self._fingerprint is not None:
-            return self._fingerprint
-        if plan.fingerprint is not None:
-            made = {"fingerprint": self.select(plan.fingerprint)}
-            self._fingerprint = _native.fingerprint_call(made)
-        else:
-            self._fingerprint = _native.fingerprint_call(
-                self.bound, plan.binding.defaults, plan.left_out, is_framework_object
-            )
-        return self._fingerprint
-
-    def verdict(self, outcome: Outcome) -> str:
-        """A value is stored; an exception releases the key, unless its type is stored."""
-        error = outcome.exception
-        return "store" if error is None or isinstance(error, self.site.store_exceptions) else "fail"
-
-    def status(self, outcome: Outcome) -> int | None:
-        """A function has none."""
-        return None
-
-    def pack(self, outcome: Outcome) -> bytes:
-        """The value, or the exception."""
-        if outcome.exception is not None:
-            return pack_exception(outcome.exception, self.plan.classes, self.stored_exceptions())
-        return pack(VALUE, outcome.value, self.plan.classes)
-
-    def note(self, outcome: Outcome) -> dict[str, Any]:
-        """A function's result has nothing to tell beside itself."""
-        return {}
-
-    def replay(self, payload: bytes) -> Outcome:
-        """The stored value or exception."""
-        if payload[:1] == EXCEPTION:
-            return Outcome(exception=unpack_exception(payload, self.plan.classes, self.stored_exceptions()))
-        return Outcome(value=unpack(payload, self.plan.classes))
-
-    def stored_exceptions(self) -> tuple[type[Exception], ...]:
-        """The exception types that a stored exception may be of; the ``settle`` hook may store any."""
-        return self.site.store_exceptions if self.site.settle is None else (Exception,)
 
 
 def caller_bytes(caller: Any) -> bytes:

@@ -1,25 +1,39 @@
 """The engine of pyidempotent."""
 
 import asyncio
+import inspect
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeVar, final
+
+from typing_extensions import Self, disjoint_base
+
+from pyidempotent._binding import Selector
+from pyidempotent._current import Scope
+from pyidempotent._flow import Call
+from pyidempotent._function import Function
+from pyidempotent._site import Site
 
 __all__ = [
-    "Attempt",
     "Backend",
-    "Binding",
+    "CurrentAttempt",
     "Engine",
+    "Flow",
+    "FunctionCall",
+    "Outcome",
+    "Plan",
     "__version__",
     "abandon",
     "decode",
     "decode_answer",
     "encode",
     "encode_answer",
+    "find_instance",
     "fingerprint_call",
     "fingerprint_http",
     "is_stored",
     "parse_key",
+    "protect",
     "refusals",
     "shutdown",
 ]
@@ -27,7 +41,7 @@ __all__ = [
 __version__: str
 
 _Operation = str | tuple[str, bytes]
-_Refused = tuple[str, float | bytes | None]
+_T = TypeVar("_T")
 _Found = tuple[str, str, int, float, bytes]
 
 @final
@@ -51,20 +65,6 @@ class Backend:
     def purge(self) -> int: ...
 
 @final
-class Binding:
-    """How a function's arguments get their names."""
-
-    def __new__(
-        cls,
-        positional: list[str],
-        keywords: frozenset[str],
-        required: list[str],
-        rest: str | None,
-        extra: str | None,
-    ) -> Binding: ...
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None: ...
-
-@final
 class Engine:
     """The options of one call site over a backend."""
 
@@ -79,40 +79,154 @@ class Engine:
         refuse_after_crash: bool,
         namespace: str,
     ) -> Engine: ...
-    def begin(
-        self, operation: _Operation, caller: bytes | None, key: str, fingerprint: bytes
-    ) -> Attempt | bytes | _Refused: ...
-    def begin_async(
-        self, operation: _Operation, caller: bytes | None, key: str, fingerprint: bytes
-    ) -> Attempt | bytes | _Refused | asyncio.Future[Attempt | bytes | _Refused]: ...
     def storage_key(self, operation: _Operation, caller: bytes | None, key: str) -> bytes: ...
 
 @final
-class Attempt:
-    """A held claim. Collected without being settled, it is released (or failed, once started) in the background."""
+class Plan:
+    """What the calls of a decorated function need, worked out once."""
+
+    def __new__(
+        cls,
+        function: Function,
+        site: Site,
+        name: str,
+        parameters: list[inspect.Parameter],
+        left_out: frozenset[str],
+        *,
+        key: Literal["request", "arguments", "callable", "parameter"],
+        key_parameter: str | None,
+        has_scope: bool,
+        has_fingerprint: bool,
+    ) -> Plan: ...
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> FunctionCall:
+        """As ``FunctionCall(function, args, kwargs)``."""
+
+@disjoint_base
+class FunctionCall:
+    """A call of a function that is protected as a function: its arguments are the payload, its value the result."""
+
+    def __new__(cls, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *_more: Any) -> Self: ...
+    def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *_more: Any) -> None: ...
+    @property
+    def plan(self) -> Function: ...
+    @property
+    def site(self) -> Site: ...
+    @property
+    def args(self) -> tuple[Any, ...]: ...
+    @property
+    def kwargs(self) -> dict[str, Any]: ...
+    @property
+    def bound(self) -> dict[str, Any]:
+        """The arguments given, by name."""
+
+    def values(self) -> dict[str, Any]:
+        """What a callable of the user's may ask for, by name."""
+
+    def select(self, selector: Selector) -> Any:
+        """What a callable of the user's makes of the call."""
+
+    def key(self) -> str | None:
+        """The key, as ``key=`` says."""
+
+    def operation(self) -> _Operation:
+        """The function's name."""
+
+    def caller(self) -> bytes | None:
+        """Who calls, as ``scope=`` says."""
+
+    def fingerprint(self) -> bytes | None:
+        """The digest of the arguments."""
+
+    def body(self) -> Any:
+        """A function has none."""
+
+    def fingerprint_of(self, body: Any, /) -> bytes:
+        """As `body`."""
+
+    def verdict(self, outcome: Outcome, /) -> str:
+        """A value is stored; an exception releases the key, unless its type is stored."""
+
+    def status(self, outcome: Outcome, /) -> int | None:
+        """A function has none."""
+
+    def pack(self, outcome: Outcome, /) -> bytes:
+        """The value, or the exception."""
+
+    def note(self, outcome: Outcome, /) -> dict[str, Any]:
+        """A function's result has nothing to tell beside itself."""
+
+    def replay(self, payload: bytes, /) -> Outcome:
+        """The stored value or exception."""
+
+    def stored_exceptions(self) -> tuple[type[Exception], ...]:
+        """The exception types that a stored exception may be of; the ``settle`` hook may store any."""
+
+@final
+class Flow:
+    """Where a protected call stands: it says what has to be done next, and is told what came of it."""
+
+    def step(self, call: Call, told: Any, /) -> tuple[str, Any]:
+        """The next step on this thread: the store is waited for inside."""
+
+    def step_async(self, call: Call, told: Any, /) -> tuple[str, Any]:
+        """The next step in the running loop."""
+
+@final
+class CurrentAttempt:
+    """The attempt that runs now, seen from inside."""
 
     @property
-    def fence(self) -> int: ...
-    @property
-    def lost(self) -> bool: ...
-    def start(self) -> None: ...
-    def derive(self, name: str) -> str: ...
-    def settle(self, verdict: str, payload: bytes | None = None) -> bytes | None: ...
-    def settle_async(
-        self, verdict: str, payload: bytes | None = None
-    ) -> bytes | asyncio.Future[bytes | None] | None: ...
-    def settle_later(self, verdict: str) -> None: ...
+    def key(self) -> str:
+        """The idempotency key."""
 
+    @property
+    def scope(self) -> Scope:
+        """The key's scope."""
+
+    @property
+    def fence(self) -> int:
+        """A number that is greater for every later attempt on this key: downstream can refuse a smaller one."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether another attempt is known to have taken this one's place."""
+
+    def derive(self, name: str) -> str:
+        """A key for a downstream call: the same for every attempt of this key, another for every ``name``."""
+
+    def release(self) -> None:
+        """Declares that nothing happened: the key is free again when the handler ends, however it ends."""
+
+    def _hurry(self, verdict: str, /) -> None: ...
+
+@final
+class Outcome:
+    """How a run ended, as the ``settle`` hook sees it.
+
+    Parameters:
+        value: what it returned; ``None`` where it raised.
+        exception: what it raised, if it did.
+        status: the HTTP status of its answer, where it has one.
+    """
+
+    __match_args__: ClassVar[tuple[str, str, str]]
+
+    def __new__(cls, value: Any = None, exception: Exception | None = None, status: int | None = None) -> Outcome: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def exception(self) -> Exception | None: ...
+    @property
+    def status(self) -> int | None: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+def protect(call: Call, /) -> Flow: ...
 def abandon(future: asyncio.Future[Any]) -> None: ...
 def shutdown(limit: float) -> bool: ...
 def encode(value: object, classes: Mapping[str, type]) -> bytes: ...
 def decode(encoded: bytes, classes: Mapping[str, type]) -> Any: ...
-def fingerprint_call(
-    arguments: dict[str, Any],
-    defaults: dict[str, Any] | None = None,
-    left_out: frozenset[str] | None = None,
-    is_ignored: Callable[[object], bool] | None = None,
-) -> bytes: ...
+def find_instance(cls: type[_T], args: tuple[Any, ...], kwargs: dict[str, Any], /) -> _T | None: ...
+def fingerprint_call(arguments: dict[str, Any]) -> bytes: ...
 def parse_key(lines: list[bytes], strict: bool) -> str: ...
 def fingerprint_http(method: str, path: bytes, query: bytes, content_type: bytes, body: bytes) -> bytes: ...
 def is_stored(status: int) -> bool: ...

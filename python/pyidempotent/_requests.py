@@ -37,15 +37,10 @@ from pyidempotent.exceptions import IdempotencyError
 INJECTED_REQUEST, INJECTED_RESPONSE, INJECTED_KEY = "_idempotent_request", "_idempotent_response", "idempotency_key_"
 
 
-def find_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any | None:
+def find_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
     """The Starlette request among a call's arguments."""
     starlette = sys.modules.get("starlette.requests")
-    if starlette is None:
-        return None
-    for value in (*kwargs.values(), *args):
-        if isinstance(value, starlette.Request):
-            return value
-    return None
+    return None if starlette is None else _native.find_instance(starlette.Request, args, kwargs)
 
 
 #: Where middleware leaves the attempt that it holds, in an ASGI scope.
@@ -140,7 +135,7 @@ class EndpointCall(FunctionCall):
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, which needs its body; or as ``fingerprint=`` says."""
-        return None if self.plan.fingerprint is None else self._digest()
+        return None if self.plan.fingerprint is None else super().fingerprint()
 
     def body(self) -> tuple[Any, int]:
         """The request, and how much of it may be read."""

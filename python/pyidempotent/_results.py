@@ -10,28 +10,28 @@ import dataclasses
 from typing import Any
 
 from pyidempotent import _native
+from pyidempotent._native import Outcome
 from pyidempotent._values import Classes, class_name, find_class
+
+__all__ = [
+    "ANSWER",
+    "EXCEPTION",
+    "VALUE",
+    "VIEW_VALUE",
+    "Answer",
+    "Outcome",
+    "Unstorable",
+    "pack",
+    "pack_exception",
+    "unpack",
+    "unpack_exception",
+]
 
 VALUE, VIEW_VALUE, ANSWER, EXCEPTION = b"V", b"W", b"R", b"X"
 
 
 class Unstorable(Exception):
     """A result that can't be kept, and why."""
-
-
-@dataclasses.dataclass(slots=True)
-class Outcome:
-    """How a run ended, as the ``settle`` hook sees it.
-
-    Parameters:
-        value: what it returned, or (of middleware) its `Answer`; ``None`` where there is none.
-        exception: what it raised, if it did.
-        status: the HTTP status of its answer, where it has one.
-    """
-
-    value: Any = None
-    exception: Exception | None = None
-    status: int | None = None
 
 
 @dataclasses.dataclass(slots=True)

@@ -143,8 +143,8 @@ class Site:
         # Even without a backend of its own, what is wrong with the options is said now.
         native = open_backend(backend).native if backend is not None else _native.Backend.memory(0, 0)
         engine = _native.Engine(native, **self._options)
-        #: The engine with these options.
-        self.engine: Any = engine if backend is not None else _NoBackend()
+        #: The engine with these options, if there is a backend.
+        self.engine = engine if backend is not None else None
         self._backend = native if backend is not None else None
 
     def differs_from(self, outer: Site) -> list[str]:
@@ -162,13 +162,3 @@ class Site:
         given, there, unset = options(self), options(outer), options(default)
         said = {"refuse_after_crash": "after_crash", "strict": "key_format"}
         return [said.get(name, name) for name in given if given[name] not in (unset[name], there[name])]
-
-
-class _NoBackend:
-    """In an engine's place, where no backend was given."""
-
-    def begin(self, *_: Any) -> None:
-        """Says so."""
-        raise TypeError("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
-
-    begin_async = begin

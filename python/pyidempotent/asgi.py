@@ -18,8 +18,8 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, cast
 
-from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flow import Flow, advance_async, enter, hurry, protect
+from pyidempotent._current import CurrentAttempt
+from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
 from pyidempotent._http import METHODS, Capture, HeaderView, problem_answer, too_large
 from pyidempotent._plan import Asked, Plan, RequestCall, Routes
 from pyidempotent._requests import ATTEMPT, Held, facts_of, identity
@@ -218,7 +218,7 @@ class _Running:
                 self._seen.cut = self._seen.cut or "it was cut short"
                 await self._settle(None)
         finally:
-            _current.reset(token)
+            leave(token)
 
     def _scope(self) -> Scope:
         scope = {**self._call.scope, ATTEMPT: Held(self._running, self._call.site)}

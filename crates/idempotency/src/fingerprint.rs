@@ -28,16 +28,19 @@ pub struct Digest(Sha256);
 
 impl Digest {
     /// A digest for one purpose, named and versioned by `domain`.
+    #[inline]
     pub fn new(domain: &str) -> Self {
         Self(Sha256::new()).part(domain.as_bytes())
     }
 
     /// Adds one part: its length as 8 bytes, big endian, then its bytes.
+    #[inline]
     pub fn part(self, bytes: &[u8]) -> Self {
         self.parts(bytes.len() as u64, [bytes])
     }
 
     /// Adds one part that lies in several pieces; `length` is that of all of them.
+    #[inline]
     pub fn parts<'a>(mut self, length: u64, pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
         self.0.update(length.to_be_bytes());
         for piece in pieces {
@@ -47,6 +50,7 @@ impl Digest {
     }
 
     /// Adds a part that may be absent; absent and empty differ.
+    #[inline]
     pub fn option(self, bytes: Option<&[u8]>) -> Self {
         match bytes {
             None => self.part(b"0"),
@@ -55,6 +59,7 @@ impl Digest {
     }
 
     /// The 32 bytes.
+    #[inline]
     pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
@@ -62,6 +67,9 @@ impl Digest {
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
-    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    let mut hex = String::with_capacity(bytes.len() * 2);
+    bytes.iter().for_each(|byte| hex.extend([digit(byte >> 4), digit(byte & 15)]));
+    hex
 }

@@ -137,20 +137,36 @@ impl Scope<'_> {
     /// The one name of this key in every store and in every language: SHA-256 over the length-prefixed parts
     /// `idempotency key 1`, namespace, `call` and name (or `http`, method and path), caller, key.
     pub fn storage_key(&self, key: &Key) -> StorageKey {
+        self.keys().storage_key(key)
+    }
+
+    /// The same for many keys, with the scope hashed once.
+    pub fn keys(&self) -> ScopedKeys {
         let digest = Digest::new("idempotency key 1").part(self.namespace.as_bytes());
         let digest = match self.operation {
             Operation::Call(name) => digest.part(b"call").part(name.as_bytes()),
             Operation::Http { method, path } => digest.part(b"http").part(method.as_bytes()).part(path),
         };
-        StorageKey(digest.option(self.caller).part(key.0.as_bytes()).finish())
+        ScopedKeys(digest.option(self.caller))
     }
 
     /// The operation and the key in words, for an operator who finds the record; never used to decide anything.
     pub fn label(&self, key: &Key) -> String {
         match self.operation {
-            Operation::Call(name) => format!("{name} {}", key.0),
-            Operation::Http { method, path } => format!("{method} {} {}", String::from_utf8_lossy(path), key.0),
+            Operation::Call(name) => [name, &key.0].join(" "),
+            Operation::Http { method, path } => [method, &String::from_utf8_lossy(path), &key.0].join(" "),
         }
+    }
+}
+
+/// A scope that makes storage keys: [`Scope::keys`].
+#[derive(Clone)]
+pub struct ScopedKeys(Digest);
+
+impl ScopedKeys {
+    /// As [`Scope::storage_key`].
+    pub fn storage_key(&self, key: &Key) -> StorageKey {
+        StorageKey(self.0.clone().part(key.0.as_bytes()).finish())
     }
 }
 

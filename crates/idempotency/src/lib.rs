@@ -32,7 +32,7 @@ pub use decide::{Decision, decide};
 pub use engine::{Attempt, Begun, Call, Idempotency, Options, OptionsError, Outcome, RunError, Settled, Verdict};
 pub use error::{StoreError, StoreErrorKind};
 pub use fingerprint::{Digest, Fingerprint, hex};
-pub use key::{Key, KeyError, KeyFormat, MAX_KEY, Operation, Scope, StorageKey};
+pub use key::{Key, KeyError, KeyFormat, MAX_KEY, Operation, Scope, ScopedKeys, StorageKey};
 pub use record::{AfterCrash, Micros, Record, RecordError, State, Token};
 pub use store::Store;
 

@@ -21,13 +21,13 @@ impl Token {
     /// Where the operating system has no randomness to give: no claim could be told from another.
     pub fn random() -> Self {
         thread_local! {
-            /// Bytes drawn ahead, for one system call in 32 tokens, and the process they were drawn in.
+            /// Bytes drawn ahead, for one system call in 128 tokens, and the process they were drawn in.
             static DRAWN: RefCell<(Vec<[u8; 16]>, u32)> = const { RefCell::new((Vec::new(), 0)) };
         }
         DRAWN.with_borrow_mut(|(drawn, process)| {
             if drawn.is_empty() || *process != generation() {
                 *process = generation();
-                drawn.resize(32, [0; 16]);
+                drawn.resize(128, [0; 16]);
                 getrandom::fill(drawn.as_flattened_mut()).expect("the operating system gives random bytes");
             }
             Self(drawn.pop().expect("it was just filled"))
@@ -120,8 +120,14 @@ impl Record {
     /// | 2 + n | label: length, big endian, and UTF-8, cut to 200 bytes |
     /// | rest | result |
     pub fn encode(&self) -> Vec<u8> {
-        let label = &self.label[..self.label.floor_char_boundary(LABEL_MAX)];
-        let mut out = Vec::with_capacity(HEAD + label.len() + self.result.len());
+        self.encode_after(&[])
+    }
+
+    /// The wire form after something else, in one allocation.
+    pub(crate) fn encode_after(&self, head: &[u8]) -> Vec<u8> {
+        let label = self.short_label();
+        let mut out = Vec::with_capacity(head.len() + self.encoded_len());
+        out.extend_from_slice(head);
         out.extend_from_slice(b"idm1");
         out.push(match self.state {
             State::InFlight => b'F',
@@ -131,7 +137,7 @@ impl Record {
         });
         out.push(if self.after_crash == AfterCrash::Refuse { b'x' } else { b'r' });
         out.extend_from_slice(&self.token.0);
-        out.extend_from_slice(format!("{:016}", self.fence).as_bytes());
+        out.extend_from_slice(&digits(self.fence));
         out.extend_from_slice(&self.lease.to_be_bytes());
         out.extend_from_slice(&self.ttl.to_be_bytes());
         out.extend_from_slice(&self.fingerprint.0);
@@ -139,6 +145,15 @@ impl Record {
         out.extend_from_slice(label.as_bytes());
         out.extend_from_slice(&self.result);
         out
+    }
+
+    /// How long the wire form is.
+    pub(crate) fn encoded_len(&self) -> usize {
+        HEAD + self.short_label().len() + self.result.len()
+    }
+
+    fn short_label(&self) -> &str {
+        &self.label[..self.label.floor_char_boundary(LABEL_MAX)]
     }
 
     /// Reads the wire form.
@@ -179,6 +194,16 @@ impl Record {
         let label = std::str::from_utf8(label).ok()?.into();
         Some(Self { state, after_crash, token, fence, lease, ttl, fingerprint, label, result: result.into() })
     }
+}
+
+/// A number in decimal: microseconds since 1970 have 16 digits until the year 2286.
+fn digits(mut number: u64) -> [u8; 16] {
+    let mut digits = [b'0'; 16];
+    for digit in digits.iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
+    }
+    digits
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

@@ -20,9 +20,10 @@ use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::engine::Begun;
 use crate::runtime::process;
 
 /// Makes the Python result, on the loop's thread.
@@ -214,8 +215,8 @@ pub fn submit<'py, T: Send + 'static>(
     Ok(future)
 }
 
-/// Gives up a future that `submit` returned, whatever became of it: its operation ends, and its claim is released.
-/// Its loop may have stopped running.
+/// Gives up a future that `submit` returned, whatever became of it: on the wire or just arrived, its operation ends and
+/// its claim is released. Its loop may have stopped running.
 #[pyfunction]
 pub fn abandon(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
@@ -227,6 +228,13 @@ pub fn abandon(future: &Bound<'_, PyAny>) -> PyResult<()> {
     });
     if let Some((_, operation)) = given_up {
         operation.abort();
+    }
+    let is = |question: &Bound<'_, PyString>| future.call_method0(question)?.is_truthy();
+    if is(intern!(py, "done"))? && !is(intern!(py, "cancelled"))? && !is(intern!(py, "exception"))? {
+        let arrived = future.call_method0(intern!(py, "result"))?;
+        if let Ok(begun) = arrived.cast::<Begun>() {
+            drop(begun.get().take());
+        }
     }
     Ok(())
 }

@@ -3,10 +3,11 @@
 use std::error::Error;
 
 use idempotency::StoreError;
-use pyo3::exceptions::PyConnectionError;
+use pyo3::call::PyCallArgs;
+use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyType};
 
 /// An exception of `pyidempotent.exceptions`, by name.
 fn exception<'py>(
@@ -37,4 +38,39 @@ pub fn key_error(py: Python<'_>, error: &idempotency::KeyError) -> PyErr {
         Ok(class) => PyErr::from_type(class.clone(), error.to_string()),
         Err(import) => import,
     }
+}
+
+/// A refusal: an exception of `pyidempotent.exceptions`, by name. Never on the way of a call that is answered.
+pub fn refusal<'py>(
+    py: Python<'py>,
+    class: &str,
+    args: impl PyCallArgs<'py>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyErr {
+    let made = || py.import("pyidempotent.exceptions")?.getattr(class)?.call(args, kwargs);
+    made().map_or_else(|error| error, PyErr::from_value)
+}
+
+fn unstorable_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    Ok(py.import("pyidempotent._results")?.getattr("Unstorable")?.cast_into()?)
+}
+
+/// `Unstorable`, for a value that the encoding has no form for; any other error stays what it is.
+pub fn unstorable(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyTypeError>(py) && !error.is_instance_of::<PyValueError>(py) {
+        return error;
+    }
+    match unstorable_class(py) {
+        Ok(class) => {
+            let raised = PyErr::from_type(class, error.value(py).to_string());
+            raised.set_cause(py, Some(error));
+            raised
+        }
+        Err(import) => import,
+    }
+}
+
+/// Whether a result can't be kept, rather than something else being wrong.
+pub fn is_unstorable(py: Python<'_>, error: &PyErr) -> bool {
+    unstorable_class(py).is_ok_and(|class| error.is_instance(py, class.as_any()))
 }

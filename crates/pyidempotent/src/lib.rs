@@ -1,14 +1,18 @@
 //! `pyidempotent._native`: the engine, for Python. Thin: conversions and the boundary; every rule is in `idempotency`.
 
+mod attempt;
 mod backends;
-mod binding;
 mod bridge;
+mod call;
 mod engine;
 mod errors;
 mod exchange;
 #[cfg(feature = "bench")]
 mod floor;
+mod flow;
 mod logging;
+mod outcome;
+mod plan;
 mod runtime;
 mod value;
 
@@ -32,14 +36,19 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     logging::install();
     module.add_class::<backends::Backend>()?;
-    module.add_class::<binding::Binding>()?;
     module.add_class::<engine::Engine>()?;
-    module.add_class::<engine::Attempt>()?;
+    module.add_class::<plan::Plan>()?;
+    module.add_class::<call::FunctionCall>()?;
+    module.add_class::<flow::Flow>()?;
+    module.add_class::<attempt::CurrentAttempt>()?;
+    module.add_class::<outcome::Outcome>()?;
     module.add_function(wrap_pyfunction!(bridge::abandon, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::shutdown, module)?)?;
     module.add_function(wrap_pyfunction!(value::encode, module)?)?;
     module.add_function(wrap_pyfunction!(value::decode, module)?)?;
-    module.add_function(wrap_pyfunction!(binding::fingerprint_call, module)?)?;
+    module.add_function(wrap_pyfunction!(flow::protect, module)?)?;
+    module.add_function(wrap_pyfunction!(plan::find_instance, module)?)?;
+    module.add_function(wrap_pyfunction!(plan::fingerprint_call, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::parse_key, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::fingerprint_http, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::is_stored, module)?)?;

@@ -1,11 +1,12 @@
 //! One Tokio runtime per process, and how a thread that holds the GIL waits for it.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use idempotency::Idempotency;
 use idempotency::process::generation;
@@ -42,7 +43,7 @@ fn start(id: u32, seen: *mut Process) -> &'static Process {
     let new = Box::into_raw(Box::new(Process { id, runtime: runtime.handle().clone(), engines: Mutex::default() }));
     match CURRENT.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            let thread = std::thread::Builder::new().name("idempotency".into());
+            let thread = thread::Builder::new().name("idempotency".into());
             let served = thread.spawn(move || runtime.block_on(std::future::pending::<()>()));
             served.expect("the operating system gives a thread");
             // SAFETY: `new` was just leaked and is never freed.
@@ -68,6 +69,22 @@ pub fn is_stopping() -> bool {
     STOPPING.load(Ordering::Acquire)
 }
 
+/// How a call waits for the store.
+#[derive(Clone, Copy)]
+pub enum Colour {
+    /// On its own thread.
+    Thread,
+    /// In the running loop.
+    Loop,
+}
+
+/// What an operation on the store comes to.
+pub enum Answer<'py, T> {
+    Ready(T),
+    /// A future of the running loop.
+    Later(Bound<'py, PyAny>),
+}
+
 /// How long a signal may have to wait for its handler.
 const SLICE: Duration = Duration::from_millis(100);
 
@@ -77,24 +94,58 @@ where
     F: Future + Send,
     F::Output: Send,
 {
-    let runtime = &process().runtime;
     let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Parked(thread::current())));
     loop {
-        // The timer is made inside: it needs the runtime's context.
-        let slice = py.detach(|| runtime.block_on(async { tokio::time::timeout(SLICE, future.as_mut()).await }));
-        match slice {
-            Ok(output) => return Ok(output),
-            Err(_) => py.check_signals()?,
+        match py.detach(|| wait(future.as_mut(), &waker)) {
+            Some(output) => return Ok(output),
+            None => py.check_signals()?,
         }
     }
 }
 
-/// Polls a future once in the runtime's context: a store that answers without I/O has answered then.
-pub fn poll_once<F: Future + Unpin>(mut future: F) -> Result<F::Output, F> {
+/// Whose thread waits. Parking it needs no timer of the runtime's, which is a lock, and may be a system call to wake it.
+struct Parked(Thread);
+
+impl Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for a slice.
+fn wait<F: Future>(mut future: Pin<&mut F>, waker: &Waker) -> Option<F::Output> {
+    let (_context, until) = (process().runtime.enter(), Instant::now() + SLICE);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
+            return Some(output);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
+    }
+}
+
+/// Polls a future once in the runtime's context.
+pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     let _context = process().runtime.enter();
-    match std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Ok(output),
-        Poll::Pending => Err(future),
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+/// The output of a future that needs no I/O: nothing is moved to another thread, and the GIL is kept.
+pub fn at_once<F>(py: Python<'_>, mut future: Pin<&mut F>) -> PyResult<F::Output>
+where
+    F: Future + Send,
+    F::Output: Send,
+{
+    match poll_once(future.as_mut()) {
+        Some(output) => Ok(output),
+        None => block_on(py, future),
     }
 }
 

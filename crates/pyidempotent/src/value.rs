@@ -25,21 +25,41 @@ const VERSION: u8 = b'1';
 /// Deeper values are refused: neither side may run out of stack.
 const MAX_DEPTH: u32 = 100;
 
+/// Classes that may occur beside what is importable by name. Looked up where one does.
+#[derive(Clone, Copy)]
+pub enum Classes<'a, 'py> {
+    None,
+    These(&'a Bound<'py, PyAny>),
+    /// The attribute `classes` of a decorated function's analysis.
+    Of(&'a Bound<'py, PyAny>),
+}
+
+impl<'py> Classes<'_, 'py> {
+    pub fn get(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::None => Ok(PyDict::new(py).into_any()),
+            Self::These(classes) => Ok(classes.clone()),
+            Self::Of(function) => function.getattr(intern!(py, "classes")),
+        }
+    }
+}
+
 pub struct Encoder<'a, 'py> {
     out: Vec<u8>,
-    /// Classes that may occur beside what is importable by name; none for the canonical form.
-    classes: Option<&'a Bound<'py, PyAny>>,
+    /// Not there for the canonical form.
+    classes: Option<Classes<'a, 'py>>,
     depth: u32,
 }
 
 impl<'a, 'py> Encoder<'a, 'py> {
-    fn new(classes: Option<&'a Bound<'py, PyAny>>) -> Self {
-        Self { out: vec![VERSION], classes, depth: 0 }
+    fn new(mut out: Vec<u8>, classes: Option<Classes<'a, 'py>>) -> Self {
+        out.push(VERSION);
+        Self { out, classes, depth: 0 }
     }
 
     /// For a fingerprint.
-    pub fn canonical() -> Self {
-        Self::new(None)
+    pub fn canonical(out: Vec<u8>) -> Self {
+        Self::new(out, None)
     }
 
     pub fn into_bytes(self) -> Vec<u8> {
@@ -106,7 +126,9 @@ impl<'a, 'py> Encoder<'a, 'py> {
         } else if value.is_exact_instance_of::<PyFrozenSet>() {
             self.elements(b'z', value)?;
         } else {
-            let parts = helper(value.py(), "reduce")?.call1((value, self.classes))?;
+            let py = value.py();
+            let classes = self.classes.map(|classes| classes.get(py)).transpose()?;
+            let parts = helper(py, "reduce")?.call1((value, classes))?;
             self.out.push(b'x');
             parts.cast_into::<PyTuple>()?.iter().try_for_each(|part| self.value(&part))?;
         }
@@ -182,7 +204,7 @@ fn helper<'py>(py: Python<'py>, name: &'static str) -> PyResult<Bound<'py, PyAny
 struct Decoder<'a, 'py> {
     py: Python<'py>,
     rest: &'a [u8],
-    classes: &'a Bound<'py, PyAny>,
+    classes: Classes<'a, 'py>,
     depth: u32,
 }
 
@@ -256,7 +278,7 @@ impl<'py> Decoder<'_, 'py> {
             b'z' => PyFrozenSet::new(py, self.values()?)?.into_any(),
             b'x' => {
                 let (kind, class, parts) = (self.value()?, self.value()?, self.value()?);
-                helper(py, "rebuild")?.call1((kind, class, parts, self.classes))?
+                helper(py, "rebuild")?.call1((kind, class, parts, self.classes.get(py)?))?
             }
             _ => return Err(damaged()),
         })
@@ -274,21 +296,32 @@ fn int<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     py.get_type::<PyInt>().call_method("from_bytes", (PyBytes::new(py, bytes), "big"), Some(&signed))
 }
 
-/// The bytes of a value, whose classes are importable by name or among `classes`, and from which `decode` makes an equal one of the same type.
-#[pyfunction]
-pub fn encode<'py>(value: &Bound<'py, PyAny>, classes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let mut encoder = Encoder::new(Some(classes));
+/// Adds the bytes of a value, whose classes are importable by name or among `classes`, and from which [`decode_value`]
+/// makes an equal one of the same type.
+pub fn encode_value<'py>(out: Vec<u8>, value: &Bound<'py, PyAny>, classes: Classes<'_, 'py>) -> PyResult<Vec<u8>> {
+    let mut encoder = Encoder::new(out, Some(classes));
     encoder.value(value)?;
-    Ok(PyBytes::new(value.py(), &encoder.out))
+    Ok(encoder.out)
 }
 
 /// The value of some bytes; `classes` are those it may contain beside what is importable by name.
-#[pyfunction]
-pub fn decode<'py>(py: Python<'py>, encoded: &[u8], classes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+pub fn decode_value<'py>(py: Python<'py>, encoded: &[u8], classes: Classes<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     let Some((&VERSION, rest)) = encoded.split_first() else {
         return Err(damaged());
     };
     let mut decoder = Decoder { py, rest, classes, depth: 0 };
     let value = decoder.value()?;
     if decoder.rest.is_empty() { Ok(value) } else { Err(damaged()) }
+}
+
+/// The bytes of a value.
+#[pyfunction]
+pub fn encode<'py>(value: &Bound<'py, PyAny>, classes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(PyBytes::new(value.py(), &encode_value(vec![], value, Classes::These(classes))?))
+}
+
+/// The value of some bytes.
+#[pyfunction]
+pub fn decode<'py>(py: Python<'py>, encoded: &[u8], classes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    decode_value(py, encoded, Classes::These(classes))
 }

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::Engine;
 use super::background::{is_passing, pauses, twice};
-use super::keeper::{Live, Slot};
+use super::keeper::Live;
 use crate::key::StorageKey;
 use crate::process::generation;
 use crate::record::{AfterCrash, Record, State};
@@ -51,7 +51,6 @@ pub enum Settled {
 pub struct Attempt {
     engine: Arc<Engine>,
     live: Arc<Live>,
-    slot: Slot,
     process: u32,
     started: bool,
     settled: bool,
@@ -76,8 +75,8 @@ impl Attempt {
         run_limit: Duration,
     ) -> Self {
         let live = Arc::new(Live::new(key, record, handle, sent, run_limit));
-        let slot = engine.keeper.keep(live.clone());
-        Self { engine, live, slot, process: generation(), started: false, settled: false }
+        engine.keeper.keep(&live);
+        Self { engine, live, process: generation(), started: false, settled: false }
     }
 
     /// The key it claimed.
@@ -125,14 +124,14 @@ impl Attempt {
         if self.is_inherited() {
             return None;
         }
-        self.engine.keeper.leave(self.slot);
+        self.engine.keeper.leave(&self.live);
         let record = &self.live.record;
         let (state, result) = match (verdict, record.after_crash) {
             (Verdict::Complete(result), _) => (State::Completed, result),
             (Verdict::NotKept(note), _) => (State::NotKept, note),
             (Verdict::Release, _) | (Verdict::Fail, AfterCrash::Rerun) => return Some(End::Release),
             (Verdict::Hold, AfterCrash::Rerun) => return None,
-            (Verdict::Fail | Verdict::Hold, AfterCrash::Refuse) => (State::Unknown, [].into()),
+            (Verdict::Fail | Verdict::Hold, AfterCrash::Refuse) => (State::Unknown, Arc::default()),
         };
         Some(End::Complete(Record { state, result, ..record.clone() }))
     }
@@ -144,7 +143,7 @@ impl Attempt {
             End::Complete(record) => self.engine.background.spawn(&self.live.handle, async move {
                 let give_up = Instant::now() + Duration::from_micros(record.ttl).min(Duration::from_secs(24 * 3600));
                 for pause in pauses() {
-                    match complete(&engine, &live, &record).await {
+                    match complete(&engine, &live, &record, Instant::now()).await {
                         Ok(_) => return,
                         Err(error) if !is_passing(&error) || Instant::now() > give_up => {
                             tracing::error!("the result of {} could not be stored and is lost: {error}", record.label);
@@ -172,11 +171,12 @@ struct Unsettled {
 impl Unsettled {
     async fn send(mut self) -> Settled {
         let Attempt { engine, live, .. } = &self.attempt;
+        let sent = Instant::now();
         let answer = match self.end.as_ref() {
             None if self.attempt.is_inherited() => return Settled::Lost,
             None => return Settled::Stored,
-            Some(End::Complete(record)) => twice(|| complete(engine, live, record)).await,
-            Some(End::Release) => twice(|| engine.store.release(&live.key, &live.record)).await.map(|own| {
+            Some(End::Complete(record)) => twice(sent, |now| complete(engine, live, record, now)).await,
+            Some(End::Release) => twice(sent, |_| engine.store.release(&live.key, &live.record)).await.map(|own| {
                 engine.rooms.tell(&live.key);
                 if own { Settled::Stored } else { Settled::Lost }
             }),
@@ -217,9 +217,9 @@ impl Drop for Attempt {
     }
 }
 
-/// Sends a completion once.
-async fn complete(engine: &Engine, live: &Live, record: &Record) -> Result<Settled, crate::StoreError> {
-    let recreate = Instant::now() < live.lease_end();
+/// Sends a completion once, now.
+async fn complete(engine: &Engine, live: &Live, record: &Record, now: Instant) -> Result<Settled, crate::StoreError> {
+    let recreate = now < live.lease_end();
     let completed = engine.store.complete(&live.key, record, recreate).await?;
     engine.rooms.tell(&live.key);
     Ok(match completed {

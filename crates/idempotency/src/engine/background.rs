@@ -54,14 +54,14 @@ impl Background {
 const QUICK: Duration = Duration::from_millis(100);
 
 /// Sends once more at once where the first sending failed quickly, as on a connection that was lost while idle.
-/// Only for operations that their own token makes harmless to repeat: every one of an attempt.
-pub(super) async fn twice<T, F>(operation: impl Fn() -> F) -> Result<T, StoreError>
+/// Only for operations that their own token makes harmless to repeat: every one of an attempt. `sent` is now;
+/// the operation is told when it is sent.
+pub(super) async fn twice<T, F>(sent: Instant, operation: impl Fn(Instant) -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let sent = Instant::now();
-    match operation().await {
-        Err(error) if is_passing(&error) && sent.elapsed() < QUICK => operation().await,
+    match operation(sent).await {
+        Err(error) if is_passing(&error) && sent.elapsed() < QUICK => operation(Instant::now()).await,
         answer => answer,
     }
 }

@@ -22,15 +22,21 @@ pub(super) struct Live {
     /// Renewing ends here.
     renew_until: Instant,
     lost: AtomicBool,
-    lease_end: Mutex<Instant>,
+    times: Mutex<Times>,
+}
+
+struct Times {
+    lease_end: Instant,
+    /// When it is renewed; `None` once it has left.
+    due: Option<Instant>,
 }
 
 impl Live {
     pub(super) fn new(key: StorageKey, record: Record, handle: Handle, sent: Instant, run_limit: Duration) -> Self {
-        let lease_end = Mutex::new(sent + Duration::from_micros(record.lease));
+        let times = Mutex::new(Times { lease_end: sent + Duration::from_micros(record.lease), due: None });
         // An `Instant` can't hold a hundred years everywhere; a month is as good as never here.
         let renew_until = sent + run_limit.min(Duration::from_secs(30 * 24 * 3600));
-        Self { key, record, handle, renew_until, lost: AtomicBool::new(false), lease_end }
+        Self { key, record, handle, renew_until, lost: AtomicBool::new(false), times }
     }
 
     /// Whether the claim is known to be somebody else's by now.
@@ -44,16 +50,22 @@ impl Live {
 
     /// When the lease certainly still held, counted from before the claim or renewal was sent.
     pub(super) fn lease_end(&self) -> Instant {
-        *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner)
+        self.times().lease_end
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is renewed no more; when it would have been.
+    fn leave(&self) -> Option<Instant> {
+        self.times().due.take()
     }
 
     fn lease(&self) -> Duration {
         Duration::from_micros(self.record.lease)
     }
 }
-
-/// Where an attempt stands in the schedule.
-pub(super) type Slot = u64;
 
 pub(super) struct Keeper(Arc<Shared>);
 
@@ -65,15 +77,19 @@ struct Shared {
 
 #[derive(Default)]
 struct Schedule {
-    due: BTreeMap<(Instant, Slot), Arc<Live>>,
-    /// The time each slot stands under.
-    slots: std::collections::HashMap<Slot, Instant>,
-    last_slot: Slot,
+    due: BTreeMap<Place, Arc<Live>>,
     /// When the task looks again by itself. Whoever is due later need not wake it.
     looks: Option<Instant>,
     /// A task is at work. It says so itself when its runtime goes away under it.
     served: bool,
     closed: bool,
+}
+
+/// A time, and the address of what is due then.
+type Place = (Instant, usize);
+
+fn place(due: Instant, live: &Arc<Live>) -> Place {
+    (due, Arc::as_ptr(live).addr())
 }
 
 impl Schedule {
@@ -101,13 +117,11 @@ impl Keeper {
     }
 
     /// Keeps the lease until [`Self::leave`].
-    pub(super) fn keep(&self, live: Arc<Live>) -> Slot {
+    pub(super) fn keep(&self, live: &Arc<Live>) {
         let due = live.lease_end() - live.lease() * 2 / 3;
         let mut schedule = self.0.schedule();
-        schedule.last_slot += 1;
-        let slot = schedule.last_slot;
-        schedule.slots.insert(slot, due);
-        schedule.due.insert((due, slot), live.clone());
+        live.times().due = Some(due);
+        schedule.due.insert(place(due, live), live.clone());
         if !schedule.served {
             schedule.served = true;
             drop(schedule);
@@ -115,13 +129,12 @@ impl Keeper {
         } else if schedule.must_look_by(due) {
             self.0.wake.notify_one();
         }
-        slot
     }
 
-    pub(super) fn leave(&self, slot: Slot) {
+    pub(super) fn leave(&self, live: &Arc<Live>) {
         let mut schedule = self.0.schedule();
-        if let Some(due) = schedule.slots.remove(&slot) {
-            schedule.due.remove(&(due, slot));
+        if let Some(due) = live.leave() {
+            schedule.due.remove(&place(due, live));
         }
     }
 }
@@ -165,8 +178,7 @@ async fn serve(serving: Serving) {
             }
             let now = Instant::now();
             while let Some(entry) = schedule.due.first_entry().filter(|entry| entry.key().0 <= now) {
-                let ((_, slot), live) = entry.remove_entry();
-                tokio::spawn(renew(shared.clone(), slot, live));
+                tokio::spawn(renew(shared.clone(), entry.remove()));
             }
             schedule.looks = schedule.due.first_key_value().map(|((due, _), _)| *due);
             schedule.looks
@@ -178,22 +190,22 @@ async fn serve(serving: Serving) {
     }
 }
 
-async fn renew(shared: Arc<Shared>, slot: Slot, live: Arc<Live>) {
+async fn renew(shared: Arc<Shared>, live: Arc<Live>) {
     let sent = Instant::now();
     let label = &live.record.label;
     if sent >= live.renew_until {
         tracing::warn!("{label} still runs after its run_limit; its lease is not renewed any more");
-        shared.schedule().slots.remove(&slot);
+        live.leave();
         return;
     }
     let due = match shared.store.renew(&live.key, &live.record).await {
         Ok(true) => {
-            *live.lease_end.lock().unwrap_or_else(PoisonError::into_inner) = sent + live.lease();
+            live.times().lease_end = sent + live.lease();
             sent + live.lease() / 3
         }
         Ok(false) => {
             // Settled in the meantime, or truly lost.
-            if shared.schedule().slots.remove(&slot).is_some() {
+            if live.leave().is_some() {
                 live.lose();
                 tracing::warn!("{label} lost its claim while it ran; its result will not be stored");
             }
@@ -206,9 +218,9 @@ async fn renew(shared: Arc<Shared>, slot: Slot, live: Arc<Live>) {
         }
     };
     let mut schedule = shared.schedule();
-    if let Some(stands) = schedule.slots.get_mut(&slot) {
+    if let Some(stands) = &mut live.times().due {
         *stands = due;
-        schedule.due.insert((due, slot), live);
+        schedule.due.insert(place(due, &live), live.clone());
         if schedule.must_look_by(due) {
             shared.wake.notify_one();
         }

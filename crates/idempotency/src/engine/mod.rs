@@ -250,7 +250,7 @@ impl Idempotency {
                 ttl: micros(self.options.ttl),
                 fingerprint: call.fingerprint,
                 label: call.label.clone(),
-                result: [].into(),
+                result: Arc::default(),
             },
             takes_over: None,
         };
@@ -340,25 +340,21 @@ impl Idempotency {
             )
             .with_source(source)
         })?;
-        let guard = Unclaim { engine: &self.engine, handle: &handle, key, record: Some(claim.record.clone()) };
+        let guard = Unclaim { engine: &self.engine, handle: &handle, key, claim, is_open: true };
         for _ in 0..=TAKEOVERS {
             let sent = Instant::now();
-            match background::twice(|| self.engine.store.claim(key, claim)).await {
+            match background::twice(sent, |_| self.engine.store.claim(key, guard.claim)).await {
                 Ok(Claimed::Yes { fence }) => {
+                    let record = Record { fence, ..guard.claim.record.clone() };
                     guard.defuse();
-                    return Ok(Tried::Run(self.attempt(
-                        handle.clone(),
-                        key,
-                        Record { fence, ..claim.record.clone() },
-                        sent,
-                    )));
+                    return Ok(Tried::Run(self.attempt(handle.clone(), key, record, sent)));
                 }
                 Ok(Claimed::No { held, now }) => match decide(Some(&held), &request, now) {
                     Decision::Run if held.record.token == request.token => {
                         guard.defuse();
                         return Ok(Tried::Run(self.attempt(handle.clone(), key, held.record, sent)));
                     }
-                    Decision::Run => claim.takes_over = Some(held.record),
+                    Decision::Run => guard.claim.takes_over = Some(held.record),
                     decision => {
                         guard.defuse();
                         return Ok(Tried::Held(held, now, decision));
@@ -404,19 +400,20 @@ struct Unclaim<'a> {
     engine: &'a Arc<Engine>,
     handle: &'a Handle,
     key: &'a StorageKey,
-    record: Option<Record>,
+    claim: &'a mut Claim,
+    is_open: bool,
 }
 
 impl Unclaim<'_> {
     fn defuse(mut self) {
-        self.record = None;
+        self.is_open = false;
     }
 }
 
 impl Drop for Unclaim<'_> {
     fn drop(&mut self) {
-        if let Some(record) = self.record.take() {
-            attempt::release_later(self.engine, self.handle, *self.key, record);
+        if self.is_open {
+            attempt::release_later(self.engine, self.handle, *self.key, self.claim.record.clone());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! [`MemoryStore`]: records in this process, for tests and single-process services.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,12 +31,32 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct Table {
-    /// The wire form of each record, after the 8 bytes of the time it expires: one allocation, and half of what the
-    /// parts would take. The lease's end follows from that time, as in Redis.
+    /// The wire form of each record, after a [`Head`]: one allocation, and half of what the parts would take. The
+    /// lease's end follows from the time it expires, as in Redis.
     entries: HashMap<Name, Box<[u8]>>,
-    /// Every entry once, by the time it expires.
-    expiry: BTreeSet<(Micros, Name)>,
+    /// Every entry once, by the time it is looked at: not later than it expires. A completion expires later than its
+    /// claim and keeps its place; it gets another when it is looked at.
+    looks: BTreeSet<(Micros, Name)>,
     bytes: usize,
+}
+
+/// When an entry expires, and when it is looked at.
+struct Head {
+    expires: Micros,
+    look: Micros,
+}
+
+impl Head {
+    fn bytes(&self) -> [u8; 16] {
+        (u128::from(self.expires) << 64 | u128::from(self.look)).to_be_bytes()
+    }
+
+    /// The head of an entry, and its record's wire form.
+    fn split(entry: &[u8]) -> (Self, &[u8]) {
+        let (head, record) = entry.split_first_chunk().expect("it was written by `put`");
+        let head = u128::from_be_bytes(*head);
+        (Self { expires: (head >> 64) as u64, look: head as u64 }, record)
+    }
 }
 
 /// Half of a storage key: 128 bits of a digest tell records apart as well as 256 do.
@@ -43,12 +64,6 @@ type Name = [u8; 16];
 
 fn name(key: &StorageKey) -> Name {
     *key.0.first_chunk().expect("a storage key has 32 bytes")
-}
-
-/// The time an entry expires, and its record's wire form.
-fn parts(entry: &[u8]) -> (Micros, &[u8]) {
-    let (expires, record) = entry.split_first_chunk().expect("it was written by `put`");
-    (Micros::from_be_bytes(*expires), record)
 }
 
 fn life(record: &Record) -> Micros {
@@ -100,34 +115,57 @@ impl MemoryStore {
         // A panic cannot leave the table half-changed: every step is checked before it is taken.
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        while let Some((_, name)) = table.expiry.first().filter(|(expires, _)| *expires <= now).copied() {
-            table.remove(&name);
-        }
+        table.remove_expired(now);
         (table, now)
     }
 }
 
 impl Table {
     fn held(&self, key: &StorageKey) -> Option<Held> {
-        let (expires, record) = parts(self.entries.get(&name(key))?);
+        let (head, record) = Head::split(self.entries.get(&name(key))?);
         let record = Record::decode(record).expect("it was encoded by `put`");
-        Some(Held { lease_end: expires.saturating_sub(life(&record)).saturating_add(record.lease), record })
+        Some(Held { lease_end: head.expires.saturating_sub(life(&record)).saturating_add(record.lease), record })
     }
 
     fn put(&mut self, key: &StorageKey, record: &Record, now: Micros) {
-        let name = name(key);
-        self.remove(&name);
-        let expires = now.saturating_add(life(record));
-        let entry: Box<[u8]> = [&expires.to_be_bytes()[..], &record.encode()].concat().into();
+        let (name, expires) = (name(key), now.saturating_add(life(record)));
+        let before = self.entries.entry(name);
+        let look = match &before {
+            Entry::Occupied(before) => Some(Head::split(before.get()).0.look),
+            Entry::Vacant(_) => None,
+        };
+        let kept = look.filter(|look| *look <= expires);
+        if kept.is_none() {
+            look.map(|too_late| self.looks.remove(&(too_late, name)));
+            self.looks.insert((expires, name));
+        }
+        let head = Head { expires, look: kept.unwrap_or(expires) };
+        let entry = record.encode_after(&head.bytes()).into_boxed_slice();
         self.bytes += OVERHEAD + entry.len();
-        self.expiry.insert((expires, name));
-        self.entries.insert(name, entry);
+        match before {
+            Entry::Occupied(mut before) => self.bytes -= OVERHEAD + before.insert(entry).len(),
+            Entry::Vacant(place) => drop(place.insert(entry)),
+        }
     }
 
     fn remove(&mut self, name: &Name) {
         if let Some(entry) = self.entries.remove(name) {
             self.bytes -= OVERHEAD + entry.len();
-            self.expiry.remove(&(parts(&entry).0, *name));
+            self.looks.remove(&(Head::split(&entry).0.look, *name));
+        }
+    }
+
+    fn remove_expired(&mut self, now: Micros) {
+        while let Some((_, name)) = self.looks.first().filter(|(look, _)| *look <= now).copied() {
+            let Some(entry) = self.entries.get_mut(&name) else { unreachable!("it leaves with its place") };
+            let Head { expires, look } = Head::split(entry).0;
+            if expires <= now {
+                self.remove(&name);
+            } else {
+                entry[..16].copy_from_slice(&Head { expires, look: expires }.bytes());
+                self.looks.remove(&(look, name));
+                self.looks.insert((expires, name));
+            }
         }
     }
 }
@@ -147,7 +185,7 @@ impl Store for MemoryStore {
         };
         if grows
             && (table.entries.len() >= self.max_entries
-                || table.bytes + OVERHEAD + record.encode().len() > self.max_bytes)
+                || table.bytes + OVERHEAD + record.encoded_len() > self.max_bytes)
         {
             let message = format!(
                 "the memory store is full ({} records, {} bytes; at most {} and {}); raise max_entries or max_bytes, \
@@ -182,7 +220,7 @@ impl Store for MemoryStore {
             Settle::Write => {
                 let room = self.max_bytes.saturating_sub(table.bytes);
                 if record.result.len() > room {
-                    table.put(key, &Record { state: State::NotKept, result: [].into(), ..record.clone() }, now);
+                    table.put(key, &Record { state: State::NotKept, result: Arc::default(), ..record.clone() }, now);
                     Completed::NotKept
                 } else {
                     table.put(key, record, now);

@@ -1,0 +1,129 @@
+//! [`CurrentAttempt`]: a held claim, as the running code sees it and as its flow ends it.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use idempotency::{Settled, StorageKey, Verdict};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyString};
+
+use crate::bridge;
+use crate::runtime::{Answer, Colour, at_once, block_on};
+
+/// Where a key means something, and the key.
+pub struct Asked {
+    pub operation: Py<PyAny>,
+    pub caller: Option<Py<PyBytes>>,
+    pub key: Py<PyString>,
+}
+
+/// The attempt that runs now, seen from inside.
+///
+/// Collected without being settled, it has failed, and ends in the background.
+#[pyclass(frozen, module = "pyidempotent")]
+pub struct CurrentAttempt {
+    held: Mutex<Option<idempotency::Attempt>>,
+    storage_key: StorageKey,
+    #[pyo3(get)]
+    /// A number that is greater for every later attempt on this key: downstream can refuse a smaller one.
+    fence: u64,
+    is_immediate: bool,
+    released: AtomicBool,
+    asked: Asked,
+    namespace: Py<PyString>,
+}
+
+impl CurrentAttempt {
+    pub fn new(attempt: idempotency::Attempt, asked: Asked, namespace: Py<PyString>, is_immediate: bool) -> Self {
+        Self {
+            storage_key: *attempt.key(),
+            fence: attempt.fence(),
+            held: Mutex::new(Some(attempt)),
+            is_immediate,
+            released: AtomicBool::new(false),
+            asked,
+            namespace,
+        }
+    }
+
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Relaxed)
+    }
+
+    fn with_held<T>(&self, read: impl FnOnce(Option<&mut idempotency::Attempt>) -> T) -> T {
+        read(self.held.lock().unwrap_or_else(PoisonError::into_inner).as_mut())
+    }
+
+    fn take(&self) -> PyResult<idempotency::Attempt> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        held.ok_or_else(|| PyRuntimeError::new_err("this attempt was settled before"))
+    }
+
+    /// Ends the attempt.
+    pub fn settle<'py>(&self, py: Python<'py>, verdict: Verdict, colour: Colour) -> PyResult<Answer<'py, Settled>> {
+        let settle = self.take()?.settle(verdict);
+        if self.is_immediate {
+            return at_once(py, pin!(settle)).map(Answer::Ready);
+        }
+        match colour {
+            Colour::Thread => block_on(py, settle).map(Answer::Ready),
+            Colour::Loop => bridge::submit(py, settle, settled_to_python).map(Answer::Later),
+        }
+    }
+}
+
+/// `None`, or the result of the attempt that completed in this one's place.
+fn settled_to_python(py: Python<'_>, settled: Settled) -> PyResult<Bound<'_, PyAny>> {
+    match settled {
+        Settled::Replaced(result) => Ok(PyBytes::new(py, &result).into_any()),
+        _ => Ok(py.None().into_bound(py)),
+    }
+}
+
+#[pymethods]
+impl CurrentAttempt {
+    /// The idempotency key.
+    #[getter]
+    pub fn key(&self, py: Python<'_>) -> Py<PyString> {
+        self.asked.key.clone_ref(py)
+    }
+
+    /// The key's scope.
+    #[getter]
+    fn scope<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        static SCOPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let scope = SCOPE.import(py, "pyidempotent._current", "Scope")?;
+        scope.call1((&self.namespace, &self.asked.operation, &self.asked.caller))
+    }
+
+    /// Whether another attempt is known to have taken this one's place.
+    #[getter]
+    fn lost(&self) -> bool {
+        self.with_held(|held| held.is_some_and(|attempt| attempt.is_lost()))
+    }
+
+    /// A key for a downstream call: the same for every attempt of this key, another for every ``name``.
+    fn derive(&self, name: &str) -> String {
+        self.storage_key.derive(name)
+    }
+
+    /// Declares that nothing happened: the key is free again when the handler ends, however it ends.
+    fn release(&self) {
+        self.released.store(true, Ordering::Relaxed);
+    }
+
+    /// The work was cancelled, interrupted or is exiting: it ends in the background.
+    #[pyo3(signature = (verdict, /))]
+    fn _hurry(&self, verdict: &str) -> PyResult<()> {
+        let verdict = match verdict {
+            _ if self.is_released() => Verdict::Release,
+            "hold" => Verdict::Hold,
+            _ => Verdict::Fail,
+        };
+        self.take()?.settle_later(verdict);
+        Ok(())
+    }
+}

@@ -1,0 +1,358 @@
+//! [`Flow`]: one protected call, from its key to its answer. The rules are only here, for both colours and every face.
+//!
+//! A flow is told what came of its last step, and says what has to be done next, until it has ended:
+//!
+//! | step | what it is about | what it is told |
+//! |---|---|---|
+//! | `body` | what the call wants read | what was read |
+//! | `wait` | a future of the running loop | its result |
+//! | `run` | the attempt, or `None` for a run without a key | the `Outcome` |
+//! | `end` | the `Outcome` of the call | |
+
+use std::sync::Arc;
+
+use idempotency::{Begun, Settled, Verdict};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::attempt::{Asked, CurrentAttempt};
+use crate::call::FunctionCall;
+use crate::engine::{self, Engine};
+use crate::errors;
+use crate::outcome::Outcome;
+use crate::runtime::{Answer, Colour};
+use crate::value::{Classes, decode_value, encode_value};
+
+/// A call, as the flow asks it: by the methods of `pyidempotent._flow.Call`, and a plain function's directly.
+enum Call<'a, 'py> {
+    Function(&'a Bound<'py, FunctionCall>),
+    Other(&'a Bound<'py, PyAny>),
+}
+
+impl<'a, 'py> Call<'a, 'py> {
+    fn new(call: &'a Bound<'py, PyAny>) -> Self {
+        // A class derived from it may answer otherwise.
+        call.cast_exact().map_or(Self::Other(call), Self::Function)
+    }
+
+    fn key(&self) -> PyResult<Option<Bound<'py, PyString>>> {
+        match self {
+            Self::Function(call) => FunctionCall::key(call),
+            Self::Other(call) => call.call_method0(intern!(call.py(), "key"))?.extract().map_err(PyErr::from),
+        }
+    }
+
+    fn operation(&self) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Function(call) => Ok(call.get().name(call.py()).clone().into_any()),
+            Self::Other(call) => call.call_method0(intern!(call.py(), "operation")),
+        }
+    }
+
+    fn caller(&self) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        match self {
+            Self::Function(call) => FunctionCall::caller(call),
+            Self::Other(call) => call.call_method0(intern!(call.py(), "caller"))?.extract().map_err(PyErr::from),
+        }
+    }
+
+    fn fingerprint(&self) -> PyResult<Option<[u8; 32]>> {
+        match self {
+            Self::Function(call) => FunctionCall::digest(call).map(Some),
+            Self::Other(call) => call.call_method0(intern!(call.py(), "fingerprint"))?.extract(),
+        }
+    }
+
+    fn body(&self) -> PyResult<Bound<'py, PyAny>> {
+        self.any().call_method0(intern!(self.any().py(), "body"))
+    }
+
+    fn fingerprint_of(&self, body: &Bound<'py, PyAny>) -> PyResult<[u8; 32]> {
+        self.any().call_method1(intern!(body.py(), "fingerprint_of"), (body,))?.extract()
+    }
+
+    fn verdict(&self, outcome: &Bound<'py, Outcome>) -> PyResult<String> {
+        match self {
+            Self::Function(call) => call.get().verdict(call.py(), outcome.get()).map(str::to_owned),
+            Self::Other(call) => call.call_method1(intern!(call.py(), "verdict"), (outcome,))?.extract(),
+        }
+    }
+
+    fn pack(&self, outcome: &Bound<'py, Outcome>) -> PyResult<Arc<[u8]>> {
+        match self {
+            Self::Function(call) => FunctionCall::packed(call, outcome.get()),
+            Self::Other(call) => {
+                let packed = call.call_method1(intern!(call.py(), "pack"), (outcome,))?;
+                Ok(packed.cast::<PyBytes>()?.as_bytes().into())
+            }
+        }
+    }
+
+    fn replay(&self, payload: &[u8]) -> PyResult<Bound<'py, Outcome>> {
+        match self {
+            Self::Function(call) => Bound::new(call.py(), FunctionCall::replayed(call, payload)?),
+            Self::Other(call) => {
+                let payload = PyBytes::new(call.py(), payload);
+                Ok(call.call_method1(intern!(call.py(), "replay"), (payload,))?.cast_into()?)
+            }
+        }
+    }
+
+    fn any(&self) -> &Bound<'py, PyAny> {
+        match self {
+            Self::Function(call) => call.as_any(),
+            Self::Other(call) => call,
+        }
+    }
+}
+
+/// Where a protected call stands. It is told the call at every step instead of holding it: a call may hold its flow.
+#[pyclass(module = "pyidempotent._native")]
+pub struct Flow {
+    site: Py<PyAny>,
+    at: At,
+}
+
+/// What the flow waits to be told.
+enum At {
+    Start,
+    Body(Asked),
+    Claim(Asked),
+    /// The end of a run without a key.
+    Unprotected,
+    Run(Py<CurrentAttempt>),
+    Settle(Py<Outcome>),
+    End,
+}
+
+/// A step and what it is about.
+type Step<'py> = (&'py Bound<'py, PyString>, Bound<'py, PyAny>);
+
+/// The whole of a protected call, at its start.
+#[pyfunction]
+#[pyo3(signature = (call, /))]
+pub fn protect(call: &Bound<'_, PyAny>) -> PyResult<Flow> {
+    let site = match Call::new(call) {
+        Call::Function(call) => call.get().site(call.py()).clone().unbind(),
+        Call::Other(call) => call.getattr(intern!(call.py(), "site"))?.unbind(),
+    };
+    Ok(Flow { site, at: At::Start })
+}
+
+#[pymethods]
+impl Flow {
+    /// The next step on this thread: the store is waited for inside.
+    #[pyo3(signature = (call, told, /))]
+    fn step<'py>(&mut self, call: &Bound<'py, PyAny>, told: &Bound<'py, PyAny>) -> PyResult<Step<'py>> {
+        self.next(&Call::new(call), told, Colour::Thread)
+    }
+
+    /// The next step in the running loop.
+    #[pyo3(signature = (call, told, /))]
+    fn step_async<'py>(&mut self, call: &Bound<'py, PyAny>, told: &Bound<'py, PyAny>) -> PyResult<Step<'py>> {
+        self.next(&Call::new(call), told, Colour::Loop)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.site)?;
+        match &self.at {
+            At::Settle(outcome) => visit.call(outcome),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Flow {
+    fn next<'py>(&mut self, call: &Call<'_, 'py>, told: &Bound<'py, PyAny>, colour: Colour) -> PyResult<Step<'py>> {
+        let py = told.py();
+        match std::mem::replace(&mut self.at, At::End) {
+            At::Start => {
+                let Some(key) = call.key()? else {
+                    if self.site(py, intern!(py, "required"))?.is_truthy()? {
+                        return Err(errors::refusal(py, "IdempotencyKeyMissing", (), None));
+                    }
+                    self.at = At::Unprotected;
+                    return Ok(self.run(py.None().into_bound(py)));
+                };
+                let (operation, caller) = (call.operation()?.unbind(), call.caller()?.map(Bound::unbind));
+                let asked = Asked { operation, caller, key: key.unbind() };
+                match call.fingerprint()? {
+                    Some(fingerprint) => self.claim(call, asked, fingerprint, colour),
+                    None => {
+                        self.at = At::Body(asked);
+                        Ok((intern!(py, "body"), call.body()?))
+                    }
+                }
+            }
+            At::Body(asked) => self.claim(call, asked, call.fingerprint_of(told)?, colour),
+            At::Claim(asked) => {
+                let begun = told.cast::<engine::Begun>()?.get().take().ok_or_else(out_of_turn)?;
+                self.begun(call, self.engine(py)?.get(), asked, begun)
+            }
+            At::Unprotected => Ok((intern!(py, "end"), told.clone())),
+            At::Run(running) => self.settle(call, running.bind(py), told.cast()?, colour),
+            At::Settle(outcome) => {
+                let replaced = told.cast::<PyBytes>().ok();
+                self.end(call, outcome.bind(py), replaced.map(|replaced| replaced.as_bytes()))
+            }
+            At::End => Err(out_of_turn()),
+        }
+    }
+
+    fn site<'py>(&self, py: Python<'py>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        self.site.bind(py).getattr(name)
+    }
+
+    fn engine<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Engine>> {
+        self.site(py, intern!(py, "engine"))?.cast_into().map_err(|_| {
+            PyTypeError::new_err("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
+        })
+    }
+
+    fn claim<'py>(
+        &mut self,
+        call: &Call<'_, 'py>,
+        asked: Asked,
+        fingerprint: [u8; 32],
+        colour: Colour,
+    ) -> PyResult<Step<'py>> {
+        let py = call.any().py();
+        let engine = self.engine(py)?;
+        match engine.get().begin(py, &asked, fingerprint, colour)? {
+            Answer::Ready(begun) => self.begun(call, engine.get(), asked, begun),
+            Answer::Later(future) => {
+                self.at = At::Claim(asked);
+                Ok((intern!(py, "wait"), future))
+            }
+        }
+    }
+
+    fn begun<'py>(&mut self, call: &Call<'_, 'py>, engine: &Engine, asked: Asked, begun: Begun) -> PyResult<Step<'py>> {
+        let py = call.any().py();
+        let refused = |class, retry_after| Err(errors::refusal(py, class, (), retry_after));
+        match begun {
+            Begun::Run(mut attempt) => {
+                attempt.start();
+                let (namespace, is_immediate) = (engine.namespace(py), engine.is_immediate());
+                let running = Bound::new(py, CurrentAttempt::new(attempt, asked, namespace, is_immediate))?;
+                self.at = At::Run(running.clone().unbind());
+                Ok((intern!(py, "run"), running.into_any()))
+            }
+            Begun::Replay(result) => Ok((intern!(py, "end"), call.replay(&result)?.into_any())),
+            Begun::Mismatch => refused("IdempotencyConflict", None),
+            Begun::Unknown => refused("IdempotencyUnknown", None),
+            Begun::InFlight { lease_left } => {
+                let most: f64 = self.site(py, intern!(py, "retry_after"))?.extract()?;
+                let retry_after = PyDict::new(py);
+                retry_after.set_item("retry_after", lease_left.as_secs_f64().min(most))?;
+                refused("IdempotencyProcessing", Some(&retry_after))
+            }
+            // The note of a result that did not fit is empty.
+            Begun::NotKept(note) if note.is_empty() => refused("IdempotencyNotKept", None),
+            Begun::NotKept(note) => {
+                let note = decode_value(py, &note, Classes::None)?;
+                refused("IdempotencyNotKept", Some(note.cast()?))
+            }
+        }
+    }
+
+    fn settle<'py>(
+        &mut self,
+        call: &Call<'_, 'py>,
+        running: &Bound<'py, CurrentAttempt>,
+        outcome: &Bound<'py, Outcome>,
+        colour: Colour,
+    ) -> PyResult<Step<'py>> {
+        let py = call.any().py();
+        let verdict = self.verdict(call, running.get(), outcome)?;
+        match running.get().settle(py, verdict, colour)? {
+            Answer::Ready(Settled::Replaced(result)) => self.end(call, outcome, Some(&result)),
+            Answer::Ready(_) => self.end(call, outcome, None),
+            Answer::Later(future) => {
+                self.at = At::Settle(outcome.clone().unbind());
+                Ok((intern!(py, "wait"), future))
+            }
+        }
+    }
+
+    /// What becomes of the key, and what is stored.
+    fn verdict<'py>(
+        &self,
+        call: &Call<'_, 'py>,
+        running: &CurrentAttempt,
+        outcome: &Bound<'py, Outcome>,
+    ) -> PyResult<Verdict> {
+        let py = outcome.py();
+        if running.is_released() {
+            return Ok(Verdict::Release);
+        }
+        let word = match self.asked_of_settle(call, outcome)? {
+            Some(word) => word,
+            None => call.verdict(outcome)?,
+        };
+        match word.as_str() {
+            "store" => {}
+            "release" => return Ok(Verdict::Release),
+            "hold" => return Ok(Verdict::Hold),
+            "fail" => return Ok(Verdict::Fail),
+            other => return Err(PyValueError::new_err(format!("there is no verdict {other:?}"))),
+        }
+        let limit: usize = self.site(py, intern!(py, "max_response_bytes"))?.extract()?;
+        let why = match call.pack(outcome) {
+            Ok(payload) if payload.len() <= limit => return Ok(Verdict::Complete(payload)),
+            Ok(payload) => format!("it has {} bytes, and max_response_bytes is {limit}", payload.len()),
+            Err(error) if errors::is_unstorable(py, &error) => error.value(py).to_string(),
+            Err(error) => return Err(error),
+        };
+        let log = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
+        let words = "the result of %s %s is not kept, and a repeat gets 410: %s";
+        log.call_method1("error", (words, call.operation()?, running.key(py), why))?;
+        let note = call.any().call_method1(intern!(py, "note"), (outcome,))?;
+        Ok(Verdict::NotKept(encode_value(vec![], &note, Classes::None)?.into()))
+    }
+
+    /// The word of the `settle=` hook, if it has one.
+    fn asked_of_settle<'py>(&self, call: &Call<'_, 'py>, outcome: &Bound<'py, Outcome>) -> PyResult<Option<String>> {
+        let py = outcome.py();
+        let settle = self.site(py, intern!(py, "settle"))?;
+        if settle.is_none() {
+            return Ok(None);
+        }
+        let status = call.any().call_method1(intern!(py, "status"), (outcome,))?.extract()?;
+        let Outcome { value, exception, .. } = outcome.get();
+        let seen = Outcome { value: value.clone_ref(py), exception: exception.clone_ref(py), status };
+        let word = settle.call1((seen,))?;
+        match word.extract::<Option<String>>() {
+            Ok(word) if matches!(word.as_deref(), None | Some("store" | "release" | "hold")) => Ok(word),
+            _ => Err(PyValueError::new_err(format!(
+                "settle= must return 'store', 'release', 'hold' or None, not {}",
+                word.repr()?
+            ))),
+        }
+    }
+
+    fn end<'py>(
+        &mut self,
+        call: &Call<'_, 'py>,
+        outcome: &Bound<'py, Outcome>,
+        replaced: Option<&[u8]>,
+    ) -> PyResult<Step<'py>> {
+        // Another attempt completed in this one's place: its answer is the one that every repeat gets.
+        let outcome = match replaced {
+            Some(result) => call.replay(result)?,
+            None => outcome.clone(),
+        };
+        Ok((intern!(outcome.py(), "end"), outcome.into_any()))
+    }
+
+    fn run<'py>(&self, running: Bound<'py, PyAny>) -> Step<'py> {
+        (intern!(running.py(), "run"), running)
+    }
+}
+
+fn out_of_turn() -> PyErr {
+    PyRuntimeError::new_err("a flow is told what came of its last step, once, and ends once")
+}
