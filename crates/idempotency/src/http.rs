@@ -41,36 +41,66 @@ impl RequestFacts<'_> {
         Fingerprint(match boundary(self.content_type) {
             None => digest.part(self.content_type).part(self.body).finish(),
             Some(boundary) => {
-                let delimiter = [b"\r\n--", boundary].concat();
-                // The first delimiter may stand at the very start, without its line break.
-                let body = self.body.strip_prefix(&delimiter[2..]).unwrap_or(self.body);
-                split(body, &delimiter).fold(digest.part(b"multipart/form-data"), Digest::part).finish()
+                let delimiter = [b"\r\n--", &boundary[..]].concat();
+                split(self.body, &delimiter).fold(digest.part(b"multipart/form-data"), Digest::part).finish()
             }
         })
     }
 }
 
-/// The boundary of a `multipart/form-data` body (RFC 2046, section 5.1.1).
-fn boundary(content_type: &[u8]) -> Option<&[u8]> {
-    let mut parts = content_type.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    if !parts.next()?.eq_ignore_ascii_case(b"multipart/form-data") {
+/// The boundary of a `multipart/form-data` body (RFC 2046, section 5.1.1). `None` also where it is told twice or not as
+/// RFC 9110 (section 5.6.6) has it: then nobody can tell which one a server would take, and the body counts as it is.
+fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
+    let (kind, mut rest) = content_type.split_at(content_type.iter().position(|byte| *byte == b';')?);
+    if !kind.trim_ascii().eq_ignore_ascii_case(b"multipart/form-data") {
         return None;
     }
-    let value = parts.find_map(|part| {
-        let (name, value) = part.split_at_checked(9)?;
-        name.eq_ignore_ascii_case(b"boundary=").then_some(value)
-    })?;
-    let value = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
-    (!value.is_empty()).then_some(value)
+    let mut found = None;
+    loop {
+        rest = rest.strip_prefix(b";")?.trim_ascii_start();
+        let (name, value) = rest.split_at(rest.iter().position(|byte| *byte == b'=')?);
+        let (value, after) = parameter(&value[1..])?;
+        if name.eq_ignore_ascii_case(b"boundary") && found.replace(value).is_some() {
+            return None;
+        }
+        rest = after.trim_ascii_start();
+        if rest.is_empty() {
+            return found.filter(|boundary| !boundary.is_empty());
+        }
+    }
 }
 
+/// A parameter's value, a token or a quoted string, and what follows it.
+fn parameter(value: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let Some(quoted) = value.strip_prefix(b"\"") else {
+        let (token, rest) = value.split_at(value.iter().position(|byte| *byte == b';').unwrap_or(value.len()));
+        let token = token.trim_ascii_end();
+        return (!token.iter().any(|byte| b" \t\"".contains(byte))).then(|| (token.to_vec(), rest));
+    };
+    let (mut text, mut bytes) = (vec![], quoted.iter());
+    loop {
+        match bytes.next()? {
+            b'"' => return Some((text, bytes.as_slice())),
+            b'\\' => text.push(*bytes.next()?),
+            byte => text.push(*byte),
+        }
+    }
+}
+
+/// The parts between delimiters. A delimiter is followed by the line's end, or by the two dashes of the last one.
 fn split<'a>(mut body: &'a [u8], delimiter: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    // The first may stand at the very start, without its line break.
+    if let Some(rest) = body.strip_prefix(&delimiter[2..]).filter(|rest| ends_a_delimiter(rest)) {
+        body = rest;
+    }
     let mut ended = false;
     std::iter::from_fn(move || {
         if ended {
             return None;
         }
-        match body.windows(delimiter.len()).position(|window| window == delimiter) {
+        let is_delimiter = |at: &usize| body[*at..].strip_prefix(delimiter).is_some_and(ends_a_delimiter);
+        let mut breaks = body.iter().enumerate().filter(|(_, byte)| **byte == b'\r').map(|(at, _)| at);
+        match breaks.find(is_delimiter) {
             Some(at) => {
                 let part = &body[..at];
                 body = &body[at + delimiter.len()..];
@@ -82,6 +112,11 @@ fn split<'a>(mut body: &'a [u8], delimiter: &'a [u8]) -> impl Iterator<Item = &'
             }
         }
     })
+}
+
+fn ends_a_delimiter(rest: &[u8]) -> bool {
+    let padding = rest.iter().take_while(|byte| b" \t".contains(byte)).count();
+    rest.starts_with(b"--") || rest[padding..].starts_with(b"\r\n")
 }
 
 /// Whether an answer of this status is stored. The rest releases the key: the client may try again.
@@ -264,5 +299,20 @@ mod tests {
         assert_eq!(print("x1", "hello"), print("y22", "hello"));
         assert_ne!(print("x1", "hello"), print("x1", "hullo"));
         assert_ne!(print("x1", "a"), print("x1", "a\r\n--x1\r\nb"));
+        // Only looks like a delimiter: it is part of the contents.
+        assert_ne!(print("a", "x\r\n--a1"), print("c", "x\r\n--c1"));
+    }
+
+    #[test]
+    fn a_boundary_that_servers_may_read_differently_is_none() {
+        let plain = |text: &str| boundary(format!("multipart/form-data{text}").as_bytes());
+        assert_eq!(plain("; boundary=x"), Some(b"x".to_vec()));
+        assert_eq!(plain(";charset=utf-8 ; BOUNDARY=\"a b\\\"c\""), Some(b"a b\"c".to_vec()));
+        assert_eq!(plain("; x=\";boundary=zzz\"; boundary=y"), Some(b"y".to_vec()));
+        let odd =
+            ["", ";", "; boundary", "; boundary=", "; boundary=a; boundary=b", "; boundary=\"a", "; boundary=a b"];
+        for odd in odd {
+            assert_eq!(plain(odd), None, "{odd}");
+        }
     }
 }

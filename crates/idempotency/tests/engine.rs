@@ -228,11 +228,15 @@ async fn options_that_do_not_fit_are_errors(place: Place) {
             Options { ttl: second, lease: Some(second * 2), ..Options::default() },
             OptionsError::LeaseOverTtl(second * 2, second),
         ),
+        (
+            Options { ttl: second, lease: None, after_crash: AfterCrash::Refuse, ..Options::default() },
+            OptionsError::RefuseWithoutTime(second, second),
+        ),
     ];
     let engine = Idempotency::new(place.store());
     for (options, error) in bad {
         assert_eq!(engine.with_options(options).err(), Some(error));
-        let unchecked = engine.clone().ttl(options.ttl);
+        let unchecked = engine.clone().ttl(options.ttl).after_crash(options.after_crash);
         let unchecked = options.lease.into_iter().fold(unchecked, Idempotency::lease);
         let refused = unchecked.begin(&call(1)).await.unwrap_err();
         assert_eq!((refused.kind(), refused.to_string()), (StoreErrorKind::Setup, error.to_string()));

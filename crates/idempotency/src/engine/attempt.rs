@@ -139,7 +139,9 @@ impl Attempt {
     fn later(&self, end: End) {
         let (engine, live) = (self.engine.clone(), self.live.clone());
         match end {
-            End::Release => release_later(&self.engine, &self.live.handle, live.key, live.record.clone()),
+            End::Release => {
+                release_later(&self.engine, &self.live.handle, live.key, live.record.clone(), ClaimAnswer::Came)
+            }
             End::Complete(record) => self.engine.background.spawn(&self.live.handle, async move {
                 let give_up = Instant::now() + Duration::from_micros(record.ttl).min(Duration::from_secs(24 * 3600));
                 for pause in pauses() {
@@ -246,17 +248,47 @@ async fn complete(engine: &Engine, live: &Live, record: &Record, now: Instant) -
     })
 }
 
+/// Whether the store's answer to a claim has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClaimAnswer {
+    Came,
+    /// It may still be on its way, and arrive after its release.
+    Missing,
+}
+
 /// Releases a claim in the background, trying again until its lease ends by itself.
-pub(super) fn release_later(engine: &Arc<Engine>, handle: &Handle, key: StorageKey, record: Record) {
+pub(super) fn release_later(
+    engine: &Arc<Engine>,
+    handle: &Handle,
+    key: StorageKey,
+    record: Record,
+    answer: ClaimAnswer,
+) {
     let held = engine.clone();
     engine.background.spawn(handle, async move {
         let give_up = Instant::now() + Duration::from_micros(record.lease);
         for pause in pauses() {
             match held.store.release(&key, &record).await {
                 Err(error) if is_passing(&error) && Instant::now() < give_up => tokio::time::sleep(pause).await,
+                Ok(false) if answer == ClaimAnswer::Missing => {
+                    // No exit waits for what will hardly ever come.
+                    tokio::spawn(release_when_it_comes(held.clone(), key, record, give_up));
+                    break;
+                }
                 _ => break,
             }
         }
         held.rooms.tell(&key);
     });
+}
+
+async fn release_when_it_comes(engine: Arc<Engine>, key: StorageKey, record: Record, give_up: Instant) {
+    for pause in pauses() {
+        tokio::time::sleep(pause).await;
+        match engine.store.release(&key, &record).await {
+            Ok(true) => return engine.rooms.tell(&key),
+            _ if Instant::now() >= give_up => return,
+            _ => {}
+        }
+    }
 }

@@ -65,6 +65,11 @@ pub enum OptionsError {
     /// `lease` under a millisecond.
     #[error("lease must be 1 ms or more, not {0:?}")]
     Lease(Duration),
+    /// `lease` as long as `ttl` under [`AfterCrash::Refuse`].
+    #[error(
+        "with after_crash=\"refuse\" lease ({0:?}) must be shorter than ttl ({1:?}): in between, repeats are told that the outcome is unknown"
+    )]
+    RefuseWithoutTime(Duration, Duration),
     /// `lease` longer than `ttl`.
     #[error("lease ({0:?}) must not be longer than ttl ({1:?})")]
     LeaseOverTtl(Duration, Duration),
@@ -84,6 +89,9 @@ impl Options {
         }
         if lease > self.ttl {
             return Err(OptionsError::LeaseOverTtl(lease, self.ttl));
+        }
+        if self.after_crash == AfterCrash::Refuse && lease == self.ttl {
+            return Err(OptionsError::RefuseWithoutTime(lease, self.ttl));
         }
         Ok(())
     }
@@ -413,7 +421,8 @@ impl Unclaim<'_> {
 impl Drop for Unclaim<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            attempt::release_later(self.engine, self.handle, *self.key, self.claim.record.clone());
+            let record = self.claim.record.clone();
+            attempt::release_later(self.engine, self.handle, *self.key, record, attempt::ClaimAnswer::Missing);
         }
     }
 }

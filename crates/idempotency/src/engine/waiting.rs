@@ -119,7 +119,7 @@ impl Idempotency {
         deadline: Instant,
     ) -> Result<Tried, StoreError> {
         let mut ended = room.ended.subscribe();
-        let mut watch = self.watch(key).await;
+        let mut watch = self.watch(key, deadline).await;
         loop {
             let tried = self.claim(key, claim).await?;
             let Tried::Held(_, _, Decision::InFlight { lease_left }) = &tried else {
@@ -134,7 +134,7 @@ impl Idempotency {
             let next = lapses.min(look).min(deadline);
             tokio::select! {
                 hint = changed(&mut watch) => if hint.is_err() {
-                    watch = self.watch(key).await; // the channel closed: open it again before the next look
+                    watch = self.watch(key, deadline).await; // the channel closed: open it again before the next look
                 },
                 _ = ended.changed() => {}
                 () = sleep_until(next) => {}
@@ -142,9 +142,11 @@ impl Idempotency {
         }
     }
 
-    async fn watch(&self, key: &StorageKey) -> Watch {
-        let polling = Watch { changed: None, poll: Duration::from_secs(1) };
-        self.engine.store.watch(key).await.unwrap_or(polling)
+    async fn watch(&self, key: &StorageKey, deadline: Instant) -> Watch {
+        match tokio::time::timeout_at(deadline, self.engine.store.watch(key)).await {
+            Ok(Ok(watch)) => watch,
+            _ => Watch { changed: None, poll: Duration::from_secs(1) },
+        }
     }
 }
 

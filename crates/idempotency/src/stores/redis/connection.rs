@@ -119,18 +119,23 @@ impl Connection {
         Ok((current.number, connection))
     }
 
-    /// The next operation opens a new connection: this one answers too late.
-    pub(super) fn forget(&self) {
-        self.current().connection = None;
+    /// The number of the connection that an operation begun now would use.
+    pub(super) fn number(&self) -> u64 {
+        self.current().number
+    }
+
+    /// The next operation opens a new connection, unless somebody has: this one answers too late.
+    pub(super) fn forget(&self, number: u64) {
+        let mut current = self.current();
+        if current.number == number {
+            current.connection = None;
+        }
     }
 
     /// What an error on this connection means; a lost connection is not used again.
     pub(super) fn failed(&self, number: u64, source: RedisError, key: &str) -> StoreError {
         if source.is_io_error() || source.is_unrecoverable_error() {
-            let mut current = self.current();
-            if current.number == number {
-                current.connection = None;
-            }
+            self.forget(number);
         }
         error(source, key)
     }

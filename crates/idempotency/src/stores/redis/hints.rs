@@ -37,7 +37,13 @@ impl Hints {
                 tracing::debug!("no hints from the Redis server, waiting by polling: {error}");
                 None
             }
-            Err(_) => None,
+            Err(_) => {
+                // A connection that does not answer is not asked again.
+                if let Ok(mut sink) = self.sink.try_lock() {
+                    *sink = None;
+                }
+                None
+            }
         }
     }
 

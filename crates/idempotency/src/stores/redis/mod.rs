@@ -114,6 +114,7 @@ impl RedisStore {
         invocation.key(self.name(key));
         args(&mut invocation);
         self.anchor();
+        let used = self.connection.number();
         let answer = timeout(self.time_limit, async {
             let (number, mut connection) = self.connection.get().await?;
             let answer = invocation.invoke_async(&mut connection).await;
@@ -122,7 +123,7 @@ impl RedisStore {
         match answer.await {
             Ok(answer) => answer,
             Err(_) => {
-                self.connection.forget();
+                self.connection.forget(used);
                 Err(timed_out(self.time_limit))
             }
         }
