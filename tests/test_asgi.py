@@ -4,7 +4,9 @@ conformance suite has the real servers."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 from scripts import output
+from scripts import start as begin
 from servers import RedisServer
 
 Message = dict[str, Any]
@@ -57,6 +60,13 @@ class Client:
         """The status of the answer."""
         return int((await self.post(**scope))[0]["status"])
 
+    async def status_or(self, error: type[Exception]) -> int | None:
+        """The status of the answer; None where this is raised."""
+        try:
+            return await self.status()
+        except error:
+            return None
+
 
 def start(status: int = 200, *headers: tuple[bytes, bytes]) -> Message:
     return {"type": "http.response.start", "status": status, "headers": [*headers]}
@@ -96,7 +106,6 @@ def problem(messages: list[Message]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "scope",
     [
-        {"type": "lifespan"},
         {"type": "websocket", "path": "/pay", "headers": [(b"idempotency-key", b"k")]},
         {"method": "GET"},
         {"method": "PUT"},
@@ -144,13 +153,101 @@ def test_extensions_that_send_past_the_middleware_are_not_offered_to_a_protected
 
 
 def test_of_two_in_a_row_the_outer_one_protects() -> None:
-    app = App()
-    inner = IdempotencyMiddleware(app, MemoryBackend())
-    client = protected(inner)
+    app, backend = App(), MemoryBackend()
+    inner = IdempotencyMiddleware(app, backend)
+    client = protected(inner, backend=backend)
     first, again = asyncio.run(client.post()), asyncio.run(client.post())
     assert first == [start(200, (b"content-length", b"2")), body(b"ok")]
     assert (b"idempotent-replayed", b"true") in again[0]["headers"]
     assert app.runs == 1
+
+
+def test_an_inner_one_with_other_options_is_refused() -> None:
+    backend = MemoryBackend()
+    app = App()
+    client = protected(IdempotencyMiddleware(app, backend, after_crash="refuse"), backend=backend)
+    with pytest.raises(TypeError, match="does not know after_crash"):
+        asyncio.run(client.post())
+    assert app.runs == 0
+
+
+def test_a_lifespan_ends_when_what_is_under_way_is_stored(redis_server: RedisServer) -> None:
+    """As uvicorn ends it: a signal, and no exit of the interpreter."""
+    code = """
+    import asyncio, os, signal, sys
+    from pyidempotent.asgi import IdempotencyMiddleware
+    from faults import Proxy
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            assert (await receive())["type"] == "lifespan.shutdown"
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        proxy.hold_answers()
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    async def receive(): return {"type": "http.request"}
+    async def shutdown(): return {"type": "lifespan.shutdown"}
+    async def send(message):
+        if message["type"] == "lifespan.shutdown.complete":
+            print("down", flush=True)
+
+    async def main():
+        headers = [(b"idempotency-key", sys.argv[2].encode())]
+        scope = {"type": "http", "method": "POST", "path": "/pay", "query_string": b"", "headers": headers}
+        middleware = IdempotencyMiddleware(app, proxy.url)
+        await middleware(scope, receive, send)  # the store takes too long for the completion
+        proxy.drop_all()
+        proxy.let_answers_go()
+        await middleware({"type": "lifespan"}, shutdown, send)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with Proxy(int(sys.argv[1])) as proxy:
+        asyncio.run(main())
+    """
+    from pyidempotent.backends.redis import RedisBackend
+
+    key = new_key()
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    process = begin(code, str(redis_server.port), key, environment={"PYTHONPATH": path})
+    printed, complaints = process.communicate(timeout=30)
+    assert (printed, process.returncode) == ("down\n", -9), complaints
+    record = RedisBackend(redis_server.url).get(key, operation=("POST", "/pay"))
+    assert record is not None
+    assert record.state == "completed"
+
+
+def test_patterns_are_of_the_path_as_the_application_knows_it() -> None:
+    app = App()
+    client = protected(app, routes={"/pay": {"required": True}, "/free": None})
+    client.key = ""
+    for root, whole in (("/api", "/api/pay"), ("", "/pay"), ("/pay", "/pay/pay")):
+        told = asyncio.run(client.post(root_path=root, path=whole, raw_path=whole.encode()))
+        assert told[0]["status"] == 400, (root, whole)
+    client.key = new_key()
+    for _ in range(2):
+        asyncio.run(client.post(root_path="/api", path="/api/free", raw_path=b"/api/free"))
+    assert app.runs == 2
+
+
+def test_middleware_further_out_finds_what_routing_left_in_the_scope() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["path_params"] = {"order": 7}
+        await App()(scope, receive, send)
+
+    client = protected(app)
+    scope = client.scope(extensions={"http.response.pathsend": {}})
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None: ...
+
+    asyncio.run(client.app(scope, receive, send))
+    assert scope["path_params"] == {"order": 7}
+    assert scope["extensions"] == {"http.response.pathsend": {}}
+    assert "pyidempotent.attempt" not in scope
 
 
 # The header.
@@ -297,18 +394,34 @@ def test_a_body_without_an_end_is_read_no_further_than_the_cap() -> None:
     assert (sent[0]["status"], received, app.runs) == (413, 11, 0)
 
 
-def test_a_client_that_leaves_within_the_answer_leaves_it_unkept() -> None:
+def leaves(message: Message) -> bool:
+    return message.get("body") == b"b"
+
+
+BROKEN_OFF = {
+    "the client leaves": [start(201), body(b"a", more=True), body(b"b", more=True), body(b"c")],
+    "the application ends without an end": [start(201), body(b"a", more=True)],
+    "shorter than it said": [start(201, (b"content-length", b"3")), body(b"a")],
+    "an exception": [start(201), body(b"a", more=True), RuntimeError("broken")],
+}
+
+
+@pytest.mark.parametrize("messages", BROKEN_OFF.values(), ids=BROKEN_OFF)
+def test_an_answer_that_breaks_off_leaves_the_outcome_unknown(messages: list[Any]) -> None:
+    """What its work had come to, nobody knows."""
+
     async def server(message: Message) -> None:
-        if message.get("body") == b"b":
+        if leaves(message):
             raise OSError("the client has left")
 
-    app = App(start(201, (b"location", b"/7")), body(b"a", more=True), body(b"b", more=True), body(b"c"))
-    client = protected(app)
-    with pytest.raises(OSError, match="left"):
-        asyncio.run(client.post(send=server))
-    told = asyncio.run(client.post())
-    assert (told[0]["status"], problem(told)["answer_status"], problem(told)["location"]) == (410, 201, "/7")
-    assert app.runs == 1
+    for after_crash, told in (("refuse", (409, "unknown")), ("rerun", (409, "running"))):
+        app = App(*messages)
+        client = protected(app, after_crash=after_crash)
+        with contextlib.suppress(OSError, RuntimeError):
+            asyncio.run(client.post(send=server))
+        answer = asyncio.run(client.post())
+        assert (answer[0]["status"], problem(answer)["effect"]) == told
+        assert app.runs == 1
 
 
 def test_a_client_that_leaves_at_the_last_byte_finds_the_answer() -> None:
@@ -323,18 +436,18 @@ def test_a_client_that_leaves_at_the_last_byte_finds_the_answer() -> None:
     assert app.runs == 1
 
 
-def test_an_answer_without_an_end_is_not_kept() -> None:
-    app = App(start(), body(b"a", more=True))
-    client = protected(app)
-    asyncio.run(client.post())
-    assert problem(asyncio.run(client.post()))["effect"] == "done"
-    assert app.runs == 1
-
-
 def test_an_answer_with_trailers_is_not_kept() -> None:
-    app = App(start(), body(b"a", more=True), {"type": "http.response.trailers", "headers": []}, body())
+    trailers = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"13")]}
+    app = App({**start(201, (b"location", b"/7")), "trailers": True}, body(b"a"), trailers)
     client = protected(app)
-    assert [message["type"] for message in asyncio.run(client.post())][2] == "http.response.trailers"
+    assert asyncio.run(client.post())[2] == trailers
+    told = asyncio.run(client.post())
+    assert (told[0]["status"], problem(told)["answer_status"], problem(told)["location"]) == (410, 201, "/7")
+
+
+def test_an_answer_with_more_headers_than_can_be_told_is_not_kept() -> None:
+    client = protected(App(start(200, *[(b"x", b"")] * 65537), body(b"a")))
+    asyncio.run(client.post())
     assert asyncio.run(client.status()) == 410
 
 
@@ -382,8 +495,10 @@ def test_malformed_messages_reach_the_server_whose_error_it_is(messages: list[Me
 
 
 @pytest.mark.parametrize("began", [False, True])
-def test_a_cancelled_application_leaves_its_key_free_unless_its_answer_began(began: bool) -> None:
-    async def story() -> list[int]:
+def test_a_cancelled_application_keeps_its_key_for_the_lease(began: bool) -> None:
+    """What it began may go on in a thread."""
+
+    async def story() -> int:
         waits = asyncio.Event()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -395,17 +510,41 @@ def test_a_cancelled_application_leaves_its_key_free_unless_its_answer_began(beg
                 await asyncio.sleep(60)
             await App()(scope, receive, send)
 
-        client = protected(app, after_crash="rerun")
+        client = protected(app, lease=0.3)
         task = asyncio.create_task(client.post())
         await waits.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return [await client.status() for _ in range(2)]
+        assert await client.status() == 409
+        while (status := await client.status()) == 409:
+            await asyncio.sleep(0.02)
+        return status
 
     runs: list[int] = []
-    assert asyncio.run(story()) == ([409, 409] if began else [200, 200])
-    assert len(runs) == (1 if began else 2)
+    assert asyncio.run(story()) == 200
+    assert len(runs) == 2
+
+
+def test_a_cancelled_application_that_released_its_key_has_released_it() -> None:
+    async def story() -> int:
+        waits = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if not waits.is_set():
+                current().release()
+                waits.set()
+                await asyncio.sleep(60)
+            await App()(scope, receive, send)
+
+        client = protected(app)
+        task = asyncio.create_task(client.post())
+        await waits.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return await client.status()
+
+    assert asyncio.run(story()) == 200
 
 
 def test_a_thousand_repeats_of_a_running_key_cost_one_command_each(redis_server: RedisServer) -> None:
@@ -493,9 +632,78 @@ def test_callables_of_the_users_are_asked(is_async: bool) -> None:
     assert app.runs == 3
 
 
-def test_a_key_that_is_no_str_is_refused() -> None:
-    client = protected(App(), key=lambda request: 7)
-    assert "must return a str or None, not int" in problem(asyncio.run(client.post()))["detail"]
+@pytest.mark.parametrize(("key", "words"), [(7, "must return a str or None, not int"), ("\ud800", "lone surrogate")])
+def test_a_key_that_is_none_is_refused(key: Any, words: str) -> None:
+    told = asyncio.run(protected(App(), key=lambda request: key).post())
+    assert told[0]["status"] == 400
+    assert words in problem(told)["detail"]
+
+
+def test_a_fingerprint_may_be_made_of_the_body_which_the_application_reads_again() -> None:
+    seen: list[bytes] = []
+
+    async def amount(request: Any) -> Any:
+        return json.loads(await request.body())["amount"]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((await receive())["body"])
+        await App()(scope, receive, send)
+
+    client = protected(app, fingerprint=amount)
+
+    def send(document: bytes) -> int:
+        return int(asyncio.run(client.post({"type": "http.request", "body": document}))[0]["status"])
+
+    assert send(b'{"amount": 1, "sent": 1}') == 200
+    assert send(b'{"amount": 1, "sent": 2}') == 200
+    assert send(b'{"amount": 2, "sent": 2}') == 422
+    assert seen == [b'{"amount": 1, "sent": 1}']
+
+
+@pytest.mark.parametrize("header", ["authorization", "proxy-authorization", "x-api-key", "x-auth-token"])
+def test_credentials_without_a_scope_are_refused_and_said_once(header: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = App()
+    client = protected(app)
+    for path in (b"/pay", b"/orders/1", b"/orders/2"):
+        headers = [(b"idempotency-key", b"k"), (header.encode(), b"secret")]
+        told = asyncio.run(client.post(headers=headers, path=path.decode(), raw_path=path))
+        assert (told[0]["status"], "secret" in str(told)) == (500, False)
+    assert app.runs == 0
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert header in line
+    assert "scope=" in line
+
+
+def test_cookies_are_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    client = protected(App())
+    for path in (b"/orders/1", b"/orders/2"):
+        headers = [(b"idempotency-key", b"k"), (b"cookie", b"lb=1")]
+        assert asyncio.run(client.status(headers=headers, path=path.decode(), raw_path=path)) == 200
+    assert len([record for record in caplog.records if "cookies" in record.getMessage()]) == 1
+
+
+def test_by_authorization_does_not_take_other_credentials_for_nobodys() -> None:
+    from pyidempotent import by_authorization
+
+    client = protected(App(), scope=by_authorization)
+    headers = [(b"idempotency-key", b"k"), (b"proxy-authorization", b"secret")]
+    assert asyncio.run(client.status(headers=headers)) == 500
+
+
+def test_a_settle_hook_that_raises_gives_the_claim_back_to_its_lease() -> None:
+    def settle(outcome: Any) -> Any:
+        raise ZeroDivisionError
+
+    async def story() -> None:
+        client = protected(App(), settle=settle, lease=0.3)
+        with pytest.raises(ZeroDivisionError) as held:
+            await client.post()
+        assert held is not None  # its traceback, and all that is in it, is alive
+        while (status := await client.status_or(ZeroDivisionError)) == 409:
+            await asyncio.sleep(0.02)
+        assert status is None  # it ran again, and the hook raised again
+
+    asyncio.run(story())
 
 
 def test_by_authorization_tells_callers_apart() -> None:

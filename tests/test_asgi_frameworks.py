@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import litestar
 import litestar.middleware
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
-from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
 from starlette.background import BackgroundTask
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -102,6 +104,17 @@ def test_a_handler_for_one_refusal_is_not_for_another(runs: Runs, key: str) -> N
     client = Local(app)
     client.post("/pay?amount=1", key)
     refused(client.post("/pay?amount=2", key), 422, "conflict", "none")
+
+
+def test_a_handler_of_the_users_own_may_read_the_body(runs: Runs, key: str) -> None:
+    async def reads(request: Request, error: Exception) -> Any:
+        return JSONResponse({"sent": await request.json()}, 422)
+
+    app = shop(runs)
+    app.add_exception_handler(IdempotencyConflict, reads)
+    client = Local(app)
+    client.post("/pay", key, json={"amount": 1})
+    assert client.post("/pay", key, json={"amount": 2}).json() == {"sent": {"amount": 2}}
 
 
 def test_who_calls_may_say_401(runs: Runs, key: str) -> None:
@@ -267,6 +280,68 @@ def test_decorated_functions_that_call_each_other_are_operations_of_their_own(ru
     assert (len(runs), charged) == (2, ["order-7"])
 
 
+@pytest.mark.parametrize("handled", [False, True], ids=["by itself", "by a handler of the user's own"])
+def test_a_refusal_of_a_call_inside_is_no_answer_to_keep(runs: Runs, key: str, handled: bool) -> None:
+    backend = MemoryBackend()
+    app = FastAPI()
+    begun, go = threading.Event(), threading.Event()
+
+    @idempotent(backend, key="order")
+    def charge(order: str) -> str:
+        begun.set()
+        go.wait(20)
+        return "charged"
+
+    @app.post("/pay")
+    def pay() -> str:
+        runs.one()
+        return charge("order-7")
+
+    if handled:
+
+        @app.exception_handler(IdempotencyError)
+        async def told(_: Request, error: IdempotencyError) -> JSONResponse:
+            return JSONResponse({"mine": error.detail}, error.status, error.headers())
+
+    app.add_middleware(IdempotencyMiddleware, backend=backend)
+    client = Local(app)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/pay", new_key())
+        assert begun.wait(20)
+        busy = client.post("/pay", key)
+        assert (busy.status_code, "mine" in busy.json(), busy.headers["retry-after"]) == (409, handled, "1")
+        go.set()
+        assert first.result().json() == "charged"
+    answer = client.post("/pay", key)
+    assert (answer.json(), is_replay(answer)) == ("charged", False)
+    assert is_replay(client.post("/pay", key))
+    assert len(runs) == 3
+
+
+def test_a_cancelled_request_keeps_its_key_while_its_thread_works(key: str) -> None:
+    app = FastAPI()
+    begun, go = threading.Event(), threading.Event()
+
+    @app.post("/pay")
+    def pay() -> str:
+        begun.set()
+        go.wait(20)
+        return "charged"
+
+    app.add_middleware(IdempotencyMiddleware, backend=MemoryBackend())
+
+    async def impatient(scope: Any, receive: Any, send: Any) -> None:
+        request = asyncio.create_task(app(scope, receive, send))
+        await asyncio.to_thread(begun.wait, 20)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        await PlainTextResponse("too slow", 504)(scope, receive, send)
+
+    assert Local(impatient).post("/pay", key).status_code == 504
+    refused(Local(app).post("/pay", key), 409, "processing", "running", retry_after=True)
+    go.set()
+
+
 # Other middleware.
 
 
@@ -283,6 +358,21 @@ def test_the_user_that_starlette_knows_is_the_caller(runs: Runs, key: str) -> No
     other = client.post("/pay", key, headers={"Authorization": "bob"})
     assert first.json() != other.json()
     assert same_answer(first, client.post("/pay", key, headers={"Authorization": "alice"}))
+
+
+def test_users_with_one_name_to_display_are_not_one_caller(runs: Runs, key: str) -> None:
+    class User(BaseUser):
+        is_authenticated = True
+        display_name = "Alex"
+
+    class Everybody(AuthenticationBackend):
+        async def authenticate(self, conn: Any) -> Any:
+            return AuthCredentials(), User()
+
+    app = shop(runs)
+    app.add_middleware(AuthenticationMiddleware, backend=Everybody())
+    refused(Local(app).post("/pay", key), 500, "scope-missing", "none")
+    assert runs == []
 
 
 def test_cross_origin_requests_see_the_replay_header_and_preflights_are_not_touched(runs: Runs, key: str) -> None:

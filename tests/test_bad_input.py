@@ -226,3 +226,16 @@ def test_a_full_store_refuses_new_claims_and_drops_nothing() -> None:
     assert [charge("x"), charge("y")] == ["x", "y"]
     refused(backend, "the memory store is full")
     assert charge("x") == "x"
+
+
+@pytest.mark.parametrize("option", ["scope", "fingerprint"])
+def test_a_callable_that_names_no_parameter_is_not_guessed(option: str) -> None:
+    with pytest.raises(TypeError, match=rf"{option}= must be a callable whose parameters are named as the function's"):
+
+        @idempotent("memory://", key="order", **{option: lambda user: user})
+        def charge(order: str) -> None: ...
+
+
+def test_refuse_needs_time_to_tell_that_the_outcome_is_unknown() -> None:
+    with pytest.raises(ValueError, match=r'with after_crash="refuse" lease .* must be shorter than ttl'):
+        idempotent("memory://", key="order", ttl=10, after_crash="refuse")

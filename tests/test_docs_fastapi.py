@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 from pathlib import Path
@@ -30,7 +31,7 @@ def application(words: str, redis_server: RedisServer) -> tuple[Local, dict[str,
 
 
 def test_every_block_is_executed_below() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_the_middleware(redis_server: RedisServer, key: str) -> None:
@@ -57,6 +58,17 @@ def test_commits(redis_server: RedisServer, key: str) -> None:
     names["Session"].commit = commit
     answer = client.post("/orders?item=pen", other)
     assert (answer.status_code, is_replay(answer)) == (200, False)
+
+
+def test_the_end_of_a_process(redis_server: RedisServer, key: str) -> None:
+    client, names = application("lifespan=lifespan", redis_server)
+    assert same_answer(*client.twice("/orders?item=book", key))
+
+    async def live() -> None:
+        async with names["lifespan"](names["app"]):
+            pass
+
+    asyncio.run(live())
 
 
 def test_refusals(redis_server: RedisServer, key: str) -> None:

@@ -6,6 +6,7 @@ from pyidempotent import _native
 from pyidempotent._attempt import attempt
 from pyidempotent._current import CurrentAttempt, Scope, current
 from pyidempotent._decorator import idempotent
+from pyidempotent._drain import drain
 from pyidempotent._function import arguments, by_authorization, shared
 from pyidempotent._native import __version__
 from pyidempotent._results import Outcome
@@ -41,6 +42,7 @@ __all__ = [
     "attempt",
     "by_authorization",
     "current",
+    "drain",
     "idempotent",
     "shared",
 ]

@@ -68,8 +68,8 @@ class Selector:
         names = None if wanted is None else [p.name for p in wanted if p.default is p.empty]
         if names is not None and all(name in binding.names or name in also for name in names):
             self._names = names
-        elif len(own) == 1 and (names is None or len(names) == 1):
-            self._names = own
+        elif option == "key" and len(own) == 1 and (names is None or len(names) == 1):
+            self._names = own  # there is only one that it can mean
         else:
             raise TypeError(
                 f"{option}= must be a callable whose parameters are named as the function's ({', '.join(own)}), "

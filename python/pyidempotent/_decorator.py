@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin
 
+from pyidempotent._current import _current
 from pyidempotent._flow import advance, advance_async, protect, refuse_to_block
 from pyidempotent._function import Function, FunctionCall
 from pyidempotent._requests import (
@@ -195,6 +196,9 @@ def _wrap(plan: Function) -> Callable[..., Any]:
 
 
 def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
+    outer = _current.get()
+    if outer is not None:
+        outer._refused(error.status)  # whoever stores the outer call's answer must know
     answer = call.answer(error) if isinstance(call, EndpointCall) else None
     if answer is None:
         raise error

@@ -78,38 +78,54 @@ def key_missing(site: Site) -> str:
     return IdempotencyKeyMissing.default_detail.replace("Idempotency-Key", site.key_header)
 
 
-def anonymous_caller(facts: Facts, who: str) -> None:
+#: Headers by which a request claims to be somebody's.
+_CREDENTIALS = frozenset(
+    {
+        b"authorization",
+        b"proxy-authorization",
+        b"x-api-key",
+        b"api-key",
+        b"apikey",
+        b"x-auth-token",
+        b"x-access-token",
+        b"x-amz-security-token",
+    }
+)
+
+
+def anonymous_caller(facts: Facts, site: Site, who: str) -> None:
     """Says that a request without a known caller is nobody's, where it does not claim to be somebody's.
 
     Parameters:
+        site: the options of the call site, which says each thing once.
         who: the operation, for the log.
 
     Raises:
         IdempotencyScopeMissing: where it has credentials.
     """
     names = {name for name, _ in facts.headers}
-    if b"authorization" in names or b"proxy-authorization" in names:
+    if found := names & _CREDENTIALS:
+        said = ", ".join(name.decode() for name in sorted(found))
         once(
+            site,
             logging.ERROR,
-            f"{who}: a request has credentials, and nothing says whose its Idempotency-Key is; nothing runs. "
+            f"{who}: a request has credentials ({said}), and nothing says whose its Idempotency-Key is; nothing runs. "
             "Pass scope=: a callable that returns the caller (like scope=lambda user: user.id), "
             "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers share answers",
         )
         raise IdempotencyScopeMissing
     if b"cookie" in names:
         once(
+            site,
             logging.WARNING,
             f"{who}: requests with cookies share their keys; if a cookie says who the caller is, pass scope=",
         )
 
 
-_said: set[str] = set()
-
-
-def once(level: int, message: str) -> None:
-    """Logs a message that has not been logged before."""
-    if message not in _said:
-        _said.add(message)
+def once(site: Site, level: int, message: str) -> None:
+    """Logs something that has not been said at this level for this call site."""
+    if level not in site.said:
+        site.said.add(level)
         logger.log(level, message)
 
 
@@ -163,12 +179,18 @@ class AnswerCall:
     def __init__(self, site: Site, facts: Facts) -> None:
         self.site = site
         self.facts = facts
+        #: The status of a refusal that was met inside.
+        self.refused: int | None = None
 
     def verdict(self, outcome: Outcome) -> str:
-        """By the status table. Without an answer the run failed; an exception after its start leaves it unknown."""
-        if outcome.value is None:
+        """By the status table. Without an answer the run failed; one that broke off leaves it unknown."""
+        answer: Answer | None = outcome.value
+        if answer is None:
             return "fail"
-        return verdict_of(outcome.value.status) if outcome.exception is None else "hold"
+        if outcome.exception is not None or not answer.whole:
+            return "hold"
+        # A refusal of ours, of a call inside, as the application's handler told it: nothing that a repeat should get.
+        return "release" if answer.status == self.refused else verdict_of(answer.status)
 
     def status(self, outcome: Outcome) -> int | None:
         """The status that the client sees."""
@@ -183,7 +205,7 @@ class AnswerCall:
             raise Unstorable(answer.cut)
         try:
             encoded = _native.encode_answer(answer.status, answer.headers, answer.body, self.site.store_set_cookie)
-        except (TypeError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise Unstorable(f"it is malformed: {error}") from error
         return ANSWER + encoded
 
@@ -215,6 +237,8 @@ class Capture:
         self.headers: Headers = []
         #: Why the answer can't be kept.
         self.cut: str | None = None
+        #: Whether it broke off before its end, so that nobody knows what became of the work.
+        self.broke_off = False
         self._limit = limit
         self._length: int | None = None
         self._size = 0
@@ -246,7 +270,10 @@ class Capture:
         """What was seen; ``None`` where it has not started."""
         if self.status is None:
             return None
-        return Answer(self.status, self.headers, b"".join(self._chunks), self.cut)
+        # A server breaks off an answer that is not as long as it said.
+        is_short = self._length is not None and self._size < self._length and self.status not in (204, 205, 304)
+        whole = not (self.broke_off or is_short)
+        return Answer(self.status, self.headers, b"".join(self._chunks), self.cut, whole)
 
 
 class HeaderView(Mapping[str, str]):

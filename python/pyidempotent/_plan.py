@@ -133,11 +133,12 @@ class RequestCall(AnswerCall):
             return None
         if "scope" in self._asked:
             found = self._asked["scope"]
+            if found is not None or self.plan.asked["scope"] is not by_authorization:
+                return caller_bytes(found)
             # Without the header `by_authorization` has nobody to tell apart.
-            return None if found is None and self.plan.asked["scope"] is by_authorization else caller_bytes(found)
         user = self.user()
         if user is None:
-            anonymous_caller(self.facts, f"{self.facts.method} {self.facts.path.decode('latin-1')}")
+            anonymous_caller(self.facts, self.site, f"{self.facts.method} {self.facts.path.decode('latin-1')}")
         return user
 
     def fingerprint(self) -> bytes | None:

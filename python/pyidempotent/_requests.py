@@ -31,7 +31,7 @@ from pyidempotent._http import (
 )
 from pyidempotent._results import ANSWER, VIEW_VALUE, Answer, Outcome, Unstorable, pack, pack_exception, unpack
 from pyidempotent._site import Site
-from pyidempotent.exceptions import IdempotencyError
+from pyidempotent.exceptions import IdempotencyError, IdempotencyScopeMissing
 
 #: The names of the parameters that FastAPI is asked for.
 INJECTED_REQUEST, INJECTED_RESPONSE, INJECTED_KEY = "_idempotent_request", "_idempotent_response", "idempotency_key_"
@@ -52,6 +52,24 @@ class Held(NamedTuple):
 
     running: CurrentAttempt
     site: Site
+
+    def refuse_others(self, who: str, own: list[str], site: Site) -> None:
+        """Refuses options of a second protection of the same request, which the attempt can't honour.
+
+        Parameters:
+            who: the second protection.
+            own: its options that are no options of a site.
+            site: its other options; those with their default value count as not given.
+
+        Raises:
+            TypeError: names them.
+        """
+        if options := [*own, *site.differs_from(self.site)]:
+            raise TypeError(
+                f"{who} is protected by the middleware too, which holds the attempt and does not know "
+                f"{', '.join(options)}; give them to the middleware, as routes={{path: {{...}}}}, or leave the path "
+                "out there"
+            )
 
 
 def facts_of(scope: Any) -> Facts:
@@ -93,13 +111,7 @@ class EndpointCall(FunctionCall):
         plan = self.plan
         own = {"key": not plan.takes_key_from_header, "name": plan.named}
         own |= {"scope": plan.shared or plan.scope is not None, "fingerprint": plan.fingerprint is not None}
-        options = [*(name for name, given in own.items() if given), *self.site.differs_from(held.site)]
-        if options:
-            raise TypeError(
-                f"{plan.name} is protected by the middleware too, which holds the attempt and does not know "
-                f"{', '.join(options)}; give them to the middleware, as routes={{path: {{...}}}}, or leave the path "
-                "out there"
-            )
+        held.refuse_others(plan.name, [name for name, given in own.items() if given], self.site)
         return True
 
     def values(self) -> dict[str, Any]:
@@ -124,13 +136,15 @@ class EndpointCall(FunctionCall):
         if plan.by_authorization:
             # Of this request, whatever the endpoint's own parameters are called.
             found = by_authorization(self.request)
+            if found is None:
+                anonymous_caller(self.facts, self.site, plan.name)
             return None if found is None else caller_bytes(found)
         if plan.scope is not None:
             return caller_bytes(self.select(plan.scope))
         user = self.request.scope.get("user")
         if user is not None and getattr(user, "is_authenticated", False):
             return identity(user)
-        anonymous_caller(self.facts, plan.name)
+        anonymous_caller(self.facts, self.site, plan.name)
         return None
 
     def fingerprint(self) -> bytes | None:
@@ -268,7 +282,12 @@ def identity(user: Any) -> bytes:
     """Starlette's authenticated user; its base class has an identity that is not implemented."""
     with contextlib.suppress(NotImplementedError):
         return caller_bytes(user.identity)
-    return caller_bytes(user.display_name)
+    if type(user) is sys.modules["starlette.authentication"].SimpleUser:
+        return caller_bytes(user.display_name)  # all that it has
+    # Of another class, two users may have one name to display.
+    raise IdempotencyScopeMissing(
+        f"{type(user).__qualname__} has no identity that tells users apart; give it one, or pass scope="
+    )
 
 
 # Reading the body: the only part with a colour.
@@ -324,6 +343,8 @@ def form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
             size += len(name) + len(value)
             fields.append((name, value))
             continue
+        if size + (value.size or 0) > limit:
+            raise too_large(limit)
         digest, before = hashlib.sha256(), value.file.tell()
         value.file.seek(0)
         while chunk := value.file.read(65536):

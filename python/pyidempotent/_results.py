@@ -42,13 +42,15 @@ class Answer:
         status: the status code.
         headers: in order, as sent, duplicates and all.
         body: the whole body.
-        cut: why the body is not whole, where it is not.
+        cut: why it can't be kept, where it can't.
+        whole: whether it reached its end.
     """
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
     cut: str | None = None
+    whole: bool = True
 
 
 def pack(kind: bytes, value: Any, classes: Classes) -> bytes:

@@ -146,6 +146,8 @@ class Site:
         #: The engine with these options, if there is a backend.
         self.engine = engine if backend is not None else None
         self._backend = native if backend is not None else None
+        #: The levels at which something was logged that is said once.
+        self.said: set[int] = set()
 
     def differs_from(self, outer: Site) -> list[str]:
         """The options that were given here and are others there, where one attempt cannot honour both."""

@@ -14,11 +14,13 @@ and outside of what only decorates answers. ``@idempotent`` on an endpoint runs 
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, cast
 
 from pyidempotent._current import CurrentAttempt
+from pyidempotent._drain import drain
 from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
 from pyidempotent._http import METHODS, Capture, HeaderView, problem_answer, too_large
 from pyidempotent._plan import Asked, Plan, RequestCall, Routes
@@ -45,23 +47,38 @@ class Request:
 
     Parameters:
         scope: the ASGI scope.
+        receive: what the body can be had from, in a ``fingerprint=``.
 
     >>> request = Request({"method": "POST", "path": "/pay", "headers": [(b"x-user", b"alice")]})
     >>> request.headers["X-User"]
     'alice'
     """
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
         self.scope = scope
+        self._receive = receive
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers = HeaderView(scope["headers"])
 
+    async def body(self) -> bytes:
+        """The whole body."""
+        if self._receive is None:
+            raise RuntimeError("this request came without its body")
+        return cast("bytes", (await self._receive())["body"])
 
-def request_of(scope: Scope) -> Any:
+
+def request_of(scope: Scope, receive: Receive) -> Any:
     """Starlette's request where Starlette is there, else our own view."""
     starlette = sys.modules.get("starlette.requests")
-    return Request(scope) if starlette is None else starlette.Request(scope)
+    return Request(scope, receive) if starlette is None else starlette.Request(scope, receive)
+
+
+def path_within(scope: Scope) -> str:
+    """The path as the application knows it: without what it is mounted under."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 class IdempotencyMiddleware:
@@ -114,16 +131,23 @@ class IdempotencyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection."""
         if scope["type"] != "http" or scope["method"] not in METHODS:
+            await self.app(scope, receive, drained(send) if scope["type"] == "lifespan" else send)
+            return
+        plan = self.routes.plan_for(path_within(scope))
+        if plan is None or not plan.concerns(scope["headers"]):
             await self.app(scope, receive, send)
             return
-        plan = self.routes.plan_for(scope["path"])
-        if plan is None or ATTEMPT in scope or not plan.concerns(scope["headers"]):
+        held: Held | None = scope.get(ATTEMPT)
+        if held is not None:  # another middleware's, further out
+            held.refuse_others("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
             await self.app(scope, receive, send)
             return
         call = _Request(plan, scope, receive)
         try:
             if plan.asked:
-                await call.ask_async(request_of(scope))
+                if "fingerprint" in plan.asked:
+                    await read_body(call)  # it may be made of it
+                await call.ask_async(request_of(scope, call.again()))
             flow = protect(call)
             begun = await advance_async(call, flow, None, read_body)
         except IdempotencyError as error:
@@ -131,12 +155,12 @@ class IdempotencyMiddleware:
         except _Cut:
             return  # nothing was claimed, and nobody is there to be told
         except Exception as error:  # of a callable of the user's, which may say 401
-            await _raise(error, scope, receive, send)
+            await _raise(error, call, send)
         else:
             if type(begun) is Outcome:
                 await _send(begun.value, send)
             elif begun is None:  # `key=` found none, and none is required
-                await self.app(scope, receive, send)
+                await self.app(scope, call.again(), send)
             else:
                 await _Running(call, flow, begun, send).run(self.app)
 
@@ -148,20 +172,24 @@ class _Request(RequestCall):
         super().__init__(plan, facts_of(scope))
         self.scope = scope
         self.receive = receive
-        self.content = b""
-        self._was_given = False
+        #: The body, once it is read.
+        self.content: bytes | None = None
 
     def user(self) -> bytes | None:
         """The user that Starlette knows."""
         user = self.scope.get("user")
         return identity(user) if user is not None and getattr(user, "is_authenticated", False) else None
 
-    async def receive_again(self) -> Message:
-        """The body that was read; then the server's own messages."""
-        if self._was_given:
-            return await self.receive()
-        self._was_given = True
-        return {"type": "http.request", "body": self.content, "more_body": False}
+    def again(self) -> Receive:
+        """What receives the body that was read, and then the server's own messages."""
+        if self.content is None:
+            return self.receive
+        pending: list[Message] = [{"type": "http.request", "body": self.content, "more_body": False}]
+
+        async def receive() -> Message:
+            return pending.pop() if pending else await self.receive()
+
+        return receive
 
 
 class _Cut(Exception):
@@ -170,6 +198,8 @@ class _Cut(Exception):
 
 async def read_body(call: _Request) -> bytes:
     """The body, at most ``max_request_bytes``."""
+    if call.content is not None:
+        return call.content
     limit, size, chunks = call.site.max_request_bytes, 0, []
     more = True
     while more:
@@ -196,7 +226,6 @@ class _Running:
         self._seen = Capture(call.site.max_response_bytes)
         #: The answer's start, while it is held: until the answer is whole another one may take its place.
         self._held: Message | None = None
-        self._client_left = False
         self._is_settled = False
         self._is_replaced = False
 
@@ -204,29 +233,45 @@ class _Running:
         """Runs the application."""
         token = enter(self._running)
         try:
-            await app(self._scope(), self._call.receive_again, self.send)
+            with self._held_in(self._call.scope) as scope:
+                await app(scope, self._call.again(), self.send)
+        except IdempotencyError as error:  # of a protected call inside
+            if not self._is_settled:
+                await self._settle(error)
+            if self._seen.status is not None:
+                raise
+            await _refuse(error, self._call, self._send)
         except Exception as error:
             if not self._is_settled:
-                await self._settle(None if self._client_left else error)
+                await self._settle(error)
             raise
         except BaseException:
+            # What it began may go on, on a thread of its own.
             if not self._is_settled:
-                hurry(self._running, "fail" if self._seen.status is None else "hold")
+                hurry(self._running, "hold")
             raise
         else:
             if not self._is_settled:
-                self._seen.cut = self._seen.cut or "it was cut short"
+                self._seen.broke_off = True
                 await self._settle(None)
         finally:
             leave(token)
 
-    def _scope(self) -> Scope:
-        scope = {**self._call.scope, ATTEMPT: Held(self._running, self._call.site)}
-        if extensions := scope.get("extensions"):
+    @contextlib.contextmanager
+    def _held_in(self, scope: Scope) -> Iterator[Scope]:
+        """The very scope, in which middleware further out finds what routing leaves there."""
+        scope[ATTEMPT] = Held(self._running, self._call.site)
+        offered = scope.get("extensions")
+        if offered:
             # What these send goes past us.
             past = ("http.response.pathsend", "http.response.zerocopysend")
-            scope["extensions"] = {name: value for name, value in extensions.items() if name not in past}
-        return scope
+            scope["extensions"] = {name: value for name, value in offered.items() if name not in past}
+        try:
+            yield scope
+        finally:
+            del scope[ATTEMPT]
+            if offered:
+                scope["extensions"] = offered
 
     async def send(self, message: Message) -> None:
         """What the application sends."""
@@ -239,12 +284,12 @@ class _Running:
         elif kind == "http.response.body" and self._seen.status is not None:
             await self._body(message)
         else:
-            if kind == "http.response.trailers":
-                self._seen.cut = "it has trailers"
             await self._pass_on(message)
 
     async def _start(self, message: Message) -> None:
         self._held = message
+        if message.get("trailers"):  # which come after its end
+            self._seen.cut = "it has trailers"
         try:
             # A copy: middleware outside of us adds its headers to the very list, and will again on a replay.
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
@@ -273,21 +318,29 @@ class _Running:
     async def _pass_on(self, message: Message | None = None) -> None:
         """Sends what is held, and a message after it."""
         held, self._held = self._held, None
-        try:
-            for each in (held, message):
-                if each is not None:
-                    await self._send(each)
-        except OSError:  # what a server raises where the client has left
-            if not self._is_settled:
-                self._client_left, self._seen.cut = True, "its client left before its end"
-            raise
+        for each in (held, message):
+            if each is not None:
+                await self._send(each)
 
     async def _settle(self, error: Exception | None) -> Answer | None:
         """Ends the attempt; the answer of the attempt that completed in its place."""
         self._is_settled = True
+        self._call.refused = self._running._refusal
         outcome = Outcome(self._seen.answer(), error)
         ended = await advance_async(self._call, self._flow, outcome, read_body)
         return None if ended is outcome else ended.value
+
+
+def drained(send: Send) -> Send:
+    """A lifespan's ``send``: before the server is told that the application is down, what is on its way to the store
+    gets five seconds. Servers that end by a signal leave no other moment."""
+
+    async def waiting(message: Message) -> None:
+        if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            await drain()
+        await send(message)
+
+    return waiting
 
 
 async def _send(answer: Answer, send: Send) -> None:
@@ -299,14 +352,14 @@ async def _refuse(error: IdempotencyError, call: _Request, send: Send) -> None:
     """Answers a refusal: by the application's own handler for it, where it is Starlette's and has one."""
     handlers = _handlers(call.scope)
     if any(cls in handlers for cls in type(error).__mro__ if cls not in (Exception, BaseException)):
-        await _raise(error, call.scope, call.receive, send)
+        await _raise(error, call, send)
     else:
         await _send(problem_answer(error, call.facts.path.decode("latin-1"), call.site), send)
 
 
-async def _raise(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+async def _raise(error: Exception, call: _Request, send: Send) -> None:
     """Raises an error as if the application had, so that its handlers apply: ours is outside of where they do."""
-    starlette = sys.modules.get("starlette.middleware.exceptions")
+    starlette, scope = sys.modules.get("starlette.middleware.exceptions"), call.scope
     if starlette is None or not _is_starlette(scope):
         raise error
     handlers = {kind: handler for kind, handler in _handlers(scope).items() if kind not in (500, Exception)}
@@ -316,7 +369,7 @@ async def _raise(error: Exception, scope: Scope, receive: Receive, send: Send) -
 
     # Twice: a handler may itself raise an HTTPException, as it may in an endpoint.
     once = starlette.ExceptionMiddleware(failing, handlers=handlers)
-    await starlette.ExceptionMiddleware(once, handlers=handlers)(dict(scope), receive, send)
+    await starlette.ExceptionMiddleware(once, handlers=handlers)(dict(scope), call.again(), send)
 
 
 def _is_starlette(scope: Scope) -> bool:

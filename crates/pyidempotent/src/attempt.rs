@@ -1,7 +1,7 @@
 //! [`CurrentAttempt`]: a held claim, as the running code sees it and as its flow ends it.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use idempotency::{Settled, StorageKey, Verdict};
@@ -32,6 +32,8 @@ pub struct CurrentAttempt {
     fence: u64,
     is_immediate: bool,
     released: AtomicBool,
+    /// The status of a refusal that a protected call inside met; 0: none.
+    refused: AtomicU16,
     asked: Asked,
     namespace: Py<PyString>,
 }
@@ -44,6 +46,7 @@ impl CurrentAttempt {
             held: Mutex::new(Some(attempt)),
             is_immediate,
             released: AtomicBool::new(false),
+            refused: AtomicU16::new(0),
             asked,
             namespace,
         }
@@ -60,6 +63,12 @@ impl CurrentAttempt {
     fn take(&self) -> PyResult<idempotency::Attempt> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         held.ok_or_else(|| PyRuntimeError::new_err("this attempt was settled before"))
+    }
+
+    /// Ends the attempt in the background.
+    pub fn settle_later(&self, verdict: Verdict) -> PyResult<()> {
+        self.take()?.settle_later(verdict);
+        Ok(())
     }
 
     /// Ends the attempt.
@@ -115,6 +124,18 @@ impl CurrentAttempt {
         self.released.store(true, Ordering::Relaxed);
     }
 
+    /// The status of a refusal that a protected call inside met.
+    #[getter]
+    fn _refusal(&self) -> Option<u16> {
+        Some(self.refused.load(Ordering::Relaxed)).filter(|status| *status != 0)
+    }
+
+    /// A protected call inside met a refusal.
+    #[pyo3(signature = (status, /))]
+    fn _refused(&self, status: u16) {
+        self.refused.store(status, Ordering::Relaxed);
+    }
+
     /// The work was cancelled, interrupted or is exiting: it ends in the background.
     #[pyo3(signature = (verdict, /))]
     fn _hurry(&self, verdict: &str) -> PyResult<()> {
@@ -123,7 +144,6 @@ impl CurrentAttempt {
             "hold" => Verdict::Hold,
             _ => Verdict::Fail,
         };
-        self.take()?.settle_later(verdict);
-        Ok(())
+        self.settle_later(verdict)
     }
 }

@@ -129,7 +129,11 @@ impl Engine {
     }
 
     fn call(&self, py: Python<'_>, asked: &Asked, fingerprint: [u8; 32]) -> PyResult<(Idempotency, Call)> {
-        let key = Key::new(asked.key.to_str(py)?).map_err(|error| errors::key_error(py, &error))?;
+        let text = asked.key.to_str(py).map_err(|_| {
+            let words = "the idempotency key has a lone surrogate, which is no character; send 1 to 255 characters";
+            errors::refusal(py, "IdempotencyKeyInvalid", (words,), None)
+        })?;
+        let key = Key::new(text).map_err(|error| errors::key_error(py, &error))?;
         let engine = self.backend.get().engine().map_err(|error| errors::store_error(py, &error))?;
         let engine = engine.with_options(self.options).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let operation: OperationArg = asked.operation.extract(py)?;

@@ -44,8 +44,11 @@ pub fn encode_answer<'py>(
     headers: Vec<(Vec<u8>, Vec<u8>)>,
     body: Vec<u8>,
     store_set_cookie: bool,
-) -> Bound<'py, PyBytes> {
-    PyBytes::new(py, &Answer { status, headers, body }.without_transient(store_set_cookie).encode())
+) -> PyResult<Bound<'py, PyBytes>> {
+    if headers.len() > usize::from(u16::MAX) {
+        return Err(PyValueError::new_err("it has more headers than can be told"));
+    }
+    Ok(PyBytes::new(py, &Answer { status, headers, body }.without_transient(store_set_cookie).encode()))
 }
 
 type Headers<'py> = Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>;

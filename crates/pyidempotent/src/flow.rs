@@ -267,7 +267,18 @@ impl Flow {
         colour: Colour,
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
-        let verdict = self.verdict(call, running.get(), outcome)?;
+        let verdict = match self.verdict(call, running.get(), outcome) {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                // A hook or a face of somebody's failed: nobody knows what this end means, and the work's own error
+                // is not to be lost.
+                running.get().settle_later(Verdict::Hold)?;
+                if let Some(raised) = outcome.get().raised(py) {
+                    error.value(py).setattr(intern!(py, "__context__"), raised)?;
+                }
+                return Err(error);
+            }
+        };
         match running.get().settle(py, verdict, colour)? {
             Answer::Ready(Settled::Replaced(result)) => self.end(call, outcome, Some(&result)),
             Answer::Ready(_) => self.end(call, outcome, None),

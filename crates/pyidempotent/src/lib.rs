@@ -43,6 +43,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<attempt::CurrentAttempt>()?;
     module.add_class::<outcome::Outcome>()?;
     module.add_function(wrap_pyfunction!(bridge::abandon, module)?)?;
+    module.add_function(wrap_pyfunction!(runtime::drain, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::shutdown, module)?)?;
     module.add_function(wrap_pyfunction!(value::encode, module)?)?;
     module.add_function(wrap_pyfunction!(value::decode, module)?)?;

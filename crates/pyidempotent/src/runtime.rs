@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use idempotency::Idempotency;
 use idempotency::process::generation;
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 use tokio::runtime::{Builder, Handle};
+
+use crate::bridge;
 
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
 /// exist there, and dropping the runtime would wait for it.
@@ -149,22 +152,31 @@ where
     }
 }
 
-/// Waits at most `limit` seconds for completions and releases that are still on their way. For the interpreter's exit.
+/// Waits at most `limit` for completions and releases that are still on their way; whether all have ended.
+async fn drained(limit: Duration) -> bool {
+    let engines = process().engines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let deadline = tokio::time::Instant::now() + limit;
+    let mut all = true;
+    for engine in &engines {
+        all &= engine.drain(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
+    }
+    all
+}
+
+/// Waits at most `limit` seconds for completions and releases that are still on their way: a future of the running
+/// loop, of whether all have ended.
+#[pyfunction]
+#[pyo3(signature = (limit, /))]
+pub fn drain(py: Python<'_>, limit: f64) -> PyResult<Bound<'_, PyAny>> {
+    let limit = crate::backends::seconds("limit", limit)?;
+    bridge::submit(py, drained(limit), |py, all| Ok(PyBool::new(py, all).to_owned().into_any()))
+}
+
+/// The same for the interpreter's exit: afterwards nothing calls Python.
 #[pyfunction]
 pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
-    let process = process();
-    let engines = std::mem::take(&mut *process.engines.lock().unwrap_or_else(PoisonError::into_inner));
     let limit = Duration::try_from_secs_f64(limit).unwrap_or_default();
-    let drained = py.detach(|| {
-        process.runtime.block_on(async {
-            let deadline = tokio::time::Instant::now() + limit;
-            let mut all = true;
-            for engine in &engines {
-                all &= engine.drain(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
-            }
-            all
-        })
-    });
+    let all = py.detach(|| process().runtime.block_on(drained(limit)));
     STOPPING.store(true, Ordering::Release);
-    drained
+    all
 }
