@@ -271,7 +271,7 @@ async fn completions_at_once_share_commits() {
 async fn a_lease_of_another_boot_has_lapsed_and_a_result_has_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("i.db");
-    let engine = engine(&path).lease(Duration::from_secs(60));
+    let engine = engine(&path).lease(Duration::from_secs(30));
     let attempts = [begun(&engine, &call(1)).await, begun(&engine, &call(2)).await];
     begun(&engine, &call(3)).await.settle(complete("kept")).await;
     let aside = Connection::open(&path).unwrap();
