@@ -126,6 +126,11 @@ ROWS = [
         "6 × rivals",
     ),
     Row(
+        "memory, 64 concurrent, first, of a request",
+        case("memory", "first", 64, 8000, "request"),
+        ("ours", "original"),
+    ),
+    Row(
         "memory, 64 concurrent, replay, of a request",
         case("memory", "replay", 64, 10000, "request"),
         ("ours", "original"),

@@ -180,6 +180,16 @@ def test_a_stored_nan_is_a_nan() -> None:
     assert math.isnan(_native.decode(_native.encode(math.nan, {}), {}))
 
 
+def test_names_of_items_are_whole_however_many_there_are() -> None:
+    names = [f"name {n}" for n in range(2000)] + ["x" * 32, "x" * 33, "", "ü", "\ud800", "ü" * 40]
+    value = [{name: index} for index, name in enumerate(names)]
+    encoded = _native.encode(value, {})
+    assert _native.decode(encoded, {}) == value
+    assert _native.decode(encoded, {}) == value, "known by now"
+    with pytest.raises(ValueError, match="damaged"):
+        _native.decode(b"1d\0\0\0\1s\0\0\0\5nam", {})
+
+
 def test_private_attributes_of_a_model_come_back() -> None:
     customer = Customer(name="Ann")
     customer._secret = 9

@@ -129,6 +129,8 @@ impl Plan {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.function)?;
+        visit.call(&self.site)?;
         self.parameters
             .iter()
             .filter_map(|parameter| parameter.default.as_ref())

@@ -14,6 +14,8 @@
 //! Counts and lengths are 4 bytes, big endian. The canonical form, for fingerprints, orders dicts by their keys'
 //! bytes, makes `-0.0` and every NaN one, and takes apart by value (equal instants, equal decimals).
 
+use std::sync::{Mutex, PoisonError};
+
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -239,6 +241,14 @@ impl<'py> Decoder<'_, 'py> {
         value
     }
 
+    /// A text that is a dict's key.
+    fn name(&mut self) -> PyResult<Bound<'py, PyAny>> {
+        self.take(1)?;
+        let (length, py) = (self.count()?, self.py);
+        let bytes = self.take(length)?;
+        if length > LONGEST_NAME { text(py, bytes) } else { known_name(py, bytes) }
+    }
+
     fn tagged(&mut self) -> PyResult<Bound<'py, PyAny>> {
         let py = self.py;
         Ok(match self.take(1)?[0] {
@@ -255,11 +265,7 @@ impl<'py> Decoder<'_, 'py> {
             }
             b's' => {
                 let length = self.count()?;
-                let bytes = self.take(length)?;
-                match std::str::from_utf8(bytes) {
-                    Ok(text) => PyString::new(py, text).into_any(),
-                    Err(_) => PyBytes::new(py, bytes).call_method1("decode", ("utf-8", "surrogatepass"))?,
-                }
+                text(py, self.take(length)?)?
             }
             b'b' => {
                 let length = self.count()?;
@@ -270,7 +276,8 @@ impl<'py> Decoder<'_, 'py> {
             b'd' => {
                 let dict = PyDict::new(py);
                 for _ in 0..self.count()? {
-                    dict.set_item(self.value()?, self.value()?)?;
+                    let key = if self.rest.starts_with(b"s") { self.name()? } else { self.value()? };
+                    dict.set_item(key, self.value()?)?;
                 }
                 dict.into_any()
             }
@@ -283,6 +290,35 @@ impl<'py> Decoder<'_, 'py> {
             _ => return Err(damaged()),
         })
     }
+}
+
+fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(PyString::new(py, text).into_any()),
+        Err(_) => PyBytes::new(py, bytes).call_method1("decode", ("utf-8", "surrogatepass")),
+    }
+}
+
+/// The names of dicts' items are few and come again: making and hashing them is half of decoding a small dict.
+const LONGEST_NAME: usize = 32;
+
+fn known_name<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    type Known = Option<(Box<[u8]>, Py<PyAny>)>;
+    /// By a hash of their bytes; another name takes the place. Only touched with the GIL held, and never across a call
+    /// into Python, so that a fork cannot copy it locked.
+    static NAMES: Mutex<[Known; 256]> = Mutex::new([const { None }; 256]);
+    let hash = bytes.iter().fold(0_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let place = (hash >> 24) as usize;
+    let names = || NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((known, name)) = &names()[place]
+        && **known == *bytes
+    {
+        return Ok(name.bind(py).clone());
+    }
+    let name = text(py, bytes)?;
+    let before = names()[place].replace((bytes.into(), name.clone().unbind()));
+    drop(before); // outside of the lock
+    Ok(name)
 }
 
 fn int<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {

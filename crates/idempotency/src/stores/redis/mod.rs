@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::{Script, ScriptInvocation, Value};
+use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
 use tokio::time::timeout;
 
 use crate::decide::{Claim, Held};
@@ -104,20 +104,22 @@ impl RedisStore {
         [&self.prefix[..], key.to_string().as_bytes()].concat()
     }
 
-    async fn run(
-        &self,
-        key: &StorageKey,
-        script: &Script,
-        args: impl FnOnce(&mut ScriptInvocation<'_>),
-    ) -> Result<Value, StoreError> {
-        let mut invocation = script.prepare_invoke();
-        invocation.key(self.name(key));
-        args(&mut invocation);
+    async fn run(&self, key: &StorageKey, script: &Script, args: impl FnOnce(&mut Cmd)) -> Result<Value, StoreError> {
+        // Into one buffer: the library's own invocation of a script takes one per argument first.
+        let mut command = Cmd::with_capacity(8, 512);
+        command.arg("EVALSHA").arg(script.get_hash()).arg(1).arg(self.name(key));
+        args(&mut command);
         self.anchor();
         let used = self.connection.number();
         let answer = timeout(self.time_limit, async {
             let (number, mut connection) = self.connection.get().await?;
-            let answer = invocation.invoke_async(&mut connection).await;
+            let mut answer = command.query_async(&mut connection).await;
+            if is_unknown_script(&answer) {
+                answer = match script.load_async(&mut connection).await {
+                    Ok(_) => command.query_async(&mut connection).await,
+                    Err(error) => Err(error),
+                };
+            }
             answer.map_err(|source| self.connection.failed(number, source, &self.shown(key)))
         });
         match answer.await {
@@ -163,6 +165,10 @@ impl RedisStore {
     }
 }
 
+fn is_unknown_script(answer: &RedisResult<Value>) -> bool {
+    answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+}
+
 fn unexpected(answer: &Value) -> StoreError {
     StoreError::new(
         StoreErrorKind::Unknown,
@@ -177,19 +183,15 @@ fn is_one(answer: &Value) -> Result<bool, StoreError> {
     }
 }
 
-/// Where the fence stands in the wire form of a record.
-const FENCE: std::ops::Range<usize> = 22..38;
-
 impl Store for RedisStore {
     fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
         Box::pin(async move {
-            let record = claim.record.encode();
-            let (head, tail) = (&record[..FENCE.start], &record[FENCE.end..]);
-            let seen = claim.takes_over.as_ref();
             let answer = self
                 .run(key, &self.scripts.claim, |script| {
-                    script.arg(head).arg(tail).arg(life(&claim.record));
-                    script.arg(seen.map(Record::encode).unwrap_or_default()).arg(seen.map_or(0, lapsed_at));
+                    script.arg(claim.record.encode()).arg(life(&claim.record));
+                    if let Some(seen) = &claim.takes_over {
+                        script.arg(seen.encode()).arg(lapsed_at(seen));
+                    }
                 })
                 .await
                 .map_err(|error| if connection::is_out_of_memory(&error) { full(error) } else { error })?;
