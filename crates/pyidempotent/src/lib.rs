@@ -3,12 +3,16 @@
 mod backends;
 mod binding;
 mod bridge;
+mod conformance;
+mod custom;
 mod engine;
 mod errors;
 mod exchange;
 #[cfg(feature = "bench")]
 mod floor;
 mod logging;
+mod pool;
+mod rehearsal;
 mod runtime;
 mod value;
 
@@ -35,6 +39,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<binding::Binding>()?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<engine::Attempt>()?;
+    module.add_class::<custom::Step>()?;
+    module.add_class::<rehearsal::Rehearsal>()?;
+    module.add_function(wrap_pyfunction!(custom::expires_at, module)?)?;
     module.add_function(wrap_pyfunction!(bridge::abandon, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::shutdown, module)?)?;
     module.add_function(wrap_pyfunction!(value::encode, module)?)?;

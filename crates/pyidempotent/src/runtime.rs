@@ -12,11 +12,15 @@ use idempotency::process::generation;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle};
 
+use crate::pool::Pool;
+
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
 /// exist there, and dropping the runtime would wait for it.
 pub struct Process {
     pub id: u32,
     pub runtime: Handle,
+    /// For what has to call Python.
+    pub calls: Pool,
     engines: Mutex<Vec<Idempotency>>,
 }
 
@@ -39,7 +43,8 @@ fn start(id: u32, seen: *mut Process) -> &'static Process {
     // On a thread of our own instead of a pool's: its tasks run in turn, so that the commands of a batch reach the
     // connection before it writes. A pool's worker would run the connection after every one of them.
     let runtime = Builder::new_current_thread().enable_all().build().expect("the operating system gives a poller");
-    let new = Box::into_raw(Box::new(Process { id, runtime: runtime.handle().clone(), engines: Mutex::default() }));
+    let (handle, calls) = (runtime.handle().clone(), Pool::default());
+    let new = Box::into_raw(Box::new(Process { id, runtime: handle, calls, engines: Mutex::default() }));
     match CURRENT.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             let thread = std::thread::Builder::new().name("idempotency".into());
@@ -115,5 +120,6 @@ pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
         })
     });
     STOPPING.store(true, Ordering::Release);
+    py.detach(|| process.calls.rest(limit));
     drained
 }

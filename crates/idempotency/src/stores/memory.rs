@@ -9,6 +9,7 @@ use crate::decide::{self, Claim, Claiming, Held, Settle};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
+use crate::step;
 use crate::store::{Claimed, Completed, Reply, Store, Watch};
 
 /// Records in this process. Bounded: it never drops a live record to make room; a claim that does not fit is
@@ -30,8 +31,7 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct Table {
-    /// The wire form of each record, after the 8 bytes of the time it expires: one allocation, and half of what the
-    /// parts would take. The lease's end follows from that time, as in Redis.
+    /// As [`step`] writes them: one allocation each, and half of what the parts would take.
     entries: HashMap<Name, Box<[u8]>>,
     /// Every entry once, by the time it expires.
     expiry: BTreeSet<(Micros, Name)>,
@@ -45,14 +45,9 @@ fn name(key: &StorageKey) -> Name {
     *key.0.first_chunk().expect("a storage key has 32 bytes")
 }
 
-/// The time an entry expires, and its record's wire form.
-fn parts(entry: &[u8]) -> (Micros, &[u8]) {
-    let (expires, record) = entry.split_first_chunk().expect("it was written by `put`");
-    (Micros::from_be_bytes(*expires), record)
-}
-
-fn life(record: &Record) -> Micros {
-    record.ttl.max(record.lease)
+/// The time an entry expires.
+fn expires(entry: &[u8]) -> Micros {
+    Micros::from_be_bytes(*entry.first_chunk().expect("it was written by `put`"))
 }
 
 /// What one record takes beside its wire form, measured on 64-bit Linux.
@@ -109,25 +104,23 @@ impl MemoryStore {
 
 impl Table {
     fn held(&self, key: &StorageKey) -> Option<Held> {
-        let (expires, record) = parts(self.entries.get(&name(key))?);
-        let record = Record::decode(record).expect("it was encoded by `put`");
-        Some(Held { lease_end: expires.saturating_sub(life(&record)).saturating_add(record.lease), record })
+        let (held, _) = step::read(self.entries.get(&name(key))?).expect("it was written by `put`");
+        Some(held)
     }
 
     fn put(&mut self, key: &StorageKey, record: &Record, now: Micros) {
         let name = name(key);
         self.remove(&name);
-        let expires = now.saturating_add(life(record));
-        let entry: Box<[u8]> = [&expires.to_be_bytes()[..], &record.encode()].concat().into();
+        let entry: Box<[u8]> = step::write(record, now).into();
         self.bytes += OVERHEAD + entry.len();
-        self.expiry.insert((expires, name));
+        self.expiry.insert((expires(&entry), name));
         self.entries.insert(name, entry);
     }
 
     fn remove(&mut self, name: &Name) {
         if let Some(entry) = self.entries.remove(name) {
             self.bytes -= OVERHEAD + entry.len();
-            self.expiry.remove(&(parts(&entry).0, *name));
+            self.expiry.remove(&(expires(&entry), *name));
         }
     }
 }
