@@ -30,6 +30,7 @@ from pyidempotent._site import (
     Site,
     refuse_unknown,
 )
+from pyidempotent._tasks import PASSING, put_back, running_task
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
 
@@ -188,9 +189,10 @@ def _wrap(plan: Function) -> Callable[..., Any]:
 
 def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
     answer = call.answer(error) if isinstance(call, EndpointCall) else None
-    if answer is None:
-        raise error
-    return answer
+    if answer is not None:
+        return answer
+    task = running_task(call.plan.function) if isinstance(error, PASSING) else None
+    raise error if task is None else put_back(task, error)
 
 
 def _injected(plan: Function) -> list[inspect.Parameter]:

@@ -14,6 +14,7 @@ from pyidempotent._binding import Binding, Selector
 from pyidempotent._current import Operation
 from pyidempotent._results import EXCEPTION, VALUE, Outcome, pack, pack_exception, unpack, unpack_exception
 from pyidempotent._site import Site
+from pyidempotent._tasks import is_to_run_again
 from pyidempotent.exceptions import IdempotencyKeyInvalid, IdempotencyKeyMissing, IdempotencyScopeMissing
 
 #: Framework objects that say nothing about what is asked for, by where their class is defined.
@@ -222,7 +223,9 @@ class FunctionCall:
     def verdict(self, outcome: Outcome) -> str:
         """A value is stored; an exception releases the key, unless its type is stored."""
         error = outcome.exception
-        return "store" if error is None or isinstance(error, self.site.store_exceptions) else "fail"
+        if error is None or isinstance(error, self.site.store_exceptions):
+            return "store"
+        return "release" if is_to_run_again(error, self.plan.function) else "fail"
 
     def status(self, outcome: Outcome) -> int | None:
         """A function has none."""
