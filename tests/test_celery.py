@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery, chain, chord, group
+from celery import Celery, Task, chain, chord, group
 from celery.result import AsyncResult
 
 from pyidempotent import IdempotencyConflict, IdempotencyProcessing, arguments, current
@@ -218,6 +218,46 @@ def test_tasks_are_checked_when_they_are_made(app: Celery) -> None:
     task = app.task(base=idempotent_task("memory://", key="order"), name="wrong", shared=False)(takes_amount)
     with pytest.raises(TypeError, match="key='order' names no parameter"):
         task.name  # noqa: B018  # Celery makes it when it is first looked at
+
+
+def test_a_base_class_that_wraps_the_body_comes_second(app: Celery, idempotency: Any) -> None:
+    context, once = [], idempotent_task("memory://", name="shop.pay")
+
+    class ContextTask(Task):  # type: ignore[misc]  # Celery is untyped
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            context.append("in")
+            return self.run(*args, **kwargs)
+
+    class Right(once, ContextTask):  # type: ignore[misc, valid-type]
+        pass
+
+    class Wrong(ContextTask, once):  # type: ignore[misc, valid-type]
+        pass
+
+    @app.task(base=Right, bind=True, shared=False)
+    def pay(self: Any, order: str) -> str:
+        return f"{order} {self.request.id}"
+
+    assert [pay.apply(("a",), task_id="7").get() for _ in range(2)] == ["a 7", "a 7"]
+    assert context == ["in"], "a replay does not need it"
+
+    def unprotected() -> None: ...
+
+    with pytest.raises(TypeError, match=r"ContextTask has a __call__ of its own.*before it"):
+        app.task(base=Wrong, name="wrong", shared=False)(unprotected).name  # noqa: B018  # makes it
+
+
+def test_a_task_may_be_a_class(app: Celery, idempotency: Any) -> None:
+    runs = []
+
+    class Pay(idempotent_task("memory://", key="order")):  # type: ignore[misc]  # Celery is untyped
+        def run(self, order: str) -> str:
+            runs.append(order)
+            return order
+
+    pay = app.register_task(Pay())
+    assert pay.apply(("a",)).get() == pay.apply(("a",)).get() == "a"
+    assert runs == ["a"]
 
 
 def test_a_direct_call_is_protected_where_it_has_a_key(app: Celery, idempotency: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Signature, chain, chord
 from celery.result import AsyncResult
 
 from pyidempotent.backends.redis import RedisBackend
@@ -71,6 +72,34 @@ def kill_child(worker: Worker, name: str) -> None:
     (line,) = worker.lines("slow", name)
     os.kill(int(line.split()[3]), signal.SIGKILL)
     worker.open(name)
+
+
+def test_what_follows_a_task_survives_that_its_message_is_put_back(server: RedisServer, tmp_path: Path) -> None:
+    def make(task: str, *args: Any, **options: Any) -> Signature:
+        return worker.client.signature(f"tasks.{task}", args, **options)
+
+    with Worker(server, tmp_path, "prefork", VISIBILITY="1", LEASE="3") as worker:
+        linked = worker.send("slow", "linked", link=make("report"))
+        worker.until(lambda: worker.lines("slow", "linked"))
+        steps = chain(make("slow", "chained"), make("report")).apply_async()
+        worker.until(lambda: worker.lines("slow", "chained"))
+        worker.kill()
+        worker.open("linked")
+        worker.open("chained")
+        worker.start()
+        assert value(linked) == "linked"
+        assert value(steps) is None
+        worker.until(lambda: worker.lines("report", "linked"))
+        assert len(worker.lines("report", "chained")) == 1
+
+        parts = chord([make("slow", "part"), make("add", 1, 1)], make("report")).apply_async()
+        worker.until(lambda: worker.lines("slow", "part"))
+        worker.kill()
+        worker.open("part")
+        worker.start()
+        assert value(parts) is None
+        assert worker.lines("report", "['part',", "2]") == ["report ['part', 2]"]
+        assert worker.output().count(" is put back for ") >= 3
 
 
 def test_a_child_that_is_lost_and_rejects_its_message(make_worker: Callable[..., Worker], name: str) -> None:

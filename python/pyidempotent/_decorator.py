@@ -191,8 +191,9 @@ def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
     answer = call.answer(error) if isinstance(call, EndpointCall) else None
     if answer is not None:
         return answer
-    task = running_task(call.plan.function) if isinstance(error, PASSING) else None
-    raise error if task is None else put_back(task, error)
+    if isinstance(error, PASSING) and (task := running_task(call.plan.function)) is not None:
+        put_back(task, error)
+    raise error
 
 
 def _injected(plan: Function) -> list[inspect.Parameter]:

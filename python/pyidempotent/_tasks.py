@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from pyidempotent.exceptions import IdempotencyError, IdempotencyProcessing, IdempotencyStoreUnavailable
 
@@ -47,12 +47,12 @@ def is_to_run_again(error: Exception, function: Callable[..., Any]) -> bool:
     return limit is None or task.request.retries < limit
 
 
-def put_back(task: Any, error: IdempotencyError) -> Exception:
-    """Sends the message of the running task again, for later, as the same task and the same try; what to raise then."""
+def put_back(task: Any, error: IdempotencyError) -> NoReturn:
+    """Sends the running task's message again, for later, as the same task and try; raises what ends this delivery."""
     from celery.exceptions import Ignore, Reject
 
     if task.request.is_eager:  # there is no message: it would be worked on at once, and at once again
-        return error
+        raise error
     pause = error.retry_after or 1.0
     try:
         # Not task.retry(): it would count, and be caught or recorded as what it is not.
@@ -60,9 +60,7 @@ def put_back(task: Any, error: IdempotencyError) -> Exception:
     except Exception as unsent:
         if not task.acks_late:
             raise
-        rejected: Exception = Reject(unsent, requeue=True)
-        return rejected
+        raise Reject(unsent, requeue=True) from unsent
     level = logging.INFO if isinstance(error, IdempotencyProcessing) else logging.WARNING
     logger.log(level, "the task %s[%s] is put back for %.3g s: %s", task.name, task.request.id, pause, error)
-    ignored: Exception = Ignore(str(error))
-    return ignored
+    raise Ignore(str(error)) from error

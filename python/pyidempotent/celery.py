@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 from celery import Task
@@ -46,6 +47,8 @@ def idempotent_task(
     is put back for later as it is: it takes no slot of the worker and no retry. ``self.retry()``, ``autoretry_for`` and
     ``Reject`` free the key, also under ``after_crash="refuse"``; ``Ignore`` (and with it ``self.replace()``) is a
     result.
+
+    To join it with a base class of yours that wraps the body, name it first: ``class Shop(Once, ContextTask)``.
 
     A direct call, ``task(…)``, has no id: it is protected where there is a ``key=``, and is a plain call otherwise.
 
@@ -101,29 +104,43 @@ class _IdempotentTask(Task):  # type: ignore[misc]  # Celery is untyped
 
     def __init__(self) -> None:
         super().__init__()
+        mro = type(self).__mro__
+        before = next(cls for cls in mro if "__call__" in vars(cls))
+        if before is not _IdempotentTask:
+            raise TypeError(
+                f"{before.__name__} has a __call__ of its own, which would go around the protection: name the base "
+                "that idempotent_task() made before it"
+            )
+        after = next(cls for cls in mro[mro.index(_IdempotentTask) + 1 :] if "__call__" in vars(cls))
+        #: Whether another base class wraps the body, to give it an application context, say.
+        self._is_wrapped = after is not Task
+        if self.name is not None:
+            _ = self._idempotent  # says now what is wrong with it
+
+    @cached_property
+    def _idempotent(self) -> Function | None:
         # Celery's own tasks count on being run again; they have this base where it is the application's.
-        is_own = (self.name or "").startswith("celery.")
-        self._idempotent: Function | None = None if is_own or self.name is None else self._analyse(self)
+        return None if self.run.__module__.startswith("celery.app.") else self._analyse(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Called by the worker for a message, and by anybody directly."""
-        request = self.request
+        request, called = self.request, partial(super().__call__, *args, **kwargs)
         is_direct = request.called_directly or getattr(request, "_idempotent", False)
         plan = self._idempotent
         if plan is None or (is_direct and plan.takes_key_from_header):
-            return super().__call__(*args, **kwargs)
+            return called()
         call = _TaskCall(plan, args, kwargs)
         if is_direct:
-            outcome = advance(
-                call, protect(call), None, _no_body, lambda: super(_IdempotentTask, self).__call__(*args, **kwargs)
-            )
+            outcome = advance(call, protect(call), None, _no_body, called)
         else:
             # A direct call from within the body is another call.
             request._idempotent, call.task_id = True, request.id
+            # Not Task.__call__, which would give the body a request that is nobody's.
+            body = called if self._is_wrapped else partial(self.run, *args, **kwargs)
             try:
-                outcome = advance(call, protect(call), None, _no_body, lambda: self.run(*args, **kwargs))
+                outcome = advance(call, protect(call), None, _no_body, body)
             except PASSING as error:
-                raise put_back(self, error) from error
+                put_back(self, error)
         if outcome.exception is not None:
             raise outcome.exception
         return outcome.value
