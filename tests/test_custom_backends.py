@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -405,3 +407,62 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", code, *paths], env=os.environ) for _ in range(4)]
     assert [process.wait(30) for process in processes] == [0] * 4
     assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_the_exit_waits_for_what_is_on_its_way() -> None:
+    code = """
+    import sys, threading
+    sys.path.insert(0, sys.argv[1])
+    from backends import DictBackend
+    from pyidempotent import idempotent
+
+    class Slow(DictBackend):
+        def release(self, key, step):
+            threading.Event().wait(0.3)  # for time to pass
+            self.claim(key, step)
+            print("released", self._values)
+
+    @idempotent(Slow(), key="order")
+    def charge(order):
+        sys.exit(0)
+
+    charge("a")
+    """
+    assert output(code, str(Path(backends.__file__).parent)) == "released {}\n"
+
+
+def test_a_wait_for_it_can_be_interrupted() -> None:
+    code = """
+    import os, signal, sys, threading, time
+    sys.path.insert(0, sys.argv[1])
+    from backends import DictBackend
+    from pyidempotent import idempotent
+
+    go = threading.Event()
+
+    class Hangs(DictBackend):
+        def claim(self, key, step):
+            threading.Timer(0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            go.wait(20)
+            super().claim(key, step)
+
+    @idempotent(Hangs(), key="order")
+    def charge(order):
+        print("it ran")
+
+    try:
+        charge("a")
+    except KeyboardInterrupt:
+        print("interrupted while it hangs:", not go.is_set())
+    go.set()
+    """
+    assert output(code, str(Path(backends.__file__).parent)) == "interrupted while it hangs: True\n"
+
+
+def test_one_that_was_not_used_is_collected() -> None:
+    class Unused(Broken):
+        def __init__(self) -> None: ...
+
+    gone = weakref.ref(Unused())
+    gc.collect()
+    assert gone() is None

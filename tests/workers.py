@@ -14,12 +14,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import redis
 from celery import Celery
+from celery.backends.redis import RedisBackend
 from celery.result import AsyncResult
 
 from servers import STARTUP, RedisServer
 
 APPS = Path(__file__).parent / "apps"
+
+
+class Polling(RedisBackend):  # type: ignore[misc]  # Celery is untyped
+    """Looks for results instead of subscribing to them: nothing is left to unsubscribe when its server is gone."""
+
+    def on_task_call(self, producer: Any, task_id: str) -> None: ...
+
+    def add_pending_result(self, result: AsyncResult, *_: Any, **__: Any) -> AsyncResult:
+        return result
+
+    remove_pending_result = add_pending_result
+
+    def wait_for_pending(self, result: AsyncResult, timeout: float, propagate: bool = True, **_: Any) -> Any:
+        deadline = time.monotonic() + timeout
+        while not result.ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{result.id} is {result.state} after {timeout} s")
+            time.sleep(0.02)
+        return result.maybe_throw(propagate=propagate)
 
 
 class Worker:
@@ -40,7 +61,7 @@ class Worker:
         broker = f"{server.url}/1"
         own = {"BROKER": broker, "STORE": f"{server.url}/0", "FOLDER": str(folder), **environment}
         self.environment = {**os.environ, **own}
-        self.client = Celery("tests", broker=broker, backend=broker)
+        self.client = Celery("tests", broker=broker, backend=f"workers:Polling+{broker}")
         self.process: subprocess.Popen[bytes] | None = None
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed at the exit
 
@@ -66,6 +87,12 @@ class Worker:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+    def wait_for_redelivery(self) -> None:
+        """Until a worker that starts takes back what a killed one had; one that runs already looks seldom."""
+        timeout = float(self.environment["VISIBILITY"])
+        broker = redis.from_url(self.environment["BROKER"])
+        self.until(lambda: not broker.zcount("unacked_index", time.time() - timeout, "+inf"))
 
     def output(self) -> str:
         """What it has printed so far."""

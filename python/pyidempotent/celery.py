@@ -120,7 +120,8 @@ class _IdempotentTask(Task):  # type: ignore[misc]  # Celery is untyped
     @cached_property
     def _idempotent(self) -> Function | None:
         # Celery's own tasks count on being run again; they have this base where it is the application's.
-        return None if self.run.__module__.startswith("celery.app.") else self._analyse(self)
+        is_own = getattr(self.run, "__module__", "").startswith("celery.app.")
+        return None if is_own else self._analyse(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Called by the worker for a message, and by anybody directly."""

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use idempotency::Idempotency;
 use idempotency::process::generation;
@@ -108,18 +108,18 @@ pub fn poll_once<F: Future + Unpin>(mut future: F) -> Result<F::Output, F> {
 pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
     let process = process();
     let engines = std::mem::take(&mut *process.engines.lock().unwrap_or_else(PoisonError::into_inner));
-    let limit = Duration::try_from_secs_f64(limit).unwrap_or_default();
-    let drained = py.detach(|| {
-        process.runtime.block_on(async {
-            let deadline = tokio::time::Instant::now() + limit;
+    let deadline = Instant::now() + Duration::try_from_secs_f64(limit).unwrap_or_default();
+    let left = || deadline.saturating_duration_since(Instant::now());
+    py.detach(|| {
+        let drained = process.runtime.block_on(async {
             let mut all = true;
             for engine in &engines {
-                all &= engine.drain(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
+                all &= engine.drain(left()).await;
             }
             all
-        })
-    });
-    STOPPING.store(true, Ordering::Release);
-    py.detach(|| process.calls.rest(limit));
-    drained
+        });
+        STOPPING.store(true, Ordering::Release);
+        process.calls.rest(left());
+        drained
+    })
 }
