@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from fastapi import FastAPI, Request
 
@@ -186,6 +187,31 @@ def test_a_crash_that_did_not_happen_is_told(idempotency: Rehearsal, bank: Bank)
         raise KeyError
     with pytest.raises(AttributeError), idempotency.crash_after(bank, "charges"):
         pass
+
+
+def test_only_the_crash_is_swallowed(idempotency: Rehearsal, bank: Bank) -> None:
+    def crash(error: type[Exception] | None) -> None:
+        with idempotency.crash_after(bank, "charge"):
+            try:
+                bank.charge("a")
+            except BaseException as crashed:
+                if error is not None:
+                    raise error("the client lost its connection") from crashed
+            assert bank.keys == [], "a test's own assertion"
+
+    crash(ConnectionError)
+    with pytest.raises(AssertionError, match="a test's own assertion"):
+        crash(None)
+
+
+def test_a_crash_in_a_group_of_tasks_is_one(idempotency: Rehearsal, bank: Bank) -> None:
+    async def beside() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(bank.charge_async, "a")
+
+    with idempotency.crash_after(bank, "charge"):
+        asyncio.run(beside())
+    assert bank.keys == ["a"]
 
 
 def test_every_backend_is_itself_again_afterwards() -> None:

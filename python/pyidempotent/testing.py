@@ -57,7 +57,7 @@ class Rehearsal:
     def crash_after(self, owner: Any, name: str) -> Iterator[None]:
         """Within the block, the process ends when ``owner.name(…)`` has done its work, the first time.
 
-        What leaves the block then is the crash, and is swallowed.
+        The `Crashed` that leaves the block then is swallowed, alone or in a group, or as the cause of another error.
 
         Raises:
             AssertionError: where ``owner.name`` was never called, so that nothing crashed.
@@ -99,11 +99,18 @@ class Rehearsal:
         ):
             try:
                 yield
-            except BaseException:
-                if not crashed:
+            except BaseException as error:
+                if not _is_crash(error):
                     raise
         if not crashed:
             raise AssertionError(f"{name} of {owner!r} was not called, so that nothing crashed")
+
+
+def _is_crash(error: BaseException | None) -> bool:
+    if error is None or isinstance(error, Crashed):
+        return error is not None
+    parts: tuple[BaseException, ...] = getattr(error, "exceptions", ())  # of a group
+    return any(map(_is_crash, parts)) or _is_crash(error.__cause__) or _is_crash(error.__context__)
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def replaced(self: Task, a: int) -> None:
     raise self.replace(add.s(a, 1))
 
 
-@app.task(bind=True)
+@app.task(bind=True, autoretry_for=(Exception,), max_retries=0)
 @idempotent(STORE, key="order", lease=LEASE, ttl=600)
 def plain(self: Task, order: str) -> str:
     note("plain", order, self.request.retries)
