@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import examples
+import pages
 from clients import Local, is_replay, new_key, refused, same_answer
 from servers import RedisServer
-
-ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "fastapi.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -24,14 +20,13 @@ def key() -> str:
 
 def application(words: str, redis_server: RedisServer) -> tuple[Local, dict[str, Any]]:
     """The one block with these words, executed but for the port of its Redis; and its names."""
-    (block,) = [text for text in BLOCKS if words in text]
     names: dict[str, Any] = {"__name__": "docs"}
-    exec(block.replace("redis://localhost", redis_server.url), names)
+    exec(pages.block("fastapi", words).replace("redis://localhost", redis_server.url), names)
     return Local(names["app"]), names
 
 
 def test_every_block_is_executed_below() -> None:
-    assert len(BLOCKS) == 5
+    assert len(pages.blocks("fastapi")) == 5
 
 
 def test_the_middleware(redis_server: RedisServer, key: str) -> None:
@@ -89,11 +84,7 @@ def test_documentation(redis_server: RedisServer) -> None:
 
 def test_the_example(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORDERS_STORE", "memory://")
-    spec = importlib.util.spec_from_file_location("orders", ROOT / "examples" / "orders.py")
-    assert spec is not None
-    assert spec.loader is not None
-    orders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(orders)
+    orders = examples.load("orders")
     client = Local(orders.app)
     alice, bob = {"Authorization": "Bearer alice-key"}, {"Authorization": "Bearer bob-key"}
     book = {"json": {"item": "book"}}

@@ -19,10 +19,23 @@ MODULES = [module.name for module in pkgutil.walk_packages(pyidempotent.__path__
 
 def test_importing_it_imports_no_framework() -> None:
     code = """
-    import sys, pyidempotent, pyidempotent.backends.redis, pyidempotent.backends.sqlite, pyidempotent.backends.memory
+    import sys, pyidempotent, pyidempotent.testing
+    import pyidempotent.backends.redis, pyidempotent.backends.sqlite, pyidempotent.backends.memory
     print(*({name.partition(".")[0] for name in sys.modules} & set(sys.argv[1:])))
     """
-    frameworks = ["fastapi", "starlette", "pydantic", "flask", "django", "celery", "redis", "attrs", "anyio", "sqlite3"]
+    frameworks = [
+        "fastapi",
+        "starlette",
+        "pydantic",
+        "flask",
+        "django",
+        "celery",
+        "redis",
+        "attrs",
+        "anyio",
+        "sqlite3",
+        "pytest",
+    ]
     assert output(code, *frameworks).split() == []
 
 

@@ -8,10 +8,14 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
+from pyidempotent import current, idempotent
+from pyidempotent.testing import Rehearsal
 from servers import AppServer, RedisServer
 
 README = Path(__file__).parent.parent / "README.md"
@@ -36,7 +40,7 @@ def key() -> str:
 
 
 def test_every_block_is_executed_below() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
 
 
 def test_the_five_lines(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
@@ -95,3 +99,27 @@ def test_scripts(words: str, tmp_path: Path, redis_server: RedisServer) -> None:
     file = write(block(words), tmp_path, redis_server)
     done = subprocess.run([sys.executable, file], cwd=tmp_path, env=os.environ, capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_task(redis_server: RedisServer) -> None:
+    redis_server.cli("FLUSHALL")
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    exec(block("idempotent_task").replace("redis://localhost", redis_server.url), namespace)
+    for _ in range(2):
+        assert namespace["ship"].apply(("order-7", "Rome")).get() == "shipped to Rome"
+    assert namespace["ship"].apply(("order-7", "Oslo")).state == "FAILURE"
+
+
+def test_a_rehearsal(idempotency: Rehearsal) -> None:
+    keys: list[str] = []
+    bank = SimpleNamespace(keys=keys, charge=lambda amount, key: keys.append(key))
+
+    @idempotent("redis://localhost", key="order", lease=30)
+    def pay(order: str, amount: int) -> str:
+        bank.charge(amount, current().derive("charge"))
+        return "paid"
+
+    namespace: dict[str, Any] = {"bank": bank, "pay": pay}
+    exec(block("def test_a_crash_after_the_charge"), namespace)
+    namespace["test_a_crash_after_the_charge"](idempotency)
+    assert len(keys) == 2

@@ -30,6 +30,7 @@ from pyidempotent._site import (
     Site,
     refuse_unknown,
 )
+from pyidempotent._tasks import PASSING, put_back, running_task
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
 
@@ -200,9 +201,11 @@ def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
     if outer is not None:
         outer._refused(error.status)  # whoever stores the outer call's answer must know
     answer = call.answer(error) if isinstance(call, EndpointCall) else None
-    if answer is None:
-        raise error
-    return answer
+    if answer is not None:
+        return answer
+    if isinstance(error, PASSING) and (task := running_task(call.plan.function)) is not None:
+        put_back(task, error)
+    raise error
 
 
 def _injected(plan: Function) -> list[inspect.Parameter]:

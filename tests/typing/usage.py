@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pyidempotent import IdempotencyConflict, Outcome, arguments, attempt, by_authorization, current, idempotent, shared
 from pyidempotent.backends import StoredRecord
+from pyidempotent.backends.custom import CustomBackend, Step
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
+from pyidempotent.testing import check_backend, rehearse
 
 if TYPE_CHECKING:
     import redis
@@ -40,6 +42,23 @@ if TYPE_CHECKING:
         @idempotent(backend, key="order")
         def static(order: str) -> bytes:
             return b""
+
+    class Own(CustomBackend):
+        def __init__(self, table: dict[bytes, bytes]) -> None:
+            self.table = table
+
+        def claim(self, key: bytes, step: Step) -> None:
+            value = step(self.table.get(key))
+            if value is not None:
+                self.table[key] = value
+
+        renew = complete = release = claim
+
+    assert_type(Own({}).table, dict[bytes, bytes])
+    check_backend(lambda: Own({}))
+
+    with rehearse() as rehearsal, rehearsal.crash_after(backend, "get"):
+        rehearsal.advance(30)
 
     def settle(outcome: Outcome) -> Any:
         return "store" if outcome.status == 503 else None

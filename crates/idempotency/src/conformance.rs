@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decide::{Claim, Held};
+use crate::error::StoreError;
 use crate::fingerprint::{Digest, Fingerprint};
 use crate::key::{Key, Operation, Scope, StorageKey};
 use crate::record::{AfterCrash, Record, State, Token};
@@ -44,8 +45,19 @@ pub async fn check(store: impl Store) {
     an_operator_resolves_by_fence(store).await;
     of_many_claims_one_holds(store).await;
     keys_do_not_meet(store).await;
-    store.purge().await.expect("purge works");
-    store.watch(&fresh_key()).await.expect("watch works");
+    store.purge().await.answers();
+    store.watch(&fresh_key()).await.answers();
+}
+
+/// What an operation answers; its failure in its own words.
+trait Answers<T> {
+    fn answers(self) -> T;
+}
+
+impl<T> Answers<T> for Result<T, StoreError> {
+    fn answers(self) -> T {
+        self.unwrap_or_else(|error| panic!("an operation failed: {error}"))
+    }
 }
 
 fn fresh_key() -> StorageKey {
@@ -74,14 +86,14 @@ fn completed(attempt: &Record, result: &[u8]) -> Record {
 
 async fn claim(store: &dyn Store, key: &StorageKey, record: &Record, takes_over: Option<&Record>) -> Claimed {
     let claim = Claim { record: record.clone(), takes_over: takes_over.cloned() };
-    store.claim(key, &claim).await.expect("a claim is answered")
+    store.claim(key, &claim).await.answers()
 }
 
 /// Claims, which must succeed; the attempt with its fence.
 async fn claimed(store: &dyn Store, key: &StorageKey, record: Record, takes_over: Option<&Record>) -> Record {
     match claim(store, key, &record, takes_over).await {
         Claimed::Yes { fence } => Record { fence, ..record },
-        Claimed::No { held, .. } => panic!("a claim on a free key was refused by {held:?}"),
+        Claimed::No { held, .. } => panic!("a claim on a free key must succeed; it was refused by {held:?}"),
     }
 }
 
@@ -93,7 +105,7 @@ async fn refused(store: &dyn Store, key: &StorageKey, record: Record, takes_over
 }
 
 async fn stored(store: &dyn Store, key: &StorageKey) -> Option<Record> {
-    store.get(key).await.expect("a record is read").map(|(held, _)| held.record)
+    store.get(key).await.answers().map(|(held, _)| held.record)
 }
 
 async fn pass(duration: Duration) {
@@ -105,7 +117,7 @@ async fn a_claim_stands(store: &dyn Store) {
     assert_eq!(stored(store, &key).await, None, "an unused key is absent");
     let first = claimed(store, &key, attempt(LONG, LONG), None).await;
     let claim = Claim { record: attempt(LONG, LONG), takes_over: None };
-    let Claimed::No { held, now } = store.claim(&key, &claim).await.expect("a claim is answered") else {
+    let Claimed::No { held, now } = store.claim(&key, &claim).await.answers() else {
         panic!("a second claim on a live key must be refused");
     };
     assert_eq!(held.record, first, "a refused claim is told exactly what stands there");
@@ -131,16 +143,13 @@ async fn only_the_owner_renews(store: &dyn Store) {
     let own = claimed(store, &key, attempt(LEASE, TTL), None).await;
     for _ in 0..5 {
         tokio::time::sleep(LEASE / 2).await;
-        assert!(store.renew(&key, &own).await.expect("a renewal is answered"), "an owner renews its claim");
+        assert!(store.renew(&key, &own).await.answers(), "an owner renews its claim");
     }
-    let (held, now) = store.get(&key).await.expect("a record is read").expect("a renewed claim is there");
+    let (held, now) = store.get(&key).await.answers().expect("a renewed claim is there");
     assert!(held.lease_end > now, "a renewed lease has not ended");
     assert_eq!(held.record, own, "a renewal changes nothing but the lease");
-    assert!(
-        !store.renew(&key, &attempt(LEASE, TTL)).await.expect("a renewal is answered"),
-        "a stranger does not renew"
-    );
-    assert!(!store.renew(&fresh_key(), &own).await.expect("a renewal is answered"), "an absent claim is not renewed");
+    assert!(!store.renew(&key, &attempt(LEASE, TTL)).await.answers(), "a stranger does not renew");
+    assert!(!store.renew(&fresh_key(), &own).await.answers(), "an absent claim is not renewed");
 }
 
 async fn a_completion_is_kept_as_it_is(store: &dyn Store) {
@@ -150,10 +159,10 @@ async fn a_completion_is_kept_as_it_is(store: &dyn Store) {
         let own = claimed(store, &key, attempt(LONG, LONG), None).await;
         let done = completed(&own, result);
         for _ in 0..2 {
-            let answer = store.complete(&key, &done, false).await.expect("a completion is answered");
+            let answer = store.complete(&key, &done, false).await.answers();
             assert!(matches!(answer, Completed::Stored), "an owner completes, and sending it again succeeds");
         }
-        let again = store.complete(&key, &completed(&own, b"other"), true).await.expect("a completion is answered");
+        let again = store.complete(&key, &completed(&own, b"other"), true).await.answers();
         assert!(matches!(again, Completed::Stored), "a completion sent again succeeds");
         assert_eq!(
             stored(store, &key).await,
@@ -162,7 +171,7 @@ async fn a_completion_is_kept_as_it_is(store: &dyn Store) {
         );
         let held = refused(store, &key, attempt(LONG, LONG), None, "a completed key is not claimed").await;
         assert_eq!(held.record, done, "a claim on a completed key is told its record");
-        assert!(!store.renew(&key, &own).await.expect("a renewal is answered"), "a completed record is not renewed");
+        assert!(!store.renew(&key, &own).await.answers(), "a completed record is not renewed");
     }
 }
 
@@ -170,7 +179,7 @@ async fn only_the_owner_completes(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LONG, LONG), None).await;
     let stranger = completed(&attempt(LONG, LONG), b"x");
-    match store.complete(&key, &stranger, true).await.expect("a completion is answered") {
+    match store.complete(&key, &stranger, true).await.answers() {
         Completed::Refused(Some(held)) => {
             assert_eq!(held.record, own, "a refused completion is told what stands there")
         }
@@ -182,17 +191,14 @@ async fn only_the_owner_completes(store: &dyn Store) {
 async fn only_the_owner_releases(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LONG, LONG), None).await;
-    assert!(!store.release(&key, &attempt(LONG, LONG)).await.expect("answered"), "a stranger does not release");
+    assert!(!store.release(&key, &attempt(LONG, LONG)).await.answers(), "a stranger does not release");
     assert_eq!(stored(store, &key).await, Some(own.clone()), "a refused release changes nothing");
-    assert!(store.release(&key, &own).await.expect("answered"), "an owner releases its claim");
-    assert!(!store.release(&key, &own).await.expect("answered"), "a released claim is gone");
+    assert!(store.release(&key, &own).await.answers(), "an owner releases its claim");
+    assert!(!store.release(&key, &own).await.answers(), "a released claim is gone");
     assert_eq!(stored(store, &key).await, None, "a released key is absent");
     let next = claimed(store, &key, attempt(LONG, LONG), None).await;
-    store.complete(&key, &completed(&next, b"r"), false).await.expect("a completion is answered");
-    assert!(
-        !store.release(&key, &next).await.expect("answered"),
-        "a completed record is not released, not even by its owner"
-    );
+    store.complete(&key, &completed(&next, b"r"), false).await.answers();
+    assert!(!store.release(&key, &next).await.answers(), "a completed record is not released, not even by its owner");
     assert!(stored(store, &key).await.is_some(), "a completed record stays");
 }
 
@@ -201,15 +207,15 @@ async fn a_lapsed_claim_is_taken_over_once(store: &dyn Store) {
     let first = claimed(store, &key, attempt(LEASE, LONG), None).await;
     refused(store, &key, attempt(LEASE, LONG), Some(&first), "a live claim must not be taken over").await;
     pass(LEASE).await;
-    let (held, now) = store.get(&key).await.expect("a record is read").expect("a lapsed claim is there");
+    let (held, now) = store.get(&key).await.answers().expect("a lapsed claim stays for its `ttl`");
     assert!(held.lease_end <= now, "a lease ends after {LEASE:?}");
     refused(store, &key, attempt(LONG, LONG), None, "a lapsed claim is only replaced by one who has seen it").await;
     let second = claimed(store, &key, attempt(LONG, LONG), Some(&first)).await;
     assert!(second.fence > first.fence, "the fence grows when a claim is taken over");
     refused(store, &key, attempt(LONG, LONG), Some(&first), "a claim is taken over once").await;
-    assert!(!store.renew(&key, &first).await.expect("answered"), "who was taken over does not renew");
-    assert!(!store.release(&key, &first).await.expect("answered"), "who was taken over does not release");
-    let late = store.complete(&key, &completed(&first, b"late"), true).await.expect("a completion is answered");
+    assert!(!store.renew(&key, &first).await.answers(), "who was taken over does not renew");
+    assert!(!store.release(&key, &first).await.answers(), "who was taken over does not release");
+    let late = store.complete(&key, &completed(&first, b"late"), true).await.answers();
     assert!(matches!(late, Completed::Refused(Some(_))), "who was taken over does not complete");
     assert_eq!(stored(store, &key).await, Some(second), "who was taken over changes nothing");
 }
@@ -218,7 +224,7 @@ async fn a_renewed_claim_is_not_taken_over(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LEASE, LONG), None).await;
     pass(LEASE).await;
-    assert!(store.renew(&key, &own).await.expect("answered"), "a late renewal is fine while the token matches");
+    assert!(store.renew(&key, &own).await.answers(), "a late renewal is fine while the token matches");
     refused(
         store,
         &key,
@@ -233,17 +239,17 @@ async fn a_late_owner_that_nobody_followed_completes(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LEASE, LONG), None).await;
     pass(LEASE).await;
-    let answer = store.complete(&key, &completed(&own, b"late"), false).await.expect("a completion is answered");
+    let answer = store.complete(&key, &completed(&own, b"late"), false).await.answers();
     assert!(matches!(answer, Completed::Stored), "completing late is fine while the token matches");
 }
 
 async fn an_absent_record_is_recreated_only_when_told(store: &dyn Store) {
     let key = fresh_key();
     let lost = Record { fence: 7, ..completed(&attempt(LONG, LONG), b"r") };
-    let answer = store.complete(&key, &lost, false).await.expect("a completion is answered");
+    let answer = store.complete(&key, &lost, false).await.answers();
     assert!(matches!(answer, Completed::Refused(None)), "an absent claim is not completed");
     assert_eq!(stored(store, &key).await, None, "a refused completion writes nothing");
-    let answer = store.complete(&key, &lost, true).await.expect("a completion is answered");
+    let answer = store.complete(&key, &lost, true).await.answers();
     assert!(matches!(answer, Completed::Stored), "an absent record is recreated when that is asked for");
     assert_eq!(stored(store, &key).await, Some(lost), "a recreated record is complete");
 }
@@ -264,7 +270,7 @@ async fn a_completed_record_expires(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LEASE, TTL), None).await;
     tokio::time::sleep(LEASE).await;
-    store.complete(&key, &completed(&own, b"r"), false).await.expect("a completion is answered");
+    store.complete(&key, &completed(&own, b"r"), false).await.answers();
     tokio::time::sleep(TTL - LEASE / 2).await;
     assert!(stored(store, &key).await.is_some(), "`ttl` counts from the completion");
     pass(LEASE).await;
@@ -280,7 +286,7 @@ async fn fences_grow(store: &dyn Store) {
         let own = claimed(store, &key, attempt(LONG, LONG), None).await;
         assert!(own.fence > last, "the fence grows across releases");
         last = own.fence;
-        assert!(store.release(&key, &own).await.expect("a release is answered"), "an owner releases");
+        assert!(store.release(&key, &own).await.answers(), "an owner releases");
         tokio::time::sleep(Duration::from_millis(2)).await; // the fence is a clock in µs
     }
 }
@@ -289,14 +295,14 @@ async fn an_operator_resolves_by_fence(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LONG, LONG), None).await;
     let word = Record { token: Token::random(), ..completed(&own, b"by hand") };
-    assert!(!store.resolve(&key, own.fence + 1, Some(&word)).await.expect("answered"), "another fence is not resolved");
-    assert!(!store.resolve(&key, own.fence + 1, None).await.expect("answered"), "another fence is not removed");
+    assert!(!store.resolve(&key, own.fence + 1, Some(&word)).await.answers(), "another fence is not resolved");
+    assert!(!store.resolve(&key, own.fence + 1, None).await.answers(), "another fence is not removed");
     assert_eq!(stored(store, &key).await, Some(own.clone()), "a refused resolution changes nothing");
-    assert!(store.resolve(&key, own.fence, Some(&word)).await.expect("answered"), "the right fence is resolved");
+    assert!(store.resolve(&key, own.fence, Some(&word)).await.answers(), "the right fence is resolved");
     assert_eq!(stored(store, &key).await, Some(word), "a resolved record is the operator's");
-    let late = store.complete(&key, &completed(&own, b"late"), true).await.expect("a completion is answered");
+    let late = store.complete(&key, &completed(&own, b"late"), true).await.answers();
     assert!(matches!(late, Completed::Refused(Some(_))), "the old attempt does not overwrite an operator's word");
-    assert!(store.resolve(&key, own.fence, None).await.expect("answered"), "the right fence is removed");
+    assert!(store.resolve(&key, own.fence, None).await.answers(), "the right fence is removed");
     assert_eq!(stored(store, &key).await, None, "a removed record is absent");
 }
 
@@ -309,7 +315,7 @@ async fn of_many_claims_one_holds(store: &dyn Store) {
     std::future::poll_fn(|context| {
         for slot in &mut waiting {
             if let Some(std::task::Poll::Ready(answer)) = slot.as_mut().map(|future| future.as_mut().poll(context)) {
-                held += usize::from(matches!(answer.expect("a claim is answered"), Claimed::Yes { .. }));
+                held += usize::from(matches!(answer.answers(), Claimed::Yes { .. }));
                 *slot = None;
             }
         }
@@ -323,6 +329,6 @@ async fn keys_do_not_meet(store: &dyn Store) {
     let (one, two) = (fresh_key(), fresh_key());
     let own = claimed(store, &one, attempt(LONG, LONG), None).await;
     assert_eq!(stored(store, &two).await, None, "a claim on one key is not one on another");
-    assert!(!store.release(&two, &own).await.expect("a release is answered"), "a release is of its own key");
+    assert!(!store.release(&two, &own).await.answers(), "a release is of its own key");
     assert!(stored(store, &one).await.is_some(), "a release of another key changes nothing");
 }

@@ -25,6 +25,7 @@ pub mod http;
 mod key;
 pub mod process;
 mod record;
+pub mod step;
 pub mod store;
 pub mod stores;
 

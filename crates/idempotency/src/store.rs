@@ -54,7 +54,8 @@ pub struct Watch {
 
 /// Where records live. Each operation is one round trip and one atomic step.
 ///
-/// The rules of each step are in [`mod@crate::decide`]; a store knows no policy. An error says whether the step was
+/// The rules of each step are in [`mod@crate::decide`]; a store knows no policy. Where it can do no more than read and write one
+/// value, [`mod@crate::step`] has each operation as one change of it. An error says whether the step was
 /// certainly not taken or may have been ([`StoreError`]). Wrong or newer data under a key is an error that names
 /// the key; it is never overwritten. [`crate::conformance`] tests all of it.
 ///

@@ -2,8 +2,16 @@
 
 mod common;
 
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use idempotency::clock::wall_clock;
 use idempotency::conformance;
+use idempotency::decide::{Claim, Held};
+use idempotency::step::{Answer, Change, Step};
+use idempotency::store::{Claimed, Completed, Reply, Store};
 use idempotency::stores::{MemoryStore, RedisStore, SqliteStore};
+use idempotency::{Micros, Record, StorageKey};
 
 #[tokio::test]
 async fn memory() {
@@ -20,4 +28,60 @@ async fn sqlite() {
 async fn redis() {
     let server = common::Redis::start(&[]);
     conformance::check(RedisStore::open(&server.url()).unwrap()).await;
+}
+
+/// One value per key, changed by steps.
+#[derive(Default)]
+struct Values(Mutex<HashMap<StorageKey, Vec<u8>>>);
+
+impl Values {
+    fn change<'a, T: Send + 'a>(&'a self, key: &StorageKey, step: Step, pick: fn(Answer) -> Option<T>) -> Reply<'a, T> {
+        let mut values = self.0.lock().unwrap();
+        let (change, answer) = step.apply(values.get(key).map(Vec::as_slice), wall_clock()).unwrap();
+        match change {
+            Change::Nothing => {}
+            Change::Write(value) => drop(values.insert(*key, value)),
+            Change::Remove => drop(values.remove(key)),
+        }
+        Box::pin(std::future::ready(Ok(pick(answer).unwrap())))
+    }
+}
+
+fn done(answer: Answer) -> Option<bool> {
+    if let Answer::Done(done) = answer { Some(done) } else { None }
+}
+
+impl Store for Values {
+    fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
+        self.change(key, Step::Claim(claim.clone()), |answer| match answer {
+            Answer::Claimed(claimed) => Some(claimed),
+            _ => None,
+        })
+    }
+    fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        self.change(key, Step::Renew(attempt.token), done)
+    }
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+        self.change(key, Step::Complete(record.clone(), recreate), |answer| match answer {
+            Answer::Completed(completed) => Some(completed),
+            _ => None,
+        })
+    }
+    fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        self.change(key, Step::Release(attempt.token), done)
+    }
+    fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
+        self.change(key, Step::Get, |answer| match answer {
+            Answer::Found(found) => Some(found),
+            _ => None,
+        })
+    }
+    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+        self.change(key, Step::Resolve(fence, into.cloned()), done)
+    }
+}
+
+#[tokio::test]
+async fn values_changed_by_steps() {
+    conformance::check(Values::default()).await;
 }

@@ -1,18 +1,22 @@
 //! [`Backend`]: a store, made anew in every process that uses it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
 use idempotency::process::generation;
 use idempotency::stores::{MemoryStore, RedisOptions, RedisStore, RedisTls, SqliteStore};
-use idempotency::{Idempotency, StorageKey, StoreError};
+use idempotency::{Idempotency, StorageKey, Store, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use pyo3::{PyTraverseError, PyVisit};
 
-use crate::errors;
+use crate::custom::PythonStore;
+use crate::rehearsal::{self, Rehearsed};
 use crate::runtime::{block_on, process};
+use crate::{conformance, errors};
 
 /// A store. Opening it does no I/O; a forked child gets one of its own.
 #[pyclass(frozen, module = "pyidempotent._native")]
@@ -26,16 +30,20 @@ enum Spec {
     Memory { max_entries: usize, max_bytes: usize },
     Sqlite { path: PathBuf, time_limit: Duration },
     Redis(Box<RedisOptions>),
+    Custom(Arc<Py<PyAny>>),
+    Rehearsal,
 }
 
 impl Spec {
-    fn open(&self) -> Result<Idempotency, StoreError> {
+    fn open(&self) -> Result<Arc<dyn Store>, StoreError> {
         Ok(match self.clone() {
             Self::Memory { max_entries, max_bytes } => {
-                Idempotency::new(MemoryStore::new().max_entries(max_entries).max_bytes(max_bytes))
+                Arc::new(MemoryStore::new().max_entries(max_entries).max_bytes(max_bytes))
             }
-            Self::Sqlite { path, time_limit } => Idempotency::new(SqliteStore::open(path).time_limit(time_limit)),
-            Self::Redis(options) => Idempotency::new(RedisStore::with_options(*options)?),
+            Self::Sqlite { path, time_limit } => Arc::new(SqliteStore::open(path).time_limit(time_limit)),
+            Self::Redis(options) => Arc::new(RedisStore::with_options(*options)?),
+            Self::Custom(methods) => Arc::new(PythonStore::new(methods)),
+            Self::Rehearsal => Arc::new(Rehearsed),
         })
     }
 }
@@ -50,8 +58,17 @@ impl Backend {
         Self { spec, current: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
-    /// This process's engine over the store.
+    /// The store that stands in for every other while a test rehearses.
+    pub fn rehearsal() -> Self {
+        Self::new(Spec::Rehearsal)
+    }
+
+    /// This process's engine over the store, or over the one that stands in for it.
     pub fn engine(&self) -> Result<&Idempotency, StoreError> {
+        rehearsal::stand_in().unwrap_or(self).own_engine()
+    }
+
+    fn own_engine(&self) -> Result<&Idempotency, StoreError> {
         let id = generation();
         let current = self.current.load(Ordering::Acquire);
         // SAFETY: null, or leaked by `Box::into_raw` below and never freed: what a parent process opened is left alone.
@@ -60,7 +77,7 @@ impl Backend {
         {
             return Ok(engine);
         }
-        let engine = self.spec.open()?;
+        let engine = Idempotency::new(self.spec.open()?);
         let new = Box::into_raw(Box::new((id, engine)));
         match self.current.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
@@ -72,14 +89,14 @@ impl Backend {
             Err(_) => {
                 // SAFETY: never shared. Another thread of this process was quicker.
                 drop(unsafe { Box::from_raw(new) });
-                self.engine()
+                self.own_engine()
             }
         }
     }
 
     /// Whether every operation answers without I/O.
     pub fn is_immediate(&self) -> bool {
-        matches!(self.spec, Spec::Memory { .. })
+        matches!(rehearsal::stand_in().unwrap_or(self).spec, Spec::Memory { .. } | Spec::Rehearsal)
     }
 }
 
@@ -136,6 +153,26 @@ impl Backend {
         let spec = Spec::Redis(Box::new(RedisOptions { prefix, time_limit, tls, ..options }));
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
         Ok(Self::new(spec))
+    }
+
+    /// Records behind the methods of a Python object.
+    #[staticmethod]
+    fn custom(methods: Py<PyAny>) -> Self {
+        Self::new(Spec::Custom(Arc::new(methods)))
+    }
+
+    /// Holds the store against every rule; an AssertionError names the first that does not hold.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        let store = self.spec.open().map_err(|error| errors::store_error(py, &error))?;
+        conformance::check(py, store)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match &self.spec {
+            // Once used it lives as long as its process, as every store does.
+            Spec::Custom(methods) if Arc::strong_count(methods) == 1 => visit.call(&**methods),
+            _ => Ok(()),
+        }
     }
 
     /// What stands under a storage key.

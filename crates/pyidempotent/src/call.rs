@@ -261,9 +261,14 @@ impl FunctionCall {
     /// A value is stored; an exception releases the key, unless its type is stored.
     #[pyo3(signature = (outcome, /))]
     pub fn verdict(&self, py: Python<'_>, outcome: &Outcome) -> PyResult<&'static str> {
+        static TO_RUN_AGAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let Some(error) = outcome.raised(py) else { return Ok("store") };
-        let stored = self.site(py).getattr("store_exceptions")?;
-        Ok(if error.is_instance(&stored)? { "store" } else { "fail" })
+        if error.is_instance(&self.site(py).getattr("store_exceptions")?)? {
+            return Ok("store");
+        }
+        let to_run_again = python(py, &TO_RUN_AGAIN, "pyidempotent._tasks", "is_to_run_again")?;
+        let function = self.function(py).getattr("function")?;
+        Ok(if to_run_again.call1((error, function))?.is_truthy()? { "release" } else { "fail" })
     }
 
     /// A function has none.

@@ -26,7 +26,11 @@ pub fn store_error(py: Python<'_>, error: &StoreError) -> PyErr {
         Err(import) => return import,
     };
     if let Some(source) = error.source() {
-        raised.set_cause(py, Some(PyConnectionError::new_err(source.to_string())));
+        let cause = match source.downcast_ref::<PyErr>() {
+            Some(own) => own.clone_ref(py), // of a backend in Python
+            None => PyConnectionError::new_err(source.to_string()),
+        };
+        raised.set_cause(py, Some(cause));
     }
     raised
 }

@@ -4,6 +4,8 @@ mod attempt;
 mod backends;
 mod bridge;
 mod call;
+mod conformance;
+mod custom;
 mod engine;
 mod errors;
 mod exchange;
@@ -13,6 +15,8 @@ mod flow;
 mod logging;
 mod outcome;
 mod plan;
+mod pool;
+mod rehearsal;
 mod runtime;
 mod value;
 
@@ -42,6 +46,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<flow::Flow>()?;
     module.add_class::<attempt::CurrentAttempt>()?;
     module.add_class::<outcome::Outcome>()?;
+    module.add_class::<custom::Step>()?;
+    module.add_class::<rehearsal::Rehearsal>()?;
+    module.add_function(wrap_pyfunction!(custom::expires_at, module)?)?;
     module.add_function(wrap_pyfunction!(bridge::abandon, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::drain, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::shutdown, module)?)?;

@@ -15,12 +15,15 @@ use pyo3::types::PyBool;
 use tokio::runtime::{Builder, Handle};
 
 use crate::bridge;
+use crate::pool::Pool;
 
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
 /// exist there, and dropping the runtime would wait for it.
 pub struct Process {
     pub id: u32,
     pub runtime: Handle,
+    /// For what has to call Python.
+    pub calls: Pool,
     engines: Mutex<Vec<Idempotency>>,
 }
 
@@ -43,7 +46,8 @@ fn start(id: u32, seen: *mut Process) -> &'static Process {
     // On a thread of our own instead of a pool's: its tasks run in turn, so that the commands of a batch reach the
     // connection before it writes. A pool's worker would run the connection after every one of them.
     let runtime = Builder::new_current_thread().enable_all().build().expect("the operating system gives a poller");
-    let new = Box::into_raw(Box::new(Process { id, runtime: runtime.handle().clone(), engines: Mutex::default() }));
+    let (handle, calls) = (runtime.handle().clone(), Pool::default());
+    let new = Box::into_raw(Box::new(Process { id, runtime: handle, calls, engines: Mutex::default() }));
     match CURRENT.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             let thread = thread::Builder::new().name("idempotency".into());
@@ -175,8 +179,12 @@ pub fn drain(py: Python<'_>, limit: f64) -> PyResult<Bound<'_, PyAny>> {
 /// The same for the interpreter's exit: afterwards nothing calls Python.
 #[pyfunction]
 pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
-    let limit = Duration::try_from_secs_f64(limit).unwrap_or_default();
-    let all = py.detach(|| process().runtime.block_on(drained(limit)));
-    STOPPING.store(true, Ordering::Release);
-    all
+    let deadline = Instant::now() + Duration::try_from_secs_f64(limit).unwrap_or_default();
+    let left = || deadline.saturating_duration_since(Instant::now());
+    py.detach(|| {
+        let all = process().runtime.block_on(drained(left()));
+        STOPPING.store(true, Ordering::Release);
+        process().calls.rest(left());
+        all
+    })
 }

@@ -138,6 +138,8 @@ def _what_instead(value: Any) -> str:
     module = type(value).__module__.partition(".")[0]
     if module == "redis":
         return "a Redis client is not a backend; wrap it: RedisBackend(client)"
+    if all(hasattr(value, name) for name in ("claim", "renew", "complete", "release")):
+        return f"derive {type(value).__name__} from pyidempotent.backends.custom.CustomBackend to make it a backend"
     if callable(value) and hasattr(value, "__name__"):
         return f"@idempotent wants its parentheses: @idempotent(backend=…) above {value.__name__}"
     return f"backend must be a backend or a URL like 'redis://localhost', not {type(value).__qualname__}"

@@ -10,6 +10,7 @@ use crate::decide::{self, Claim, Claiming, Held, Settle};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
+use crate::step;
 use crate::store::{Claimed, Completed, Reply, Store, Watch};
 
 /// Records in this process. Bounded: it never drops a live record to make room; a claim that does not fit is
@@ -31,32 +32,13 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct Table {
-    /// The wire form of each record, after a [`Head`]: one allocation, and half of what the parts would take. The
-    /// lease's end follows from the time it expires, as in Redis.
+    /// As [`step`] writes them, after the time they are looked at (8 bytes): one allocation each, and half of what the
+    /// parts would take.
     entries: HashMap<Name, Box<[u8]>>,
     /// Every entry once, by the time it is looked at: not later than it expires. A completion expires later than its
     /// claim and keeps its place; it gets another when it is looked at.
     looks: BTreeSet<(Micros, Name)>,
     bytes: usize,
-}
-
-/// When an entry expires, and when it is looked at.
-struct Head {
-    expires: Micros,
-    look: Micros,
-}
-
-impl Head {
-    fn bytes(&self) -> [u8; 16] {
-        (u128::from(self.expires) << 64 | u128::from(self.look)).to_be_bytes()
-    }
-
-    /// The head of an entry, and its record's wire form.
-    fn split(entry: &[u8]) -> (Self, &[u8]) {
-        let (head, record) = entry.split_first_chunk().expect("it was written by `put`");
-        let head = u128::from_be_bytes(*head);
-        (Self { expires: (head >> 64) as u64, look: head as u64 }, record)
-    }
 }
 
 /// Half of a storage key: 128 bits of a digest tell records apart as well as 256 do.
@@ -66,8 +48,10 @@ fn name(key: &StorageKey) -> Name {
     *key.0.first_chunk().expect("a storage key has 32 bytes")
 }
 
-fn life(record: &Record) -> Micros {
-    record.ttl.max(record.lease)
+/// An entry's time to look at it, and its value.
+fn split(entry: &[u8]) -> (Micros, &[u8]) {
+    let (look, value) = entry.split_first_chunk().expect("it was written by `put`");
+    (Micros::from_be_bytes(*look), value)
 }
 
 /// What one record takes beside its wire form, measured on 64-bit Linux.
@@ -122,16 +106,16 @@ impl MemoryStore {
 
 impl Table {
     fn held(&self, key: &StorageKey) -> Option<Held> {
-        let (head, record) = Head::split(self.entries.get(&name(key))?);
-        let record = Record::decode(record).expect("it was encoded by `put`");
-        Some(Held { lease_end: head.expires.saturating_sub(life(&record)).saturating_add(record.lease), record })
+        let (_, value) = split(self.entries.get(&name(key))?);
+        let (held, _) = step::read(value).expect("it was written by `put`");
+        Some(held)
     }
 
     fn put(&mut self, key: &StorageKey, record: &Record, now: Micros) {
-        let (name, expires) = (name(key), now.saturating_add(life(record)));
+        let (name, expires) = (name(key), step::expiry(record, now));
         let before = self.entries.entry(name);
         let look = match &before {
-            Entry::Occupied(before) => Some(Head::split(before.get()).0.look),
+            Entry::Occupied(before) => Some(split(before.get()).0),
             Entry::Vacant(_) => None,
         };
         let kept = look.filter(|look| *look <= expires);
@@ -139,8 +123,7 @@ impl Table {
             look.map(|too_late| self.looks.remove(&(too_late, name)));
             self.looks.insert((expires, name));
         }
-        let head = Head { expires, look: kept.unwrap_or(expires) };
-        let entry = record.encode_after(&head.bytes()).into_boxed_slice();
+        let entry = step::write_after(&kept.unwrap_or(expires).to_be_bytes(), record, now).into_boxed_slice();
         self.bytes += OVERHEAD + entry.len();
         match before {
             Entry::Occupied(mut before) => self.bytes -= OVERHEAD + before.insert(entry).len(),
@@ -151,18 +134,18 @@ impl Table {
     fn remove(&mut self, name: &Name) {
         if let Some(entry) = self.entries.remove(name) {
             self.bytes -= OVERHEAD + entry.len();
-            self.looks.remove(&(Head::split(&entry).0.look, *name));
+            self.looks.remove(&(split(&entry).0, *name));
         }
     }
 
     fn remove_expired(&mut self, now: Micros) {
-        while let Some((_, name)) = self.looks.first().filter(|(look, _)| *look <= now).copied() {
+        while let Some((look, name)) = self.looks.first().filter(|(look, _)| *look <= now).copied() {
             let Some(entry) = self.entries.get_mut(&name) else { unreachable!("it leaves with its place") };
-            let Head { expires, look } = Head::split(entry).0;
+            let expires = step::expires_first(split(entry).1);
             if expires <= now {
                 self.remove(&name);
             } else {
-                entry[..16].copy_from_slice(&Head { expires, look: expires }.bytes());
+                entry[..8].copy_from_slice(&expires.to_be_bytes());
                 self.looks.remove(&(look, name));
                 self.looks.insert((expires, name));
             }

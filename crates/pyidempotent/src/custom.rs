@@ -1,0 +1,223 @@
+//! Backends of the user's own: a Python object whose four methods apply the steps they are given.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use idempotency::clock::wall_clock;
+use idempotency::decide::{Claim, Held};
+use idempotency::step::{self, Answer, Change};
+use idempotency::store::{Claimed, Completed, Reply, Store};
+use idempotency::{Record, StorageKey, StoreError, StoreErrorKind, Token};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use tokio::sync::oneshot;
+
+use crate::pool::Job;
+use crate::runtime::process;
+
+/// A store behind Python methods, called on threads of the pool.
+pub struct PythonStore {
+    /// Never dropped on the runtime's thread: the `Backend` it was opened by holds it too.
+    methods: Arc<Py<PyAny>>,
+    lanes: Lanes,
+}
+
+/// What an attempt sends goes out in order: its release waits for its claim, even where nobody does any more.
+type Lanes = Arc<Mutex<HashMap<Token, VecDeque<Job>>>>;
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PythonStore {
+    pub fn new(methods: Arc<Py<PyAny>>) -> Self {
+        Self { methods, lanes: Lanes::default() }
+    }
+
+    fn apply<'a, T: Send + 'static>(
+        &'a self,
+        method: &'static str,
+        key: &StorageKey,
+        attempt: Option<Token>,
+        step: step::Step,
+        pick: fn(Answer) -> Option<T>,
+    ) -> Reply<'a, T> {
+        let (methods, key, (to, answer)) = (self.methods.clone(), *key, oneshot::channel());
+        let job: Job = Box::new(move |py| {
+            let answer = call(py, &methods, method, key, step);
+            Box::new(move || drop(to.send(answer))) // who asked may have gone
+        });
+        match attempt {
+            Some(token) => self.in_order(token, job),
+            None => process().calls.submit(job),
+        }
+        Box::pin(async move {
+            let stopped = |_| StoreError::new(StoreErrorKind::Unknown, "the interpreter is going away");
+            let answer = answer.await.map_err(stopped)??;
+            Ok(pick(answer).expect("a step gives the answer of its operation"))
+        })
+    }
+
+    fn in_order(&self, token: Token, job: Job) {
+        {
+            let mut lanes = locked(&self.lanes);
+            if let Some(waiting) = lanes.get_mut(&token) {
+                return waiting.push_back(job);
+            }
+            lanes.insert(token, VecDeque::new());
+        }
+        let lanes = self.lanes.clone();
+        process().calls.submit(Box::new(move |py| {
+            let mut job = job;
+            loop {
+                let tell = job(py);
+                let mut lanes = locked(&lanes);
+                let Some(next) = lanes.get_mut(&token).and_then(VecDeque::pop_front) else {
+                    lanes.remove(&token);
+                    return tell;
+                };
+                drop(lanes);
+                tell();
+                job = next;
+            }
+        }));
+    }
+}
+
+fn call(
+    py: Python<'_>,
+    methods: &Py<PyAny>,
+    method: &'static str,
+    key: StorageKey,
+    step: step::Step,
+) -> Result<Answer, StoreError> {
+    let methods = methods.bind(py);
+    let class = methods.get_type().name().map_or_else(|_| "the backend".to_owned(), |name| name.to_string());
+    let step = Bound::new(py, Step { step, key, outcome: Mutex::default() });
+    let returned = step.and_then(|step| {
+        let returned = methods.call_method1(method, (PyBytes::new(py, &key.0), &step))?;
+        Ok((returned, locked(&step.get().outcome).take()))
+    });
+    let misuse = |what: String| Err(StoreError::new(StoreErrorKind::Setup, format!("{method}() of {class} {what}")));
+    match returned {
+        Err(error) if error.is_instance_of::<Foreign>(py) => {
+            Err(StoreError::new(StoreErrorKind::Foreign, error.value(py).to_string()))
+        }
+        Err(error) => {
+            let message = format!("{method}() of {class} failed: {error}");
+            Err(StoreError::new(StoreErrorKind::Unknown, message).with_source(error))
+        }
+        Ok((returned, _)) if !returned.is_none() => {
+            let _ = returned.call_method0("close"); // of a coroutine, which would complain that nobody awaited it
+            let kind = returned.get_type().name().map_or_else(|_| "something".to_owned(), |name| name.to_string());
+            misuse(format!("must be a plain method that returns None; it returned a {kind}"))
+        }
+        Ok((_, None)) => misuse("must call the step that it is given; it returned without".to_owned()),
+        Ok((_, Some(answer))) => Ok(answer),
+    }
+}
+
+pyo3::create_exception!(pyidempotent._native, Foreign, PyValueError, "A value that is not an idempotency record.");
+
+/// One operation: what a backend calls with the value that stands under the key.
+#[pyclass(frozen, module = "pyidempotent._native")]
+pub struct Step {
+    step: step::Step,
+    key: StorageKey,
+    /// The answer of its last call.
+    outcome: Mutex<Option<Answer>>,
+}
+
+#[pymethods]
+impl Step {
+    /// What stands under the key from now on, ``None``: nothing. The very object that it was given where it stays.
+    #[pyo3(signature = (value, now=None))]
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        value: Bound<'py, PyAny>,
+        now: Option<f64>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let now = now.map_or_else(|| Ok(wall_clock()), microseconds)?;
+        let stored = match value.cast::<PyBytes>() {
+            Ok(bytes) => Some(bytes.clone()),
+            Err(_) if value.is_none() => None,
+            Err(_) => {
+                return Err(PyTypeError::new_err(format!(
+                    "a step is called with the bytes that stand under the key, or None, not with a {}",
+                    value.get_type().name()?
+                )));
+            }
+        };
+        let (change, answer) = self
+            .step
+            .apply(stored.as_ref().map(|bytes| bytes.as_bytes()), now)
+            .map_err(|error| Foreign::new_err(StoreError::foreign(self.key, error).to_string()))?;
+        *locked(&self.outcome) = Some(answer);
+        Ok(match change {
+            Change::Nothing => stored.map(Bound::into_any),
+            Change::Write(value) => Some(PyBytes::new(py, &value).into_any()),
+            Change::Remove => None,
+        })
+    }
+}
+
+fn microseconds(seconds: f64) -> PyResult<u64> {
+    match (seconds * 1e6).round() {
+        now if (0.0..1e16).contains(&now) => Ok(now as u64),
+        _ => Err(PyValueError::new_err(format!("now must be seconds since 1970, not {seconds}"))),
+    }
+}
+
+/// When a value expires, in seconds since 1970.
+#[pyfunction]
+pub fn expires_at(value: &[u8]) -> PyResult<f64> {
+    let expires = step::expires(value).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok(expires as f64 / 1e6)
+}
+
+fn done(answer: Answer) -> Option<bool> {
+    match answer {
+        Answer::Done(done) => Some(done),
+        _ => None,
+    }
+}
+
+impl Store for PythonStore {
+    fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
+        self.apply("claim", key, Some(claim.record.token), step::Step::Claim(claim.clone()), |answer| match answer {
+            Answer::Claimed(claimed) => Some(claimed),
+            _ => None,
+        })
+    }
+
+    fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        self.apply("renew", key, Some(attempt.token), step::Step::Renew(attempt.token), done)
+    }
+
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+        let step = step::Step::Complete(record.clone(), recreate);
+        self.apply("complete", key, Some(record.token), step, |answer| match answer {
+            Answer::Completed(completed) => Some(completed),
+            _ => None,
+        })
+    }
+
+    fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+        self.apply("release", key, Some(attempt.token), step::Step::Release(attempt.token), done)
+    }
+
+    // What operators do is a step as any other: the first of the four methods takes it.
+
+    fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, u64)>> {
+        self.apply("claim", key, None, step::Step::Get, |answer| match answer {
+            Answer::Found(found) => Some(found),
+            _ => None,
+        })
+    }
+
+    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+        self.apply("claim", key, None, step::Step::Resolve(fence, into.cloned()), done)
+    }
+}

@@ -1,0 +1,66 @@
+"""Inside a Celery task: which one runs, and how its message is put back.
+
+Celery is looked for among what is imported already, and never imported by a call that is not inside a task.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from pyidempotent.exceptions import IdempotencyError, IdempotencyProcessing, IdempotencyStoreUnavailable
+
+logger = logging.getLogger("pyidempotent")
+
+#: Nothing ran, and it may go better later.
+PASSING = (IdempotencyProcessing, IdempotencyStoreUnavailable)
+
+
+def running_task(function: Callable[..., Any]) -> Any:
+    """The task whose message is being worked on, if this is its own function; a call from another's body is not."""
+    celery = sys.modules.get("celery")
+    task = celery._state.get_current_task() if celery is not None and "celery._state" in sys.modules else None
+    if task is None or task.request.called_directly:
+        return None
+    run: Any = task.run
+    while run is not None:
+        run = getattr(run, "__func__", run)
+        if run is function:
+            return task
+        run = getattr(run, "__wrapped__", None)
+    return None
+
+
+def is_to_run_again(error: Exception, function: Callable[..., Any]) -> bool:
+    """Whether a task's body ended with its own word that it may run again: a retry, or a rejection of its message."""
+    names = {(cls.__module__, cls.__name__) for cls in type(error).__mro__}
+    if names & {("celery.exceptions", "Retry"), ("celery.exceptions", "Reject")}:
+        return True
+    task = running_task(function)
+    if task is None or not isinstance(error, tuple(getattr(task, "autoretry_for", ()))):
+        return False
+    if isinstance(error, tuple(getattr(task, "dont_autoretry_for", ()))):
+        return False
+    limit = {"max_retries": task.max_retries, **getattr(task, "retry_kwargs", {})}["max_retries"]
+    return limit is None or task.request.retries < limit
+
+
+def put_back(task: Any, error: IdempotencyError) -> NoReturn:
+    """Sends the running task's message again, for later, as the same task and try; raises what ends this delivery."""
+    from celery.exceptions import Ignore, Reject
+
+    if task.request.is_eager:  # there is no message: it would be worked on at once, and at once again
+        raise error
+    pause = error.retry_after or 1.0
+    try:
+        # Not task.retry(): it would count, and be caught or recorded as what it is not.
+        task.signature_from_request(countdown=pause).apply_async(add_to_parent=False)
+    except Exception as unsent:
+        if not task.acks_late:
+            raise
+        raise Reject(unsent, requeue=True) from unsent
+    level = logging.INFO if isinstance(error, IdempotencyProcessing) else logging.WARNING
+    logger.log(level, "the task %s[%s] is put back for %.3g s: %s", task.name, task.request.id, pause, error)
+    raise Ignore(str(error)) from error

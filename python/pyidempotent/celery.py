@@ -1,0 +1,179 @@
+"""Celery (5.3 or later): a message may be delivered twice; the body of its task runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore
+from celery.signals import worker_process_shutdown
+
+from pyidempotent import _native
+from pyidempotent._flow import advance, protect
+from pyidempotent._function import Function, FunctionCall
+from pyidempotent._results import Outcome
+from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Settle, Site, refuse_unknown
+from pyidempotent._tasks import PASSING, put_back
+from pyidempotent.backends import Backend
+
+__all__ = ["idempotent_task"]
+
+
+def idempotent_task(
+    backend: Backend | str,
+    *,
+    ttl: Seconds = 86400,
+    lease: Seconds | None = None,
+    key: Callable[..., str | None] | str | None = None,
+    required: bool = True,
+    name: str | None = None,
+    scope: Callable[..., Any] | None = None,
+    namespace: str = "",
+    fingerprint: Callable[..., Any] | None = None,
+    after_crash: AfterCrash = "rerun",
+    settle: Settle | None = None,
+    store_exceptions: tuple[type[Exception], ...] | type[Exception] = (),
+    retry_after: Seconds = 1,
+    run_limit: Seconds | None = None,
+    max_response_bytes: int = MAX_RESPONSE_BYTES,
+    **unknown: Any,
+) -> type[Task]:
+    """A base class of tasks whose body runs once per key, however often their message arrives.
+
+    The key is the task's id unless told, the operation the task's name. A message that arrives again after the body
+    has ended gets the stored result. One that arrives while the body still runs, or while the store can't be reached,
+    is put back for later as it is: it takes no slot of the worker and no retry. ``self.retry()``, ``autoretry_for`` and
+    ``Reject`` free the key, also under ``after_crash="refuse"``; ``Ignore`` (and with it ``self.replace()``) is a
+    result.
+
+    To join it with a base class of yours that wraps the body, name it first: ``class Shop(Once, ContextTask)``.
+
+    A direct call, ``task(…)``, has no id: it is protected where there is a ``key=``, and is a plain call otherwise.
+
+    Parameters:
+        backend: a backend or its URL.
+        key: a callable on the task's arguments, by their names; the name of a parameter; or `arguments`.
+        name: the operation's name, instead of the task's.
+        retry_after: the longest pause, in seconds, before a message that was put back arrives again.
+        ttl, lease, required, scope, namespace, fingerprint, after_crash, settle, store_exceptions, run_limit,
+            max_response_bytes: as for `idempotent`.
+
+    Raises:
+        TypeError, ValueError: for options that can't be.
+
+    >>> from celery import Celery
+    >>> app = Celery("shop", broker="memory://")
+    >>> @app.task(base=idempotent_task("memory://", key="order_id", ttl=3600), acks_late=True)
+    ... def charge(order_id: str, amount: int) -> str:
+    ...     print("charging")
+    ...     return f"charged {amount}"
+    >>> charge.apply(("order-7", 42)).get(), charge.apply(("order-7", 42)).get()
+    charging
+    ('charged 42', 'charged 42')
+    """
+    refuse_unknown(unknown)
+    site = Site(
+        backend,
+        ttl=ttl,
+        lease=lease,
+        wait=0,
+        key_header="Idempotency-Key",
+        key_format="lenient",
+        required=required,
+        namespace=namespace,
+        after_crash=after_crash,
+        settle=settle,
+        store_exceptions=store_exceptions,
+        retry_after=retry_after,
+        run_limit=run_limit,
+        max_request_bytes=0,
+        max_response_bytes=max_response_bytes,
+        store_set_cookie=False,
+    )
+
+    def analyse(task: Task) -> Function:
+        return Function(task.run, site, key=key, scope=scope, fingerprint=fingerprint, name=name or task.name)
+
+    return type("IdempotentTask", (_IdempotentTask,), {"_analyse": staticmethod(analyse), "__module__": __name__})
+
+
+class _IdempotentTask(Task):  # type: ignore[misc]  # Celery is untyped
+    _analyse: Callable[[Task], Function]
+
+    def __init__(self) -> None:
+        super().__init__()
+        mro = type(self).__mro__
+        before = next(cls for cls in mro if "__call__" in vars(cls))
+        if before is not _IdempotentTask:
+            raise TypeError(
+                f"{before.__name__} has a __call__ of its own, which would go around the protection: name the base "
+                "that idempotent_task() made before it"
+            )
+        after = next(cls for cls in mro[mro.index(_IdempotentTask) + 1 :] if "__call__" in vars(cls))
+        #: Whether another base class wraps the body, to give it an application context, say.
+        self._is_wrapped = after is not Task
+        if self.name is not None:
+            _ = self._idempotent  # says now what is wrong with it
+
+    @cached_property
+    def _idempotent(self) -> Function | None:
+        # Celery's own tasks count on being run again; they have this base where it is the application's.
+        is_own = getattr(self.run, "__module__", "").startswith("celery.app.")
+        return None if is_own else self._analyse(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Called by the worker for a message, and by anybody directly."""
+        request, called = self.request, partial(super().__call__, *args, **kwargs)
+        is_direct = request.called_directly or getattr(request, "_idempotent", False)
+        plan = self._idempotent
+        if plan is None or (is_direct and plan.takes_key_from_header):
+            return called()
+        call = _TaskCall(plan, args, kwargs)
+        if is_direct:
+            outcome = advance(call, protect(call), None, _no_body, called)
+        else:
+            # A direct call from within the body is another call.
+            request._idempotent, call.task_id = True, request.id
+            # Not Task.__call__, which would give the body a request that is nobody's.
+            body = called if self._is_wrapped else partial(self.run, *args, **kwargs)
+            try:
+                outcome = advance(call, protect(call), None, _no_body, body)
+            except PASSING as error:
+                put_back(self, error)
+        if outcome.exception is not None:
+            raise outcome.exception
+        return outcome.value
+
+
+class _TaskCall(FunctionCall):
+    """A call of a task's body."""
+
+    __slots__ = ("task_id",)
+
+    def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__(plan, args, kwargs)
+        self.task_id: str | None = None
+
+    def key(self) -> str | None:
+        """As ``key=`` says, or the task's id."""
+        return self.task_id if self.plan.takes_key_from_header else super().key()
+
+    def stored_exceptions(self) -> tuple[type[Exception], ...]:
+        """``Ignore`` is how a task ends that has nothing to say."""
+        return (*super().stored_exceptions(), Ignore)
+
+    def verdict(self, outcome: Outcome) -> str:
+        """As of a function; and it may be ignored."""
+        return "store" if isinstance(outcome.exception, Ignore) else super().verdict(outcome)
+
+
+def _no_body(_: Any) -> Any:
+    raise AssertionError("a task has no request")
+
+
+@worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped
+def _drain(**_: Any) -> None:
+    # A child of the prefork pool ends without the interpreter's own exit.
+    _native.shutdown(5.0)

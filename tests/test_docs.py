@@ -1,0 +1,66 @@
+"""The pages of ``docs/`` that show code: every block is executed, here, or in a file of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pages
+from pyidempotent.backends.custom import Step
+from pyidempotent.testing import check_backend
+from servers import RedisServer
+
+EXECUTED = {"backends", "celery", "consumers", "fastapi", "testing"}
+
+
+def test_every_page_with_code_is_executed() -> None:
+    assert {page.stem for page in pages.DOCS.glob("*.md") if pages.blocks(page.stem)} == EXECUTED
+
+
+def test_backends(redis_server: RedisServer) -> None:
+    page = pages.run("backends", redis_server.url)
+    assert page.charge("order-7", 42) == page.charge("order-7", 42) == "charged 42"
+    page.test_my_backend()
+
+    class Table:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            self.values: dict[bytes, bytes] = {}
+
+        def get(self, key: bytes) -> bytes | None:
+            return self.values.get(key)
+
+        def compare_and_set(self, key: bytes, before: bytes | None, after: bytes | None) -> bool:
+            with self.lock:
+                if self.values.get(key) != before:
+                    return False
+                if after is None:
+                    self.values.pop(key, None)
+                else:
+                    self.values[key] = after
+                return True
+
+    assert page.Step is Step
+    check_backend(lambda: page.CompareAndSet(Table()))
+
+
+def test_testing(tmp_path: Path) -> None:
+    (tmp_path / "test_page.py").write_text("\n".join(pages.blocks("testing")))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+
+
+def test_celery(redis_server: RedisServer) -> None:
+    redis_server.cli("FLUSHALL")
+    page = pages.run("celery", redis_server.url)
+    first = page.charge.apply(("order-7", 42), task_id="a")
+    assert page.charge.apply(("order-7", 42), task_id="a").get() == first.get()
+    assert page.charge.apply(("order-7", 42), task_id="b").get() != first.get()
+    assert page.refund.apply(("order-7", 42)).get() == page.refund.apply(("order-7", 42)).get() == "refunded 42"
+    assert type(page.refund.apply(("order-7", 43)).result).__name__ == "IdempotencyConflict"
+    assert page.ship.apply(("order-7",), retries=0).get() == "shipped in try 0"
+    assert page.ship.apply(("order-7",), retries=1).get() == "shipped in try 0"
