@@ -80,6 +80,8 @@ struct Schedule {
     due: BTreeMap<Place, Arc<Live>>,
     /// When the task looks again by itself. Whoever is due later need not wake it.
     looks: Option<Instant>,
+    /// Something was kept since the task last looked.
+    was_used: bool,
     /// A task is at work. It says so itself when its runtime goes away under it.
     served: bool,
     closed: bool,
@@ -122,6 +124,7 @@ impl Keeper {
         let mut schedule = self.0.schedule();
         live.times().due = Some(due);
         schedule.due.insert(place(due, live), live.clone());
+        schedule.was_used = true;
         if !schedule.served {
             schedule.served = true;
             drop(schedule);
@@ -168,6 +171,10 @@ impl Drop for Serving {
     }
 }
 
+/// How long the task goes on looking by itself where nothing is due. Claims that come and go meanwhile are due later than
+/// that, and need not wake it: on a quick store each would be a switch of threads.
+const IDLE: Duration = Duration::from_secs(1);
+
 async fn serve(serving: Serving) {
     let shared = &serving.shared;
     loop {
@@ -180,7 +187,9 @@ async fn serve(serving: Serving) {
             while let Some(entry) = schedule.due.first_entry().filter(|entry| entry.key().0 <= now) {
                 tokio::spawn(renew(shared.clone(), entry.remove()));
             }
-            schedule.looks = schedule.due.first_key_value().map(|((due, _), _)| *due);
+            let due = schedule.due.first_key_value().map(|((due, _), _)| *due);
+            let was_used = std::mem::take(&mut schedule.was_used);
+            schedule.looks = due.or_else(|| was_used.then(|| now + IDLE));
             schedule.looks
         };
         match next {
