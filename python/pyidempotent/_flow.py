@@ -18,6 +18,7 @@ from pyidempotent import _native
 from pyidempotent._current import CurrentAttempt, Operation, _current
 from pyidempotent._results import Outcome, Unstorable
 from pyidempotent._site import Site
+from pyidempotent._transactions import settle_on_commit
 from pyidempotent.exceptions import (
     IdempotencyConflict,
     IdempotencyError,
@@ -147,7 +148,8 @@ def advance(
             reply = _run(detail, run)
         elif step is SETTLE:
             attempt, verdict, payload = detail
-            reply = attempt.settle(verdict, payload)
+            is_later = "django.db" in sys.modules and settle_on_commit(attempt, verdict, payload)
+            reply = None if is_later else attempt.settle(verdict, payload)
         elif step is BODY:
             reply = body(detail)
         else:

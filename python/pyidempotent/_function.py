@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import types
 from collections.abc import Callable
@@ -108,6 +109,12 @@ class Function:
         self.left_out = frozenset(name for name, found in markers.items() if "Depends" in found)
         if self.is_method:
             self.left_out |= {self.binding.names[0]}
+
+    def of(self, function: Callable[..., Any]) -> Function:
+        """The same analysis for another function of the same parameters, as this one bound to another instance."""
+        other = copy.copy(self)
+        other.function = function
+        return other
 
     @property
     def takes_key_from_header(self) -> bool:

@@ -4,11 +4,11 @@ part that ends it is given out. Knows no framework.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flow import Call, Flow, advance, hurry
+from pyidempotent._flow import Call, Flow, advance, advance_async, hurry
 from pyidempotent._http import Capture
 from pyidempotent._results import Answer, Outcome
 
@@ -28,7 +28,9 @@ class Running:
         self._call = call
         self._flow = flow
         self.attempt = attempt
-        self.seen = Capture(call.site.max_response_bytes)
+        #: The most bytes of a body that is kept.
+        self.limit = call.site.max_response_bytes
+        self.seen = Capture(self.limit)
         self.is_settled = False
 
     def settle(self, error: Exception | None = None) -> Answer | None:
@@ -36,6 +38,13 @@ class Running:
         self.is_settled = True
         outcome = Outcome(self.seen.answer(), error)
         ended = advance(self._call, self._flow, outcome, _no_body)
+        return None if ended is outcome else ended.value
+
+    async def settle_async(self, error: Exception | None = None) -> Answer | None:
+        """The same in the running loop."""
+        self.is_settled = True
+        outcome = Outcome(self.seen.answer(), error)
+        ended = await advance_async(self._call, self._flow, outcome, _no_body)
         return None if ended is outcome else ended.value
 
     def interrupt(self) -> None:
@@ -121,6 +130,51 @@ class CapturedParts(Iterator[bytes]):
         # A server that closes nothing: how far the answer got is not known.
         if self._running is not None:
             self._running.interrupt()
+
+
+class AsyncCapturedParts(AsyncIterator[bytes]):
+    """The same for a body that is read in a loop; its source is closed by whoever made it.
+
+    Parameters:
+        running: the request; the start of its answer has been seen.
+        parts: the body.
+    """
+
+    def __init__(self, running: Running, parts: AsyncIterable[bytes]) -> None:
+        self._running = running
+        self._parts = aiter(parts)
+
+    async def __anext__(self) -> bytes:
+        running = self._running
+        token = _current.set(running.attempt)
+        try:
+            part = await anext(self._parts)
+            is_whole = not running.is_settled and running.seen.add(part)
+        except StopAsyncIteration:
+            if not running.is_settled:
+                await running.settle_async()
+            raise
+        except Exception as error:
+            if not running.is_settled:
+                await running.settle_async(error)
+            raise
+        except BaseException:
+            running.interrupt()
+            raise
+        finally:
+            _current.reset(token)
+        if is_whole:
+            await running.settle_async()
+        return part
+
+    def close(self) -> None:
+        """Whoever reads will not go on."""
+        if not self._running.is_settled:
+            self._running.seen.cut = self._running.seen.cut or CLIENT_LEFT
+            self._running.settle()
+
+    def __del__(self) -> None:
+        self._running.interrupt()
 
 
 def _no_body(_: Any) -> Any:
