@@ -84,7 +84,14 @@ class Plan:
             raise TypeError(f"name must be a str, not {name!r}")
         self.site = Site(backend, **options)
         #: As they were given.
-        self.options = {"backend": backend, "key": key, "name": name, "scope": scope, "fingerprint": fingerprint, **options}
+        self.options = {
+            "backend": backend,
+            "key": key,
+            "name": name,
+            "scope": scope,
+            "fingerprint": fingerprint,
+            **options,
+        }
         self.name = name
         self.shared = scope is shared
         asked = {"key": key, "scope": None if self.shared else scope, "fingerprint": fingerprint}

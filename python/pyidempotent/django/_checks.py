@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register as register_check
+from django.core.checks import CheckMessage, Error, Tags, Warning
+from django.core.checks import register as register_check
 
-from pyidempotent.django._configuration import SETTING, default_backend, mistakes
 from pyidempotent.backends.memory import MemoryBackend
+from pyidempotent.django._configuration import SETTING, default_backend, mistakes
 
 #: Whose word on a request must come before a replay of ours: they look at it when its view is known, as we do.
 _BEFORE = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
@@ -68,9 +68,7 @@ def idempotency_required(view: View) -> View:
     return idempotency_options(required=True)(view)
 
 
-def idempotency_options(
-    backend: Backend | str | None = None, **options: Unpack[PlanOptions]
-) -> Callable[[View], View]:
+def idempotency_options(backend: Backend | str | None = None, **options: Unpack[PlanOptions]) -> Callable[[View], View]:
     """Options of a view's own, in place of the setting's, by the names of `pyidempotent.idempotent`.
 
     Parameters:
@@ -95,28 +93,35 @@ def _marked(view: View, attributes: dict[str, Any], options: dict[str, Any]) -> 
     if isinstance(view, type):
         raise TypeError(f'{view.__name__} is a class: write @method_decorator(…, name="dispatch") above it')
 
+    marked: Any
     if iscoroutinefunction(view):
 
-        async def marked(request: Any, *args: Any, **kwargs: Any) -> Any:
+        async def marked_async(request: Any, *args: Any, **kwargs: Any) -> Any:
             _refuse_unseen(view, request, options)
             return await view(request, *args, **kwargs)
 
+        marked = marked_async
+
     else:
 
-        def marked(request: Any, *args: Any, **kwargs: Any) -> Any:
+        def marked_sync(request: Any, *args: Any, **kwargs: Any) -> Any:
             _refuse_unseen(view, request, options)
             return view(request, *args, **kwargs)
 
+        marked = marked_sync
+
     functools.update_wrapper(marked, view)
     vars(marked).update(attributes)
-    return marked  # type: ignore[return-value]  # it is called as the view is
+    return cast("View", marked)
 
 
 def _refuse_unseen(view: Any, request: Any, options: dict[str, Any]) -> None:
     """Refuses to run a view whose mark the middleware has not found where it looked."""
     name = getattr(view, "__qualname__", view)
     if not hasattr(request, "META"):
-        raise ImproperlyConfigured(f"{name} is a method: mark it with method_decorator(…, name='dispatch') on its class")
+        raise ImproperlyConfigured(
+            f"{name} is a method: mark it with method_decorator(…, name='dispatch') on its class"
+        )
     seen = request.META.get(SEEN)
     if seen is not None and request.method in METHODS and not options.keys() <= seen.keys():
         raise ImproperlyConfigured(

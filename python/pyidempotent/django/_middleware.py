@@ -166,6 +166,7 @@ def _concerns(plan: Plan, request: HttpRequest) -> bool:
 
 async def _to_its_end(request: HttpRequest, serving: Any) -> HttpResponseBase:
     """Awaits the rest of a request; once it holds a key, a cancellation does not end it."""
+    response: HttpResponseBase
     task = asyncio.ensure_future(_with_context(serving))
     while True:
         try:
@@ -291,6 +292,6 @@ def _instead(response: Any, answer: Answer | None) -> Any:
     """The response; or the answer of another attempt, which completed in this one's place."""
     if answer is None:
         return response
-    other = AnswerResponse(answer)
+    other: Any = AnswerResponse(answer)
     other._resource_closers.extend(response._resource_closers)
     return other

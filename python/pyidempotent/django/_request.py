@@ -74,8 +74,8 @@ def _from_stream(request: HttpRequest, limit: int) -> bytes:
     declared = request.META.get("CONTENT_LENGTH") or ""
     if declared.isdigit() and len(content) < min(int(declared), limit + 1):
         raise UnreadablePostError("the request was cut short")
-    request._stream = BytesIO(content)  # type: ignore[attr-defined]  # as Django does where it has read the body
-    request._read_started = False  # type: ignore[attr-defined]
+    own: Any = request
+    own._stream, own._read_started = BytesIO(content), False  # as Django does where it has read the body
     return content
 
 

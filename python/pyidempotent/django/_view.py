@@ -58,7 +58,8 @@ class ViewCall(EndpointCall):
     @property
     def http_request(self) -> HttpRequest:
         """Django's own request, below that of a framework on it."""
-        return getattr(self.request, "_request", self.request)
+        request: HttpRequest = getattr(self.request, "_request", self.request)
+        return request
 
     def request_facts(self) -> Facts:
         """The facts of the request."""
