@@ -143,7 +143,7 @@ def idempotent(
         if (method := _method_below(function)) is not None:
             known = methods.get(method.__func__)
             if known is None:
-                known = methods[method.__func__] = analyse(method)
+                known = methods[method.__func__] = analyse(method).of(method.__func__)
             return cast("Callable[P, R]", _wrap(known.of(function)))
         return cast("Callable[P, R]", _wrap(analyse(function)))
 

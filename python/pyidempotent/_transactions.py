@@ -13,7 +13,7 @@ from pyidempotent import _native
 def settle_on_commit(attempt: _native.Attempt, verdict: str, payload: bytes | None) -> bool:
     """Leaves a completion to the commit, where an atomic block is open on this thread; whether it did.
 
-    Nobody is told of a rollback: Django drops what waited for the commit, and an attempt that is dropped has failed.
+    Nobody is told of a rollback, but Django drops what waited for the commit: then the attempt has failed.
     """
     if verdict not in ("complete", "not-kept"):
         return False
@@ -40,7 +40,7 @@ def _is_open(connection: Any) -> bool:
 
 
 class _Completion:
-    """Completes an attempt at the last of several commits."""
+    """Completes an attempt at the last of several commits. Only what waits for them holds it."""
 
     def __init__(self, attempt: _native.Attempt, verdict: str, payload: bytes | None, commits: int) -> None:
         self._attempt = attempt
@@ -52,3 +52,7 @@ class _Completion:
         self._commits -= 1
         if not self._commits:
             self._attempt.settle(*self._settlement)
+
+    def __del__(self) -> None:
+        if self._commits:
+            self._attempt.settle_later("fail")

@@ -230,7 +230,7 @@ class _Request(RequestCall):
 class _Answered:
     """A request that is answered in its view's place."""
 
-    def __init__(self, response: Any) -> None:
+    def __init__(self, response: HttpResponseBase) -> None:
         self.response = response
 
     def fail(self) -> None:
@@ -247,7 +247,8 @@ class _Answered:
 
 def _answered(request: HttpRequest, response: Any) -> Any:
     request.META[STATE] = _Answered(response)
-    return response
+    # What stands below gets a copy, and may do with it what it likes.
+    return AnswerResponse(Answer(response.status_code, headers_of(response), response.content))
 
 
 class _Running:
