@@ -11,7 +11,7 @@ from django.test import RequestFactory, override_settings
 from clients import new_key
 from django_client import Browser, browser, is_replay, refused, same_answer, site
 from django_site import OURS, RUNS, THREADS
-from pyidempotent import IdempotencyConflict, _function, idempotent
+from pyidempotent import _function, idempotent
 from pyidempotent.backends.memory import MemoryBackend
 
 __all__ = ["browser", "site"]
@@ -223,7 +223,3 @@ def test_the_middleware_does_not_know_a_token_user(site: None, key: str) -> None
         answer = Browser("sync").post("/pay", key, headers=headers)
     refused(answer, 500, "scope-missing", "none")
     assert THREADS == []
-
-
-def test_the_exception_of_a_conflict_is_raised_to_nobody(site: None) -> None:
-    assert issubclass(IdempotencyConflict, Exception)

@@ -36,7 +36,7 @@ def key() -> str:
 
 
 def test_every_block_is_executed_below() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 def test_the_five_lines(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
@@ -95,3 +95,13 @@ def test_scripts(words: str, tmp_path: Path, redis_server: RedisServer) -> None:
     file = write(block(words), tmp_path, redis_server)
     done = subprocess.run([sys.executable, file], cwd=tmp_path, env=os.environ, capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_djangos_setting(redis_server: RedisServer) -> None:
+    import django_site  # sets Django up
+    from pyidempotent.django._configuration import Configuration
+
+    names = {"INSTALLED_APPS": [], "MIDDLEWARE": []}
+    exec(block("INSTALLED_APPS").replace("redis://localhost", redis_server.url), names)
+    assert names["MIDDLEWARE"] == [django_site.OURS]
+    assert Configuration(names["PYIDEMPOTENT"]).routes.default.site.required is False
