@@ -1,4 +1,5 @@
-"""The Django project of the tests: its settings and its tables. Importing it sets Django up, once for all tests."""
+"""The Django project of the tests: its settings and its tables. Importing it sets Django up, once for all tests;
+PYIDEMPOTENT is only set while a test of Django's runs."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ settings.configure(
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": FOLDER / f"{name}.db",
             "TEST": {"NAME": FOLDER / f"{name}.db"},
-            "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},
+            "OPTIONS": {"timeout": 20},
         }
         for name in ("default", "other")
     },
@@ -56,7 +57,6 @@ settings.configure(
         "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
         "EXCEPTION_HANDLER": "django_views.rest_exception",
     },
-    PYIDEMPOTENT={"BACKEND": "memory://"},
 )
 django.setup()
 

@@ -89,7 +89,7 @@ def test_a_file_is_stored(browser: Browser) -> None:
     assert RUNS == ["file"]
 
 
-def test_a_stream_in_the_colour_of_the_loop() -> None:
+def test_a_stream_in_the_colour_of_the_loop(site: None) -> None:
     assert same_answer(*Browser("async").twice("/stream-async"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -100,7 +99,7 @@ def test_the_middlewares_place() -> None:
     csrf = "django.middleware.csrf.CsrfViewMiddleware"
 
     def ids(middleware: list[str]) -> list[str | None]:
-        with override_settings(MIDDLEWARE=middleware):
+        with override_settings(MIDDLEWARE=middleware, PYIDEMPOTENT=VALID):
             return [message.id for message in run_checks()]
 
     assert ids([csrf, OURS]) == []
@@ -108,36 +107,15 @@ def test_the_middlewares_place() -> None:
     assert ids([csrf]) == ["pyidempotent.W001"]
 
 
-def test_no_setting(settings_without: Callable[[], Any]) -> None:
-    with settings_without():
-        with override_settings(MIDDLEWARE=[]):
-            assert run_checks() == []
-        assert [message.id for message in run_checks()] == ["pyidempotent.E012"]
-        with pytest.raises(ImproperlyConfigured, match="set PYIDEMPOTENT = "):
-            IdempotencyMiddleware(lambda request: None)
-        assert default_backend() is None
-        with pytest.raises(CommandError, match="set PYIDEMPOTENT"):
-            call_command("idempotency", "list")
-
-
-@pytest.fixture
-def settings_without() -> Callable[[], Any]:
-    from django.conf import settings
-
-    def without() -> Any:
-        changed = override_settings(PYIDEMPOTENT={})
-
-        class Without:
-            def __enter__(self) -> None:
-                changed.enable()
-                del settings.PYIDEMPOTENT
-
-            def __exit__(self, *_: Any) -> None:
-                changed.disable()
-
-        return Without()
-
-    return without
+def test_no_setting() -> None:
+    with override_settings(MIDDLEWARE=[]):
+        assert run_checks() == []
+    assert [message.id for message in run_checks()] == ["pyidempotent.E012"]
+    with pytest.raises(ImproperlyConfigured, match="set PYIDEMPOTENT = "):
+        IdempotencyMiddleware(lambda request: None)
+    assert default_backend() is None
+    with pytest.raises(CommandError, match="set PYIDEMPOTENT"):
+        call_command("idempotency", "list")
 
 
 def test_a_deployment_with_records_in_memory() -> None:

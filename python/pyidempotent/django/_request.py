@@ -16,13 +16,13 @@ from pyidempotent._requests import ATTEMPT, Held, form_content
 
 
 def facts_of(request: HttpRequest) -> Facts:
-    """The facts of a request."""
-    scope = getattr(request, "scope", None)
+    """The facts of a request: path and query as the server has them, headers as Django has them."""
+    environ, scope = request.META, getattr(request, "scope", None)
     if scope is not None:
-        facts = _requests.facts_of(scope)
+        _, path, query, _ = _requests.facts_of(scope)
+        facts = _wsgi.facts_of({**environ, "RAW_URI": "/", "QUERY_STRING": ""})
         # Django takes a str here, as its own test client sends it.
-        return facts._replace(query=facts.query.encode()) if isinstance(facts.query, str) else facts
-    environ = request.META
+        return facts._replace(path=path, query=query.encode() if isinstance(query, str) else query)
     if "RAW_URI" not in environ and "REQUEST_URI" not in environ:
         # Not every server tells it; Django has put its own, decoded, in PATH_INFO's place.
         environ = {**environ, "RAW_URI": quote(request.path), "REQUEST_METHOD": request.method}
