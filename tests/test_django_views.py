@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 
 from clients import new_key
@@ -48,6 +49,29 @@ def test_a_stream_wants_the_middleware(browser: Browser, key: str, caplog: pytes
     assert browser.post("/decorated/stream", key).status_code == 200
     refused(browser.post("/decorated/stream", key), 410, "not-kept", "done")
     assert "is streamed after the view has ended; use the middleware" in caplog.text
+
+
+def test_answers_over_the_cap(site: None, key: str) -> None:
+    @idempotent(MemoryBackend(), max_response_bytes=5)
+    def created(request: Any) -> HttpResponse:
+        RUNS.append("created")
+        return HttpResponse(b"x" * 100, status=201, headers={"Location": "/charges/7"})
+
+    def ask() -> Any:
+        request = RequestFactory().post("/x", headers={"Idempotency-Key": key})
+        return created(request)
+
+    assert ask().content == b"x" * 100
+    problem = json.loads(ask().content)
+    assert (problem["answer_status"], problem["location"]) == (201, "/charges/7")
+    assert RUNS == ["created"]
+
+
+def test_a_method_that_is_idempotent_by_itself_passes(browser: Browser, key: str) -> None:
+    for method in ("GET", "PUT"):
+        assert not is_replay(browser.send(method, "/decorated/plain", key))
+        assert browser.send(method, "/decorated/plain").status_code == 201
+    assert len(RUNS) == 4
 
 
 def test_refusals(browser: Browser, key: str) -> None:
@@ -147,8 +171,6 @@ def test_a_view_of_an_instance_is_not_kept_by_the_analysis(site: None) -> None:
         @method_decorator(idempotent(MemoryBackend()))
         def post(self, request: Any) -> Any:
             kept.append(weakref.ref(self))
-            from django.http import HttpResponse
-
             return HttpResponse()
 
     kept: list[weakref.ref[Any]] = []

@@ -237,12 +237,12 @@ class _Answered:
         """Nothing ran."""
 
     def end(self, response: HttpResponseBase) -> Any:
-        """The answer, whatever what stands below has made of it."""
-        return self.response
+        """The answer, whatever what stands below has made of its copy."""
+        return _in_place_of(response, self.response)
 
     async def end_async(self, response: HttpResponseBase) -> Any:
         """The same."""
-        return self.response
+        return self.end(response)
 
 
 def _answered(request: HttpRequest, response: Any) -> Any:
@@ -291,8 +291,11 @@ class _Running:
 
 def _instead(response: Any, answer: Answer | None) -> Any:
     """The response; or the answer of another attempt, which completed in this one's place."""
-    if answer is None:
-        return response
-    other: Any = AnswerResponse(answer)
-    other._resource_closers.extend(response._resource_closers)
+    return response if answer is None else _in_place_of(response, AnswerResponse(answer))
+
+
+def _in_place_of(response: Any, other: Any) -> Any:
+    """Another response, which closes what this one would have."""
+    if other is not response:
+        other._resource_closers.extend(response._resource_closers)
     return other

@@ -17,7 +17,7 @@ from django.http.response import HttpResponseBase
 
 from pyidempotent import _native
 from pyidempotent._function import Function, FunctionCall
-from pyidempotent._http import REPLAYED, Facts, note_of, once, replayed
+from pyidempotent._http import METHODS, REPLAYED, Facts, note_of, once, replayed
 from pyidempotent._requests import EndpointCall, Held
 from pyidempotent._results import ANSWER, Outcome, Unstorable, pack_exception
 from pyidempotent.django._request import facts_of, held_of, read_body, user_of, user_of_async
@@ -64,6 +64,11 @@ class ViewCall(EndpointCall):
     def request_facts(self) -> Facts:
         """The facts of the request."""
         return facts_of(self.http_request)
+
+    def is_held(self) -> bool:
+        """Whether the view just runs: its attempt is held, or its method is idempotent by itself."""
+        is_passed = self.plan.takes_key_from_header and self.request.method not in METHODS
+        return is_passed or super().is_held()
 
     def held(self) -> Held | None:
         """The attempt that the middleware holds for the request."""
