@@ -10,7 +10,8 @@ from pathlib import Path
 import django
 from django.conf import settings
 
-FOLDER = Path(tempfile.mkdtemp(prefix="django-"))
+_KEPT = tempfile.TemporaryDirectory(prefix="django-")  # until this process ends
+FOLDER = Path(_KEPT.name)
 OURS = "pyidempotent.django.IdempotencyMiddleware"
 
 settings.configure(
