@@ -13,8 +13,8 @@ import pytest
 import redis
 import redis.asyncio
 
-from pyidempotent import IdempotencyUnknown, idempotent
-from pyidempotent.backends import Backend, open_backend
+from pyidempotent import IdempotencyUnknown, attempt, idempotent
+from pyidempotent.backends import Answer, Backend, open_backend
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
@@ -140,6 +140,40 @@ def test_purge_removes_what_has_expired(backend: Backend) -> None:
     threading.Event().wait(0.1)  # for time to pass
     assert backend.purge() in (0, 4, 5), "Redis does it by itself; a store may have done it in passing"
     assert backend.purge() == 0
+
+
+def test_a_list_is_of_one_prefix_and_of_records_only() -> None:
+    with RedisServer() as server:
+        one, two = (RedisBackend(server.url, prefix=prefix) for prefix in ("a*[b]\\:", "a*[b]\\:c:"))
+        client = redis.from_url(server.url)
+        client.set(b"a*[b]\\:" + b"0" * 64, "somebody's")
+        client.rpush(b"a*[b]\\:" + b"1" * 64, "a list")
+        with attempt(one, key="mine", name="w"), attempt(two, key="other", name="w"):
+            for number in range(1500):  # more than one step looks at
+                client.set(f"x{number}", "")
+            assert [record.label for record in one.unfinished()] == ["w mine"]
+            assert [record.label for record in two.unfinished()] == ["w other"]
+
+
+def test_an_operator_names_a_record_by_its_id(backend: Backend) -> None:
+    with pytest.raises(ValueError, match="boom"), attempt(backend, key="k", name="w", after_crash="refuse"):
+        raise ValueError("boom")
+    (record,) = backend.unfinished()
+    assert (record.label, record.state, record.answer) == ("w k", "unknown", None)
+    again = backend.get(id=record.id)
+    assert again is not None
+    assert (again.label, again.fence, again.id) == (record.label, record.fence, record.id)
+    assert not backend.resolve(id=record.id, fence=record.fence + 1, result=Answer(201, [], b"done"))
+    assert backend.resolve(id=record.id, fence=record.fence, result=Answer(201, [(b"x-a", b"1")], b"done"))
+    found = backend.get("k", operation="w")
+    assert found is not None
+    assert found.answer == Answer(201, [(b"x-a", b"1")], b"done")
+    assert backend.unfinished() == []
+    for bad in ("", "f00", "zz" * 32, None):
+        with pytest.raises((ValueError, TypeError), match=r"is not the id of a record|name the key"):
+            backend.get(id=bad)
+    with pytest.raises(ValueError, match="limit must be a number of 1 or more"):
+        backend.unfinished(0)
 
 
 def test_redis_restarted_between_two_calls() -> None:

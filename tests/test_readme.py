@@ -40,7 +40,7 @@ def key() -> str:
 
 
 def test_every_block_is_executed_below() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
 
 
 def test_the_five_lines(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
@@ -123,3 +123,13 @@ def test_a_rehearsal(idempotency: Rehearsal) -> None:
     exec(block("def test_a_crash_after_the_charge"), namespace)
     namespace["test_a_crash_after_the_charge"](idempotency)
     assert len(keys) == 2
+
+
+def test_djangos_setting(redis_server: RedisServer) -> None:
+    import django_site  # sets Django up
+    from pyidempotent.django._configuration import Configuration
+
+    names = {"INSTALLED_APPS": [], "MIDDLEWARE": []}
+    exec(block("INSTALLED_APPS").replace("redis://localhost", redis_server.url), names)
+    assert names["MIDDLEWARE"] == [django_site.OURS]
+    assert Configuration(names["PYIDEMPOTENT"]).routes.default.site.required is False

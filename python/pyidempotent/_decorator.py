@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin
 
@@ -138,10 +139,30 @@ def idempotent(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if isinstance(function, staticmethod | classmethod):
             return cast("Callable[P, R]", type(function)(decorate(function.__func__)))
-        plan = Function(function, site, key=key, scope=scope, fingerprint=fingerprint, name=name)
-        return cast("Callable[P, R]", _wrap(plan))
+        if getattr(function, "__module__", None) == "django.utils.decorators":
+            return function  # method_decorator's own, on which it tries what attributes a decorator sets
+        if (method := _method_below(function)) is not None:
+            known = methods.get(method.__func__)
+            if known is None:
+                known = methods[method.__func__] = analyse(method).of(method.__func__)
+            return cast("Callable[P, R]", _wrap(known.of(function)))
+        return cast("Callable[P, R]", _wrap(analyse(function)))
 
+    def analyse(function: Callable[..., Any]) -> Function:
+        return Function(function, site, key=key, scope=scope, fingerprint=fingerprint, name=name)
+
+    #: The analysis of methods that are decorated anew for every request.
+    methods: dict[Any, Function] = {}
     return decorate
+
+
+def _method_below(function: Any) -> types.MethodType | None:
+    """The method of an instance that Django's method_decorator hands to its decorators, for every call anew."""
+    while function is not None:
+        if isinstance(function, functools.partial) and isinstance(function.func, types.MethodType):
+            return function.func if hasattr(function, "__wrapped__") else None
+        function = getattr(function, "__wrapped__", None)
+    return None
 
 
 def _wrap(plan: Function) -> Callable[..., Any]:
@@ -155,7 +176,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         if request is None:
             request = find_request(args, kwargs)
         if request is None:
-            return plan.native.call(args, kwargs)
+            return _django_call(plan, args, kwargs) or plan.native.call(args, kwargs)
         for parameter in plan.responses:
             response = kwargs.get(parameter, response)
         return EndpointCall(plan, args, kwargs, request, response)
@@ -165,10 +186,14 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             call = enter(args, kwargs)
-            if type(call) is EndpointCall and call.is_held():
-                return await function(*args, **kwargs)
+            run: Callable[..., Any] = function
+            given, named = args, kwargs
+            if isinstance(call, EndpointCall):
+                if call.is_held():
+                    return await function(*args, **kwargs)
+                run, given, named = await call.prepare(functools.partial(function, *args, **kwargs)), (), {}
             try:
-                outcome = await advance_async(call, protect(call), None, read_body, function, args, kwargs)
+                outcome = await advance_async(call, protect(call), None, read_body, run, given, named)
                 if outcome.exception is not None:
                     raise outcome.exception
                 return outcome.value
@@ -181,10 +206,14 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             refuse_to_block(plan.site)
             call = enter(args, kwargs)
-            if type(call) is EndpointCall and call.is_held():
-                return function(*args, **kwargs)
+            run: Callable[..., Any] = function
+            given, named = args, kwargs
+            if isinstance(call, EndpointCall):
+                if call.is_held():
+                    return function(*args, **kwargs)
+                run, given, named = call.prepare_in_thread(functools.partial(function, *args, **kwargs)), (), {}
             try:
-                outcome = advance(call, protect(call), None, read_body_from_thread, function, args, kwargs)
+                outcome = advance(call, protect(call), None, read_body_from_thread, run, given, named)
                 if outcome.exception is not None:
                     raise outcome.exception
                 return outcome.value
@@ -194,6 +223,15 @@ def _wrap(plan: Function) -> Callable[..., Any]:
     wrapper.__signature__ = _signature(plan, injected)  # type: ignore[attr-defined]  # what inspect looks for
     wrapper.__idempotent__ = plan  # type: ignore[attr-defined]  # what a framework's documentation looks for
     return wrapper
+
+
+def _django_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EndpointCall | None:
+    """A call of a Django view, where it is one."""
+    if "django.http.request" not in sys.modules:
+        return None
+    from pyidempotent.django._view import view_call
+
+    return view_call(plan, args, kwargs)
 
 
 def _answer(call: FunctionCall, error: IdempotencyError) -> Any:

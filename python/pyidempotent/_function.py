@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import types
 from collections.abc import Callable
@@ -110,9 +111,19 @@ class Function:
         if self.is_method:
             self.left_out |= {self.binding.names[0]}
         #: What its calls need, without a Python instruction.
-        self.native = _native.Plan(
+        self.native = self._native_plan()
+
+    def of(self, function: Callable[..., Any]) -> Function:
+        """The same analysis for another function of the same parameters, as this one bound to another instance."""
+        other = copy.copy(self)
+        other.function = function
+        other.native = other._native_plan()
+        return other
+
+    def _native_plan(self) -> _native.Plan:
+        return _native.Plan(
             self,
-            site,
+            self.site,
             self.name,
             list(self.binding.signature.parameters.values()),
             self.left_out,

@@ -16,6 +16,7 @@ from pyidempotent._site import Site
 
 __all__ = [
     "Backend",
+    "Completion",
     "CurrentAttempt",
     "Engine",
     "Flow",
@@ -69,6 +70,7 @@ class Backend:
     def check(self) -> None: ...
     def get(self, key: bytes) -> _Found | None: ...
     def resolve(self, key: bytes, fence: int, result: bytes | None = None) -> bool: ...
+    def unfinished(self, most: int) -> list[tuple[bytes, _Found]]: ...
     def purge(self) -> int: ...
 
 @final
@@ -177,6 +179,13 @@ class Flow:
 
     def step_async(self, call: Call, told: Any, /) -> tuple[str, Any]:
         """The next step in the running loop."""
+
+@final
+class Completion:
+    """The end of an attempt that waits for a transaction's commit."""
+
+    def settle(self) -> None: ...
+    def fail(self) -> None: ...
 
 @final
 class CurrentAttempt:

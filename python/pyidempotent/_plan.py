@@ -11,12 +11,21 @@ from pyidempotent._current import Operation
 from pyidempotent._function import by_authorization, caller_bytes, shared
 from pyidempotent._http import AnswerCall, Facts, anonymous_caller, key_in_header, refuse_declared
 from pyidempotent._native import fingerprint_call
-from pyidempotent._site import Site
+from pyidempotent._site import Options, Site
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyKeyInvalid
 
 #: A callable of the user's on the framework's request.
 Asked = Callable[[Any], Any]
+
+
+class PlanOptions(Options, total=False):
+    """The options of a route: a face that stores whole answers takes all of them by these names."""
+
+    key: Asked | None
+    name: str | None
+    scope: Asked | None
+    fingerprint: Asked | None
 
 
 class Routes:
@@ -59,7 +68,7 @@ class Plan:
     def __init__(
         self,
         *,
-        backend: Backend | str,
+        backend: Backend | str | None,
         key: Asked | None = None,
         name: str | None = None,
         scope: Asked | None = None,
@@ -74,6 +83,15 @@ class Plan:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
         self.site = Site(backend, **options)
+        #: As they were given.
+        self.options = {
+            "backend": backend,
+            "key": key,
+            "name": name,
+            "scope": scope,
+            "fingerprint": fingerprint,
+            **options,
+        }
         self.name = name
         self.shared = scope is shared
         asked = {"key": key, "scope": None if self.shared else scope, "fingerprint": fingerprint}
@@ -102,7 +120,11 @@ class RequestCall(AnswerCall):
     def ask(self, request: Any) -> None:
         """Asks the callables of the user's."""
         for option, asked in self.plan.asked.items():
-            self._asked[option] = asked(request)
+            answer = asked(request)
+            if inspect.iscoroutine(answer):
+                answer.close()
+                raise TypeError(f"{option}= is async, and this application is not: pass a plain callable")
+            self._asked[option] = answer
 
     async def ask_async(self, request: Any) -> None:
         """The same, where they may be async."""

@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import inspect
 import sys
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
 from pyidempotent import _native
@@ -43,7 +43,7 @@ def find_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
     return None if starlette is None else _native.find_instance(starlette.Request, args, kwargs)
 
 
-#: Where middleware leaves the attempt that it holds, in an ASGI scope.
+#: Where middleware leaves the attempt that it holds: in an ASGI scope, or a WSGI environ.
 ATTEMPT = "pyidempotent.attempt"
 
 
@@ -53,13 +53,14 @@ class Held(NamedTuple):
     running: CurrentAttempt
     site: Site
 
-    def refuse_others(self, who: str, own: list[str], site: Site) -> None:
+    def refuse_others(self, who: str, own: list[str], site: Site, way: str = "as routes={path: {...}}") -> None:
         """Refuses options of a second protection of the same request, which the attempt can't honour.
 
         Parameters:
             who: the second protection.
             own: its options that are no options of a site.
             site: its other options; those with their default value count as not given.
+            way: how options are given to the framework's middleware.
 
         Raises:
             TypeError: names them.
@@ -67,8 +68,7 @@ class Held(NamedTuple):
         if options := [*own, *site.differs_from(self.site)]:
             raise TypeError(
                 f"{who} is protected by the middleware too, which holds the attempt and does not know "
-                f"{', '.join(options)}; give them to the middleware, as routes={{path: {{...}}}}, or leave the path "
-                "out there"
+                f"{', '.join(options)}; give them to the middleware, {way}, or leave the path out there"
             )
 
 
@@ -91,13 +91,30 @@ class EndpointCall(FunctionCall):
 
     __slots__ = ("facts", "request", "response")
 
+    #: How options are given to the framework's middleware, for a message.
+    way_to_middleware: ClassVar[str] = "as routes={path: {...}}"
+
     def __init__(
         self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, response: Any
     ) -> None:
         super().__init__(plan, args, kwargs)
         self.request = request
         self.response = response
-        self.facts = facts_of(request.scope)
+        self.facts = self.request_facts()
+
+    def request_facts(self) -> Facts:
+        """The facts of the request."""
+        return facts_of(self.request.scope)
+
+    def held(self) -> Held | None:
+        """The attempt that middleware holds for the request."""
+        held: Held | None = self.request.scope.get(ATTEMPT)
+        return held
+
+    def user(self) -> bytes | None:
+        """The authenticated user that the framework itself knows, if it does."""
+        user = self.request.scope.get("user")
+        return identity(user) if user is not None and getattr(user, "is_authenticated", False) else None
 
     def is_held(self) -> bool:
         """Whether middleware holds an attempt for this request, which the endpoint joins.
@@ -105,14 +122,23 @@ class EndpointCall(FunctionCall):
         Raises:
             TypeError: where the endpoint has options that the middleware's attempt can't honour.
         """
-        held: Held | None = self.request.scope.get(ATTEMPT)
+        held = self.held()
         if held is None:
             return False
         plan = self.plan
         own = {"key": not plan.takes_key_from_header, "name": plan.named}
         own |= {"scope": plan.shared or plan.scope is not None, "fingerprint": plan.fingerprint is not None}
-        held.refuse_others(plan.name, [name for name, given in own.items() if given], self.site)
+        given = [name for name, is_given in own.items() if is_given]
+        held.refuse_others(plan.name, given, self.site, self.way_to_middleware)
         return True
+
+    async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        """Finds out what has to be awaited before the flow begins; what to run then."""
+        return run
+
+    def prepare_in_thread(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        """The same for a sync function."""
+        return run
 
     def values(self) -> dict[str, Any]:
         """What a callable of the user's may ask for, by name: the request too."""
@@ -141,11 +167,10 @@ class EndpointCall(FunctionCall):
             return None if found is None else caller_bytes(found)
         if plan.scope is not None:
             return caller_bytes(self.select(plan.scope))
-        user = self.request.scope.get("user")
-        if user is not None and getattr(user, "is_authenticated", False):
-            return identity(user)
-        anonymous_caller(self.facts, self.site, plan.name)
-        return None
+        user = self.user()
+        if user is None:
+            anonymous_caller(self.facts, self.site, plan.name)
+        return user
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, which needs its body; or as ``fingerprint=`` says."""
@@ -297,7 +322,7 @@ async def read_body(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
     """Content type and body of a Starlette request, at most ``limit`` bytes; the endpoint can still read it."""
     request, limit = wanted
     if _has_form(request):
-        return form_content(wanted)
+        return _form_content(wanted)
     if not hasattr(request, "_body"):
         chunks, size = [], 0
         async for chunk in request.stream():
@@ -313,7 +338,7 @@ def read_body_from_thread(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
     """The same for a sync endpoint, which Starlette runs on a thread beside its loop."""
     request, _ = wanted
     if _has_form(request):
-        return form_content(wanted)
+        return _form_content(wanted)
     if hasattr(request, "_body"):
         return _content(wanted)
     from anyio import from_thread  # Starlette's own way back
@@ -333,25 +358,37 @@ def _has_form(request: Any) -> bool:
     return not hasattr(request, "_body") and getattr(request, "_form", None) is not None
 
 
-def form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
-    """A parsed form, in the place of the body it came from: names, values, and the digests of its files."""
+def _form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
     request, limit = wanted
-    fields: list[Any] = []
+    fields = request._form.multi_items()
+    return form_content(
+        [(name, v if isinstance(v, str) else (v.filename, v.content_type, v.file)) for name, v in fields], limit
+    )
+
+
+def form_content(fields: Iterable[tuple[str, str | tuple[Any, Any, Any]]], limit: int) -> tuple[bytes, bytes]:
+    """A parsed form, in the place of the body it came from: names, values, and the digests of its files.
+
+    Parameters:
+        fields: name and value; of a file, name and ``(filename, content type, file)``.
+    """
+    said: list[Any] = []
     size = 0
-    for name, value in request._form.multi_items():
+    for name, value in fields:
         if isinstance(value, str):
             size += len(name) + len(value)
-            fields.append((name, value))
+            said.append((name, value))
             continue
-        if size + (value.size or 0) > limit:
-            raise too_large(limit)
-        digest, before = hashlib.sha256(), value.file.tell()
-        value.file.seek(0)
-        while chunk := value.file.read(65536):
+        filename, content_type, file = value
+        digest, before = hashlib.sha256(), file.tell()
+        file.seek(0)
+        while chunk := file.read(65536):
             size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
             digest.update(chunk)
-        value.file.seek(before)
-        fields.append((name, value.filename, value.content_type, digest.digest()))
+        file.seek(before)
+        said.append((name, filename, content_type, digest.digest()))
     if size > limit:
         raise too_large(limit)
-    return b"form", _native.encode(fields, {})
+    return b"form", _native.encode(said, {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal, TypedDict
@@ -20,7 +22,7 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 MAX_RESPONSE_BYTES = 1024 * 1024
 
 #: What the original called them.
-_SUCCESSORS = {
+SUCCESSORS = {
     "key_extractor": "key",
     "wait_on_processing": "wait",
     "wait_timeout": "wait",
@@ -52,7 +54,7 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
 def refuse_unknown(options: dict[str, Any]) -> None:
     """Refuses options that are not ours, and names the successor of the original's."""
     for name in options:
-        successor = _SUCCESSORS.get(name)
+        successor = SUCCESSORS.get(name)
         hint = f"; it is called {successor}= now" if successor else ""
         raise TypeError(f"idempotent() got an unexpected keyword argument {name!r}{hint}")
 
@@ -146,8 +148,23 @@ class Site:
         #: The engine with these options, if there is a backend.
         self.engine = engine if backend is not None else None
         self._backend = native if backend is not None else None
+        #: The application's backend, and the engine with these options over it.
+        self._made: tuple[Backend, _native.Engine] | None = None
         #: The levels at which something was logged that is said once.
         self.said: set[int] = set()
+
+    @property
+    def has_backend(self) -> bool:
+        """Whether a backend was given."""
+        return self._backend is not None
+
+    def on_backend_of(self, other: Site) -> Site:
+        """The same options, over another site's backend."""
+        assert other._backend is not None
+        site = copy.copy(self)
+        site._backend = other._backend
+        site.engine = _native.Engine(other._backend, **self._options)
+        return site
 
     def differs_from(self, outer: Site) -> list[str]:
         """The options that were given here and are others there, where one attempt cannot honour both."""
@@ -164,3 +181,17 @@ class Site:
         given, there, unset = options(self), options(outer), options(default)
         said = {"refuse_after_crash": "after_crash", "strict": "key_format"}
         return [said.get(name, name) for name in given if given[name] not in (unset[name], there[name])]
+
+    def application_engine(self) -> _native.Engine:
+        """In the place of an engine, where no backend was given: over the application's own, where it has one.
+
+        Raises:
+            TypeError: where it has none.
+        """
+        django = sys.modules.get("pyidempotent.django")
+        backend: Backend | None = None if django is None else django.default_backend()
+        if backend is None:
+            raise TypeError("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
+        if self._made is None or self._made[0] is not backend:
+            self._made = (backend, _native.Engine(backend.native, **self._options))
+        return self._made[1]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decide::{Claim, Held};
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::{Digest, Fingerprint};
 use crate::key::{Key, Operation, Scope, StorageKey};
 use crate::record::{AfterCrash, Record, State, Token};
@@ -45,6 +45,7 @@ pub async fn check(store: impl Store) {
     an_operator_resolves_by_fence(store).await;
     of_many_claims_one_holds(store).await;
     keys_do_not_meet(store).await;
+    what_is_unfinished_is_listed(store).await;
     store.purge().await.answers();
     store.watch(&fresh_key()).await.answers();
 }
@@ -304,6 +305,33 @@ async fn an_operator_resolves_by_fence(store: &dyn Store) {
     assert!(matches!(late, Completed::Refused(Some(_))), "the old attempt does not overwrite an operator's word");
     assert!(store.resolve(&key, own.fence, None).await.answers(), "the right fence is removed");
     assert_eq!(stored(store, &key).await, None, "a removed record is absent");
+}
+
+async fn what_is_unfinished_is_listed(store: &dyn Store) {
+    let running = claimed(store, &fresh_key(), attempt(LONG, LONG), None).await;
+    let lapsed = claimed(store, &fresh_key(), attempt(LEASE, LONG), None).await;
+    let (unknown_key, done_key) = (fresh_key(), fresh_key());
+    let unknown = claimed(store, &unknown_key, attempt(LONG, LONG), None).await;
+    let held = Record { state: State::Unknown, ..unknown.clone() };
+    store.complete(&unknown_key, &held, false).await.expect("a completion is answered");
+    let done = claimed(store, &done_key, attempt(LONG, LONG), None).await;
+    store.complete(&done_key, &completed(&done, b"r"), false).await.expect("a completion is answered");
+    pass(LEASE).await;
+    let listed = match store.unfinished(usize::MAX).await {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == StoreErrorKind::Setup => return, // a store need not be able to
+        Err(error) => panic!("a list is answered, not {error}"),
+    };
+    let of = |own: &Record| listed.iter().filter(|found| found.held.record.token == own.token).collect::<Vec<_>>();
+    for (own, is_held) in [(&running, true), (&lapsed, false)] {
+        let [found] = of(own)[..] else { panic!("what is in flight is listed once") };
+        assert_eq!(found.held.record, *own, "what is listed is told as it stands");
+        assert_eq!(found.held.lease_end > found.now, is_held, "a listed lease ends when it ends");
+        assert_eq!(stored(store, &found.key).await.as_ref(), Some(own), "what is listed is found by its key");
+    }
+    assert_eq!(of(&unknown).len(), 1, "what is unknown is listed");
+    assert!(of(&done).is_empty(), "what is completed is not listed");
+    assert_eq!(store.unfinished(1).await.expect("a list is answered").len(), 1, "a list ends where it was told to");
 }
 
 async fn of_many_claims_one_holds(store: &dyn Store) {

@@ -64,6 +64,13 @@ pub enum State {
     Unknown,
 }
 
+impl State {
+    /// Whether there is no result yet: in flight, or unknown.
+    pub fn is_unfinished(self) -> bool {
+        matches!(self, Self::InFlight | Self::Unknown)
+    }
+}
+
 /// Everything a store keeps about one key, except when it expires and when its lease ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {

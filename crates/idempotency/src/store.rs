@@ -1,4 +1,4 @@
-//! [`Store`]: four atomic operations, and three for operators.
+//! [`Store`]: four atomic operations, and four for operators.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::decide::{Claim, Held};
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record};
 
@@ -41,6 +41,18 @@ pub enum Completed {
     NotKept,
     /// Refused by the token; what stands there instead, if anything.
     Refused(Option<Held>),
+}
+
+/// A record that was found by looking at all of them.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// What it stands under; a store that keeps less of a key than its 32 bytes fills it up with zeros, and finds the
+    /// record again by that.
+    pub key: StorageKey,
+    /// The record.
+    pub held: Held,
+    /// The clock that `held.lease_end` is on.
+    pub now: Micros,
 }
 
 /// A hint that a key may have changed. Hints may be lost: whoever waits looks again every `poll` anyway.
@@ -160,6 +172,12 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(async { Ok(0) })
     }
 
+    /// What has no result yet: in flight, lapsed or unknown; at most so many records, in any order. It looks at every
+    /// record. A store that can't is [`StoreErrorKind::Setup`].
+    fn unfinished(&self, _most: usize) -> Reply<'_, Vec<Listed>> {
+        Box::pin(async { Err(StoreError::new(StoreErrorKind::Setup, "this store can't list its records")) })
+    }
+
     /// Starts to listen for changes of a key. Without a channel of its own a store is looked at again every second.
     fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {
         Box::pin(async { Ok(Watch { changed: None, poll: Duration::from_secs(1) }) })
@@ -187,6 +205,9 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     }
     fn purge(&self) -> Reply<'_, u64> {
         (**self).purge()
+    }
+    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
+        (**self).unfinished(most)
     }
     fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {
         (**self).watch(key)

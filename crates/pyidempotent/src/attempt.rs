@@ -147,3 +147,35 @@ impl CurrentAttempt {
         self.settle_later(verdict)
     }
 }
+
+/// The end of an attempt that waits for a transaction's commit.
+#[pyclass(frozen, module = "pyidempotent._native")]
+pub struct Completion {
+    running: Py<CurrentAttempt>,
+    verdict: Mutex<Option<Verdict>>,
+}
+
+impl Completion {
+    pub fn new(running: Py<CurrentAttempt>, verdict: Verdict) -> Self {
+        Self { running, verdict: Mutex::new(Some(verdict)) }
+    }
+
+    pub fn take(&self) -> PyResult<Verdict> {
+        let verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
+        verdict.ok_or_else(|| PyRuntimeError::new_err("this attempt was settled before"))
+    }
+}
+
+#[pymethods]
+impl Completion {
+    /// It is committed.
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        self.running.get().settle(py, self.take()?, Colour::Thread).map(drop)
+    }
+
+    /// It was rolled back: the attempt has failed, and ends in the background.
+    fn fail(&self) -> PyResult<()> {
+        self.take()?;
+        self.running.get().settle_later(Verdict::Fail)
+    }
+}

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
+use idempotency::decide::Held;
 use idempotency::process::generation;
+use idempotency::store::Listed;
 use idempotency::stores::{MemoryStore, RedisOptions, RedisStore, RedisTls, SqliteStore};
-use idempotency::{Idempotency, StorageKey, Store, StoreError};
+use idempotency::{Idempotency, Micros, StorageKey, Store, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -100,11 +102,9 @@ impl Backend {
     }
 }
 
-type Found = Option<(idempotency::decide::Held, u64)>;
-
 /// A record as operators see it: label, state, fence, seconds left of the lease, result.
-fn shown<'py>(py: Python<'py>, found: Found) -> PyResult<Bound<'py, PyAny>> {
-    let shown = found.map(|(held, now)| {
+fn shown<'py>(py: Python<'py>, held: Held, now: Micros) -> PyResult<Bound<'py, PyAny>> {
+    let shown = {
         let state = match held.record.state {
             idempotency::State::InFlight if held.lease_end <= now => "lapsed",
             idempotency::State::InFlight => "in flight",
@@ -114,7 +114,7 @@ fn shown<'py>(py: Python<'py>, found: Found) -> PyResult<Bound<'py, PyAny>> {
         };
         let lease_left = Duration::from_micros(held.lease_end.saturating_sub(now)).as_secs_f64();
         (held.record.label.to_string(), state, held.record.fence, lease_left, PyBytes::new(py, &held.record.result))
-    });
+    };
     Ok(shown.into_pyobject(py)?.into_any())
 }
 
@@ -178,8 +178,16 @@ impl Backend {
     /// What stands under a storage key.
     fn get<'py>(&self, py: Python<'py>, key: [u8; 32]) -> PyResult<Bound<'py, PyAny>> {
         let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
-        let found = block_on(py, engine.get(&storage_key(key)))?;
-        shown(py, found.map_err(|error| errors::store_error(py, &error))?)
+        let found = block_on(py, engine.get(&storage_key(key)))?.map_err(|error| errors::store_error(py, &error))?;
+        found.map_or_else(|| Ok(py.None().into_bound(py)), |(held, now)| shown(py, held, now))
+    }
+
+    /// What has no result yet: storage key and record.
+    fn unfinished<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<(Bound<'py, PyBytes>, Bound<'py, PyAny>)>> {
+        let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
+        let listed = block_on(py, engine.unfinished(most))?.map_err(|error| errors::store_error(py, &error))?;
+        let pair = |listed: Listed| Ok((PyBytes::new(py, &listed.key.0), shown(py, listed.held, listed.now)?));
+        listed.into_iter().map(pair).collect()
     }
 
     /// Completes or removes the record of exactly this fence.

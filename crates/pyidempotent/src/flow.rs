@@ -12,13 +12,14 @@
 use std::sync::Arc;
 
 use idempotency::{Begun, Settled, Verdict};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::attempt::{Asked, CurrentAttempt};
+use crate::attempt::{Asked, Completion, CurrentAttempt};
 use crate::call::FunctionCall;
 use crate::engine::{self, Engine};
 use crate::errors;
@@ -207,9 +208,12 @@ impl Flow {
     }
 
     fn engine<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Engine>> {
-        self.site(py, intern!(py, "engine"))?.cast_into().map_err(|_| {
-            PyTypeError::new_err("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
-        })
+        let engine = self.site(py, intern!(py, "engine"))?;
+        if engine.is_none() {
+            let site = self.site.bind(py);
+            return Ok(site.call_method0(intern!(py, "application_engine"))?.cast_into()?);
+        }
+        Ok(engine.cast_into()?)
     }
 
     fn claim<'py>(
@@ -278,6 +282,16 @@ impl Flow {
                 }
                 return Err(error);
             }
+        };
+        let verdict = match (verdict, colour) {
+            (verdict @ (Verdict::Complete(_) | Verdict::NotKept(_)), Colour::Thread) if is_django_there(py)? => {
+                let completion = Bound::new(py, Completion::new(running.clone().unbind(), verdict))?;
+                if waits_for_a_commit(&completion)? {
+                    return self.end(call, outcome, None);
+                }
+                completion.get().take()?
+            }
+            (verdict, _) => verdict,
         };
         match running.get().settle(py, verdict, colour)? {
             Answer::Ready(Settled::Replaced(result)) => self.end(call, outcome, Some(&result)),
@@ -362,6 +376,18 @@ impl Flow {
     fn run<'py>(&self, running: Bound<'py, PyAny>) -> Step<'py> {
         (intern!(running.py(), "run"), running)
     }
+}
+
+/// Whether a transaction of Django's may be open.
+fn is_django_there(py: Python<'_>) -> PyResult<bool> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    MODULES.import(py, "sys", "modules")?.contains(intern!(py, "django.db"))
+}
+
+fn waits_for_a_commit(completion: &Bound<'_, Completion>) -> PyResult<bool> {
+    static SETTLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let settle = SETTLE.import(completion.py(), "pyidempotent._transactions", "settle_on_commit")?;
+    settle.call1((completion,))?.is_truthy()
 }
 
 fn out_of_turn() -> PyErr {

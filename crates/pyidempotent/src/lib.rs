@@ -45,6 +45,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<call::FunctionCall>()?;
     module.add_class::<flow::Flow>()?;
     module.add_class::<attempt::CurrentAttempt>()?;
+    module.add_class::<attempt::Completion>()?;
     module.add_class::<outcome::Outcome>()?;
     module.add_class::<custom::Step>()?;
     module.add_class::<rehearsal::Rehearsal>()?;

@@ -11,9 +11,12 @@ from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from pyidempotent import _native
-from pyidempotent._current import Operation
+from pyidempotent._results import ANSWER, VALUE, Answer
 
-__all__ = ["Backend", "StoredRecord", "open_backend"]
+__all__ = ["Answer", "Backend", "StoredRecord", "open_backend"]
+
+#: What is done, as an operator names it.
+OperationName = str | tuple[str, bytes] | tuple[str, str]
 
 _KEEP = object()
 
@@ -28,6 +31,7 @@ class StoredRecord:
         fence: the number by which `Backend.resolve` names this very record.
         lease_left: seconds until the lease of an attempt in flight ends.
         result: the stored form of the result.
+        id: what names its key in every call for operators, where the key itself is not known.
     """
 
     label: str
@@ -35,13 +39,22 @@ class StoredRecord:
     fence: int
     lease_left: float
     result: bytes
+    id: str
+
+    @property
+    def answer(self) -> Answer | None:
+        """The stored result as an HTTP answer, where it is one."""
+        if self.state != "completed" or self.result[:1] != ANSWER:
+            return None
+        return Answer(*_native.decode_answer(self.result[1:]))
 
 
 class Backend:
     """A store, shared by every call site it is passed to. Immutable.
 
-    `get`, `resolve` and `purge` are for operators; each names a key the way it was used: the ``operation`` is the
-    function's qualified name (``"shop.orders.charge"``), or method and path of the request (``("POST", "/pay")``).
+    `get`, `unfinished`, `resolve` and `purge` are for operators. A key is named the way it was used: the ``operation``
+    is the function's qualified name (``"shop.orders.charge"``), or method and path of the request
+    (``("POST", "/pay")``); or by the ``id`` of its record.
     """
 
     #: One store per process for equal settings.
@@ -50,12 +63,26 @@ class Backend:
     def __init__(self, native: _native.Backend) -> None:
         self.native = native
 
-    @staticmethod
     def _storage_key(
-        native: _native.Backend, key: str, operation: Operation, caller: str | bytes | None, namespace: str
+        self,
+        key: str | None,
+        operation: OperationName | None,
+        caller: str | bytes | None,
+        namespace: str,
+        id: str | None,
     ) -> bytes:
+        if id is not None:
+            try:
+                named = bytes.fromhex(id)
+            except (TypeError, ValueError):
+                named = b""
+            if len(named) != 32:
+                raise ValueError(f"{id!r} is not the id of a record, which has 64 hexadecimal digits")
+            return named
+        if key is None or operation is None:
+            raise TypeError("name the key: pass the key and operation=, or the id= of its record")
         options: dict[str, Any] = {"ttl": 1.0, "lease": None, "wait": 0.0, "run_limit": None}
-        engine = _native.Engine(native, **options, refuse_after_crash=False, namespace=namespace)
+        engine = _native.Engine(self.native, **options, refuse_after_crash=False, namespace=namespace)
         if isinstance(operation, tuple):
             method, path = operation
             operation = (method, path.encode() if isinstance(path, str) else path)
@@ -63,11 +90,12 @@ class Backend:
 
     def get(
         self,
-        key: str,
+        key: str | None = None,
         *,
-        operation: str | tuple[str, bytes] | tuple[str, str],
+        operation: OperationName | None = None,
         caller: str | bytes | None = None,
         namespace: str = "",
+        id: str | None = None,
     ) -> StoredRecord | None:
         """What stands under a key.
 
@@ -75,30 +103,55 @@ class Backend:
         >>> MemoryBackend().get("order-7", operation="shop.charge") is None
         True
         """
-        found = self.native.get(self._storage_key(self.native, key, operation, caller, namespace))  # type: ignore[arg-type]  # a str path is encoded there
-        return None if found is None else StoredRecord(*found)
+        storage_key = self._storage_key(key, operation, caller, namespace, id)
+        found = self.native.get(storage_key)
+        return None if found is None else StoredRecord(*found, storage_key.hex())
+
+    def unfinished(self, limit: int = 1000) -> list[StoredRecord]:
+        """What has no result yet: in flight, lapsed or unknown; at most ``limit`` records, in no order.
+
+        It looks at every record of the store. Records that end meanwhile may be left out.
+
+        >>> from pyidempotent import attempt
+        >>> from pyidempotent.backends.memory import MemoryBackend
+        >>> backend = MemoryBackend()
+        >>> with attempt(backend, key="evt_1", name="webhook"):
+        ...     [(record.label, record.state) for record in backend.unfinished()]
+        [('webhook evt_1', 'in flight')]
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ValueError(f"limit must be a number of 1 or more, not {limit!r}")
+        return [StoredRecord(*found, key.hex()) for key, found in self.native.unfinished(limit)]
 
     def resolve(
         self,
-        key: str,
+        key: str | None = None,
         *,
         fence: int,
-        operation: str | tuple[str, bytes] | tuple[str, str],
+        operation: OperationName | None = None,
         caller: str | bytes | None = None,
         namespace: str = "",
+        id: str | None = None,
         result: Any = _KEEP,
     ) -> bool:
         """An operator's word on an unknown outcome: with a ``result`` the key is completed, without one it is free.
 
+        The result of a function is its value, the result of a request an `Answer`.
+
         Returns whether the record of exactly this fence was there; nothing changes otherwise.
         """
-        payload = None if result is _KEEP else b"V" + _native.encode(result, {})
-        storage_key = self._storage_key(self.native, key, operation, caller, namespace)  # type: ignore[arg-type]  # as above
-        return self.native.resolve(storage_key, fence, payload)
+        storage_key = self._storage_key(key, operation, caller, namespace, id)
+        return self.native.resolve(storage_key, fence, None if result is _KEEP else _payload(result))
 
     def purge(self) -> int:
         """Removes what has expired from a store that does not do it by itself; how many records."""
         return self.native.purge()
+
+
+def _payload(result: Any) -> bytes:
+    if isinstance(result, Answer):
+        return ANSWER + _native.encode_answer(result.status, result.headers, result.body, False)
+    return VALUE + _native.encode(result, {})
 
 
 def open_backend(backend: Backend | str) -> Backend:

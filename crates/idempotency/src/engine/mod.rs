@@ -19,7 +19,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, Scope, StorageKey};
 use crate::record::{AfterCrash, Micros, Record, State, Token};
-use crate::store::{Claimed, Store};
+use crate::store::{Claimed, Listed, Store};
 
 pub use attempt::{Attempt, Settled, Verdict};
 use background::Background;
@@ -327,6 +327,11 @@ impl Idempotency {
     /// Removes what has expired from a store that does not do it by itself; how many records.
     pub async fn purge(&self) -> Result<u64, StoreError> {
         self.engine.store.purge().await
+    }
+
+    /// What has no result yet: in flight, lapsed or unknown; at most so many records. It looks at every record.
+    pub async fn unfinished(&self, most: usize) -> Result<Vec<Listed>, StoreError> {
+        self.engine.store.unfinished(most).await
     }
 
     /// Waits until every completion and release that goes on in the background has ended, or for `limit`; whether

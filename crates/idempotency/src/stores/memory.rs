@@ -11,7 +11,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
 use crate::step;
-use crate::store::{Claimed, Completed, Reply, Store, Watch};
+use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
 
 /// Records in this process. Bounded: it never drops a live record to make room; a claim that does not fit is
 /// [`StoreErrorKind::Full`], a result that does not fit is completed as "not kept".
@@ -242,6 +242,17 @@ impl Store for MemoryStore {
         let before = self.table.lock().unwrap_or_else(PoisonError::into_inner).entries.len();
         let after = self.at_now().0.entries.len();
         ready(Ok(before.saturating_sub(after) as u64))
+    }
+
+    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
+        let (table, now) = self.at_now();
+        let keys = table.entries.keys().map(|name| {
+            let mut key = [0; 32];
+            key[..name.len()].copy_from_slice(name);
+            StorageKey(key)
+        });
+        let listed = keys.filter_map(|key| Some(Listed { held: table.held(&key)?, key, now }));
+        ready(Ok(listed.filter(|listed| listed.held.record.state.is_unfinished()).take(most).collect()))
     }
 
     fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {

@@ -2,6 +2,7 @@
 
 mod connection;
 mod hints;
+mod list;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use crate::decide::{Claim, Held};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
-use crate::store::{Claimed, Completed, Reply, Store, Watch};
+use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
 
 use connection::{Connection, timed_out};
 pub use connection::{RedisOptions, RedisTls};
@@ -110,8 +111,7 @@ impl RedisStore {
         command.arg("EVALSHA").arg(script.get_hash()).arg(1).arg(self.name(key));
         args(&mut command);
         self.anchor();
-        let used = self.connection.number();
-        let answer = timeout(self.time_limit, async {
+        self.within_limit(async {
             let (number, mut connection) = self.connection.get().await?;
             let mut answer = command.query_async(&mut connection).await;
             if is_unknown_script(&answer) {
@@ -121,8 +121,13 @@ impl RedisStore {
                 };
             }
             answer.map_err(|source| self.connection.failed(number, source, &self.shown(key)))
-        });
-        match answer.await {
+        })
+        .await
+    }
+
+    async fn within_limit<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let used = self.connection.number();
+        match timeout(self.time_limit, work).await {
             Ok(answer) => answer,
             Err(_) => {
                 self.connection.forget(used);
@@ -268,6 +273,10 @@ impl Store for RedisStore {
             });
             is_one(&answer.await?)
         })
+    }
+
+    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
+        Box::pin(self.list(most))
     }
 
     fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {

@@ -10,6 +10,7 @@ use crate::decide::Held;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record};
+use crate::store::Listed;
 
 pub(super) struct File {
     connection: Connection,
@@ -91,19 +92,41 @@ impl File {
             let mut statement = self
                 .connection
                 .prepare_cached("SELECT record, boot, lease_end FROM records WHERE key = ? AND expires > ?")?;
-            let row = statement.query_row(params![key.0, signed(wall_clock())], |row| {
-                let record = Record::decode(row.get_ref(0)?.as_blob()?);
-                let lease_end = if row.get_ref(1)?.as_str()? == self.boot { row.get::<_, i64>(2)? } else { 0 };
-                Ok((record, lease_end))
-            });
-            row.optional()
+            statement.query_row(params![key.0, signed(wall_clock())], |row| self.row(row, key, 0)).optional()
         };
-        let Some((record, lease_end)) = read().map_err(|source| self.failed(source))? else {
-            return Ok(None);
+        read().map_err(|source| self.failed(source))?.transpose()
+    }
+
+    /// What has no result yet.
+    pub(super) fn unfinished(&self, most: usize) -> Result<Vec<Listed>, StoreError> {
+        let read = || {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT key, record, boot, lease_end FROM records \
+                 WHERE expires > ? AND substr(record, 1, 5) IN (CAST('idm1F' AS BLOB), CAST('idm1U' AS BLOB)) LIMIT ?",
+            )?;
+            let now = self.lease_clock();
+            let rows = statement.query_map(params![signed(wall_clock()), signed(most as u64)], |row| {
+                let key = StorageKey(row.get(0)?);
+                Ok(self.row(row, &key, 1)?.map(|held| Listed { key, held, now }))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
         };
-        let record =
-            record.map_err(|error| StoreError::foreign(format_args!("{key} in {}", self.path.display()), error))?;
-        Ok(Some(Held { record, lease_end: lease_end.try_into().unwrap_or(0) }))
+        read().map_err(|source| self.failed(source))?.into_iter().collect()
+    }
+
+    /// The record, boot and lease end that stand in a row from a column on; the error of a record that is not one.
+    fn row(
+        &self,
+        row: &rusqlite::Row<'_>,
+        key: &StorageKey,
+        column: usize,
+    ) -> rusqlite::Result<Result<Held, StoreError>> {
+        let record = Record::decode(row.get_ref(column)?.as_blob()?);
+        let is_this_boot = row.get_ref(column + 1)?.as_str()? == self.boot;
+        let lease_end = if is_this_boot { row.get::<_, i64>(column + 2)? } else { 0 };
+        Ok(record
+            .map(|record| Held { record, lease_end: lease_end.try_into().unwrap_or(0) })
+            .map_err(|error| StoreError::foreign(format_args!("{key} in {}", self.path.display()), error)))
     }
 
     pub(super) fn put(&self, key: &StorageKey, record: &Record) -> Result<(), StoreError> {

@@ -15,7 +15,7 @@ use crate::decide::{self, Claim, Claiming, Held, Settle};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record};
-use crate::store::{Claimed, Completed, Reply, Store, Watch};
+use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
 
 use file::File;
 use forks::{Jobs, Leave};
@@ -264,6 +264,10 @@ impl Store for SqliteStore {
 
     fn purge(&self) -> Reply<'_, u64> {
         self.run(no_look, |file| file.sweep(u32::MAX))
+    }
+
+    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
+        self.run(move |file| file.unfinished(most).map(Some), move |file| file.unfinished(most))
     }
 
     fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {

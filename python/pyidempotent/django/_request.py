@@ -1,0 +1,103 @@
+"""Django's request: its facts, its body, its user."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+from urllib.parse import quote
+
+from django.http import HttpRequest, UnreadablePostError
+from django.utils.functional import SimpleLazyObject
+
+from pyidempotent import _requests, _wsgi
+from pyidempotent._function import caller_bytes
+from pyidempotent._http import Facts, refuse_declared, too_large
+from pyidempotent._requests import ATTEMPT, Held, form_content
+
+
+def facts_of(request: HttpRequest) -> Facts:
+    """The facts of a request: path and query as the server has them, headers as Django has them."""
+    environ, scope = request.META, getattr(request, "scope", None)
+    if scope is not None:
+        _, path, query, _ = _requests.facts_of(scope)
+        facts = _wsgi.facts_of({**environ, "RAW_URI": "/", "QUERY_STRING": ""})
+        # Django takes a str here, as its own test client sends it.
+        return facts._replace(path=path, query=query.encode() if isinstance(query, str) else query)
+    if "RAW_URI" not in environ and "REQUEST_URI" not in environ:
+        # Not every server tells it; Django has put its own, decoded, in PATH_INFO's place.
+        environ = {**environ, "RAW_URI": quote(request.path), "REQUEST_METHOD": request.method}
+    return _wsgi.facts_of(environ)
+
+
+def held_of(request: HttpRequest) -> Held | None:
+    """The attempt that a middleware holds for a request: ours, or that of an ASGI application around."""
+    held: Held | None = request.META.get(ATTEMPT)
+    return held or getattr(request, "scope", {}).get(ATTEMPT)
+
+
+def read_body(request: HttpRequest, facts: Facts, limit: int) -> tuple[bytes, bytes]:
+    """Content type and body, at most ``limit`` bytes; the view can still read it, in any way and under its own limits.
+
+    Raises:
+        IdempotencyPayloadTooLarge: over the limit.
+        RuntimeError: where somebody has read it, and nobody knows what it was.
+    """
+    refuse_declared(facts, limit)
+    if hasattr(request, "_body"):
+        content = request._body
+    elif not request._read_started:  # type: ignore[attr-defined]  # of every request of Django's
+        content = _from_stream(request, limit)
+    elif hasattr(request, "_files"):
+        # A form that was parsed before us, by CSRF protection: the body is gone, and what it said is there.
+        fields = [(name, value) for name, values in request.POST.lists() for value in values]
+        files = [
+            (name, (file.name, file.content_type, file)) for name, files in request.FILES.lists() for file in files
+        ]
+        return form_content([*fields, *files], limit)
+    else:
+        raise RuntimeError(
+            "the request's body was read before its payload could be compared; let what reads it come after, "
+            "read request.body (which keeps it), or pass fingerprint="
+        )
+    if len(content) > limit:
+        raise too_large(limit)
+    return facts.line(b"content-type"), content
+
+
+def _from_stream(request: HttpRequest, limit: int) -> bytes:
+    if "HTTP_TRANSFER_ENCODING" in request.META and request.META.get("wsgi.input_terminated"):
+        # On WSGI, Django itself reads no body that does not tell its length; a view that reads it there still can.
+        content: bytes = request.META["wsgi.input"].read(limit + 1)
+        request.META["wsgi.input"] = BytesIO(content)
+        return content
+    content = request.read(limit + 1)
+    declared = request.META.get("CONTENT_LENGTH") or ""
+    if declared.isdigit() and len(content) < min(int(declared), limit + 1):
+        raise UnreadablePostError("the request was cut short")
+    own: Any = request
+    own._stream, own._read_started = BytesIO(content), False  # as Django does where it has read the body
+    return content
+
+
+def user_of(request: HttpRequest) -> bytes | None:
+    """The authenticated user, as a caller."""
+    return _caller(getattr(request, "user", None))
+
+
+async def user_of_async(request: HttpRequest) -> bytes | None:
+    """The same in a loop, where ``request.user`` must not ask the database."""
+    user = getattr(request, "user", None)
+    # Somebody's own is not lazy: Django's would be the session's user, who may be nobody.
+    if hasattr(request, "auser") and (user is None or isinstance(user, SimpleLazyObject)):
+        user = await request.auser()
+    return _caller(user)
+
+
+def _caller(user: Any) -> bytes | None:
+    if user is None or not user.is_authenticated:
+        return None
+    try:
+        return caller_bytes(user.pk)
+    except TypeError as error:
+        message = f"the primary key of {type(user).__qualname__} names no caller; pass scope="
+        raise TypeError(message) from error
