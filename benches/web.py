@@ -24,6 +24,7 @@ from servers import RedisServer, Server, free_port, installed  # the tests' own
 
 SECONDS = os.environ.get("SECONDS", "2")
 FASTAPI = ["fastapi==0.165.0", "uvicorn[standard]==0.54.0", "redis[hiredis]==8.1.0"]
+WSGI = ["flask==3.1.3", "django==5.2.19", "gunicorn==27.0.1"]
 
 #: Rows whose bar is missed, and why. A row that is missed and not here fails the run.
 KNOWN_MISSES: dict[str, str] = {}
@@ -44,11 +45,17 @@ class Subject:
     settings: Mapping[str, str]
 
 
-UVICORN = ("uvicorn", "web_apps:app", "--port", "{port}", "--no-access-log", "--log-level", "warning")
+UVICORN = ("uvicorn", "web_fastapi:app", "--port", "{port}", "--no-access-log", "--log-level", "warning")
 
 
 def fastapi(python: str, subject: str, store: str = "memory://") -> Subject:
     return Subject(python, UVICORN, {"SUBJECT": subject, "STORE": store})
+
+
+def wsgi(app: str, subject: str) -> Subject:
+    """On gunicorn with threads, which keep connections open as uvicorn does."""
+    options = ("--bind", "127.0.0.1:{port}", "--threads", "8", "--keep-alive", "60", "--log-level", "warning")
+    return Subject("web-ours", ("gunicorn", *options, f"{app}:app"), {"SUBJECT": subject, "STORE": "{redis}"})
 
 
 SUBJECTS = {
@@ -57,6 +64,10 @@ SUBJECTS = {
     "memory": fastapi("web-ours", "ours"),
     "idemkit redis": fastapi("web-idemkit", "idemkit", "{redis}"),
     "idemkit memory": fastapi("web-idemkit", "idemkit"),
+    "plain Flask": wsgi("web_flask", "plain"),
+    "Flask": wsgi("web_flask", "ours"),
+    "plain Django": wsgi("web_django", "plain"),
+    "Django": wsgi("web_django", "ours"),
 }
 
 POST, GET = ("POST", "/pay?amount=42"), ("GET", "/pay?amount=42")
@@ -90,6 +101,16 @@ ROWS = [
     Row("FastAPI, memory, replay", POST, "same", "memory", {"plain": 1.2, "idemkit memory": None}),
     Row("FastAPI, no key", POST, "none", "redis", {"plain": None}),
     Row("FastAPI, GET", GET, "same", "redis", {"plain": 0.97}),
+    *(
+        row
+        for name in ("Flask", "Django")
+        for row in (
+            Row(f"{name}, Redis, new key", POST, "new", name, {f"plain {name}": 0.65}),
+            Row(f"{name}, Redis, replay", POST, "same", name, {f"plain {name}": 1.0}),
+            Row(f"{name}, no key", POST, "none", name, {f"plain {name}": 0.97}),
+            Row(f"{name}, GET", GET, "same", name, {f"plain {name}": 0.97}),
+        )
+    ),
 ]
 
 
@@ -131,7 +152,7 @@ class Running(Server):
 
 
 def prepare() -> None:
-    environment("web-ours", FASTAPI)
+    environment("web-ours", [*FASTAPI, *WSGI])
     environment("web-idemkit", ["idemkit==1.0.2", *FASTAPI])
     build_wheel("web-ours")
 

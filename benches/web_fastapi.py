@@ -1,4 +1,4 @@
-"""The application that the web benchmark loads: `SUBJECT` says who protects it, `STORE` where records live."""
+"""The FastAPI application that the web benchmark loads: `SUBJECT` says who protects it, `STORE` where records live."""
 
 import os
 
