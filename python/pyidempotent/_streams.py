@@ -1,0 +1,127 @@
+"""An answer on its way out, for the faces whose answers are iterators: captured part by part, and stored before the
+part that ends it is given out. Knows no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pyidempotent._current import CurrentAttempt, _current
+from pyidempotent._flow import Call, Flow, advance, hurry
+from pyidempotent._http import Capture
+from pyidempotent._results import Answer, Outcome
+
+CLIENT_LEFT = "its client left before its end"
+
+
+class Running:
+    """A request that runs: what is seen of its answer, and its end.
+
+    Parameters:
+        call: the request.
+        flow: where `protect` stands.
+        attempt: the attempt that is held for it.
+    """
+
+    def __init__(self, call: Call, flow: Flow, attempt: CurrentAttempt) -> None:
+        self._call = call
+        self._flow = flow
+        self.attempt = attempt
+        self.seen = Capture(call.site.max_response_bytes)
+        self.is_settled = False
+
+    def settle(self, error: Exception | None = None) -> Answer | None:
+        """Ends the attempt; the answer of the attempt that completed in its place, where one did."""
+        self.is_settled = True
+        outcome = Outcome(self.seen.answer(), error)
+        ended = advance(self._call, self._flow, outcome, _no_body)
+        return None if ended is outcome else ended.value
+
+    def interrupt(self) -> None:
+        """The work was interrupted or is exiting: nobody waits for the store."""
+        if not self.is_settled:
+            self.is_settled = True
+            hurry(self.attempt, "fail" if self.seen.status is None else "hold")
+
+
+class CapturedParts(Iterator[bytes]):
+    """The parts of a body, captured while they are read.
+
+    The attempt ends before the part that completes a declared length is given out, or where the parts end; where they
+    end by an exception its outcome is unknown, and where `close` comes before the end the answer is not kept.
+
+    Parameters:
+        running: the request; the start of its answer has been seen.
+        parts: the body.
+        source: what is closed with it: ``parts`` unless told.
+
+    >>> from pyidempotent._plan import Plan, RequestCall
+    >>> from pyidempotent._flow import advance, protect
+    >>> from pyidempotent._http import Facts
+    >>> def parts():
+    ...     begun = advance(call, flow, None, lambda _: b"")
+    ...     running = Running(call, flow, begun)
+    ...     running.seen.start(200, [])
+    ...     return CapturedParts(running, [b"one", b"two"])
+    >>> call = RequestCall(Plan(backend="memory://"), Facts("POST", b"/pay", b"", [(b"idempotency-key", b"a")]))
+    >>> flow = protect(call)
+    >>> list(parts())
+    [b'one', b'two']
+    >>> advance(call, protect(call), None, lambda _: b"").value.body
+    b'onetwo'
+    """
+
+    def __init__(self, running: Running, parts: Iterable[bytes], source: Any = None) -> None:
+        self._running: Running | None = running
+        self._parts = iter(parts)
+        self._source = parts if source is None else source
+
+    def __next__(self) -> bytes:
+        running = self._running
+        if running is None:
+            return next(self._parts)
+        token = _current.set(running.attempt)  # the body's code finds its attempt, wherever it is read
+        try:
+            part = next(self._parts)
+            is_whole = not running.is_settled and running.seen.add(part)
+        except StopIteration:
+            if not running.is_settled:
+                running.settle()
+            raise
+        except Exception as error:
+            if not running.is_settled:
+                running.settle(error)
+            raise
+        except BaseException:
+            running.interrupt()
+            raise
+        finally:
+            _current.reset(token)
+        if is_whole:
+            running.settle()
+        return part
+
+    def close(self) -> None:
+        """Closes what is read from; whoever reads will not go on."""
+        try:
+            if hasattr(self._source, "close"):
+                self._source.close()
+        finally:
+            running = self._running
+            if running is not None and not running.is_settled:
+                running.seen.cut = running.seen.cut or CLIENT_LEFT
+                running.settle()
+
+    def forget(self) -> None:
+        """Another answer goes out in this one's place: what is read from here on says nothing of the request."""
+        self._running = None
+
+    def __del__(self) -> None:
+        # A server that closes nothing: how far the answer got is not known.
+        if self._running is not None:
+            self._running.interrupt()
+
+
+def _no_body(_: Any) -> Any:
+    raise AssertionError("the body was read before the attempt began")
