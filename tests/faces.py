@@ -23,11 +23,15 @@ CELLS: int = _TABLE["cells"]
 #: What each store cannot show: scenario → why.
 STORES: dict[str, dict[str, str]] = _TABLE["stores"]
 
+_GUNICORN = ["--bind", "127.0.0.1:{port}", "--timeout", "120", "--log-level", "warning", "{app}:app"]
+
 #: How each server is started, on a port, for the application in a module.
 COMMANDS: dict[str, list[str]] = {
     "uvicorn": ["uvicorn", "{app}:app", "--port", "{port}", "--loop", "asyncio", "--log-level", "warning"],
     "uvicorn-uvloop": ["uvicorn", "{app}:app", "--port", "{port}", "--loop", "uvloop", "--log-level", "warning"],
     "granian": ["granian", "--interface", "asgi", "--port", "{port}", "--log-level", "warning", "{app}:app"],
+    "gunicorn": ["gunicorn", "--workers", "4", *_GUNICORN],
+    "gunicorn-threads": ["gunicorn", "--worker-class", "gthread", "--threads", "64", *_GUNICORN],
     "hypercorn": ["hypercorn", "--bind", "127.0.0.1:{port}", "--log-level", "warning", "{app}:app"],
 }
 

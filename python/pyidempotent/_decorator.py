@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin
 
 from pyidempotent._current import _current
+from pyidempotent._flask_view import flask_call
 from pyidempotent._flow import advance, advance_async, protect, refuse_to_block
 from pyidempotent._function import Function, FunctionCall
 from pyidempotent._requests import (
@@ -155,7 +156,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         if request is None:
             request = find_request(args, kwargs)
         if request is None:
-            return plan.native.call(args, kwargs)
+            return flask_call(plan, args, kwargs) or plan.native.call(args, kwargs)
         for parameter in plan.responses:
             response = kwargs.get(parameter, response)
         return EndpointCall(plan, args, kwargs, request, response)
@@ -165,7 +166,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             call = enter(args, kwargs)
-            if type(call) is EndpointCall and call.is_held():
+            if isinstance(call, EndpointCall) and call.is_held():
                 return await function(*args, **kwargs)
             try:
                 outcome = await advance_async(call, protect(call), None, read_body, function, args, kwargs)
@@ -181,7 +182,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             refuse_to_block(plan.site)
             call = enter(args, kwargs)
-            if type(call) is EndpointCall and call.is_held():
+            if isinstance(call, EndpointCall) and call.is_held():
                 return function(*args, **kwargs)
             try:
                 outcome = advance(call, protect(call), None, read_body_from_thread, function, args, kwargs)

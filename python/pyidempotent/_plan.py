@@ -11,12 +11,21 @@ from pyidempotent._current import Operation
 from pyidempotent._function import by_authorization, caller_bytes, shared
 from pyidempotent._http import AnswerCall, Facts, anonymous_caller, key_in_header, refuse_declared
 from pyidempotent._native import fingerprint_call
-from pyidempotent._site import Site
+from pyidempotent._site import Options, Site
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyKeyInvalid
 
 #: A callable of the user's on the framework's request.
 Asked = Callable[[Any], Any]
+
+
+class PlanOptions(Options, total=False):
+    """The options of a route: a face that stores whole answers takes all of them by these names."""
+
+    key: Asked | None
+    name: str | None
+    scope: Asked | None
+    fingerprint: Asked | None
 
 
 class Routes:
@@ -59,7 +68,7 @@ class Plan:
     def __init__(
         self,
         *,
-        backend: Backend | str,
+        backend: Backend | str | None,
         key: Asked | None = None,
         name: str | None = None,
         scope: Asked | None = None,

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -43,7 +43,7 @@ def find_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
     return None if starlette is None else _native.find_instance(starlette.Request, args, kwargs)
 
 
-#: Where middleware leaves the attempt that it holds, in an ASGI scope.
+#: Where middleware leaves the attempt that it holds: in an ASGI scope, or a WSGI environ.
 ATTEMPT = "pyidempotent.attempt"
 
 
@@ -97,7 +97,21 @@ class EndpointCall(FunctionCall):
         super().__init__(plan, args, kwargs)
         self.request = request
         self.response = response
-        self.facts = facts_of(request.scope)
+        self.facts = self.request_facts()
+
+    def request_facts(self) -> Facts:
+        """The facts of the request."""
+        return facts_of(self.request.scope)
+
+    def held(self) -> Held | None:
+        """The attempt that middleware holds for the request."""
+        held: Held | None = self.request.scope.get(ATTEMPT)
+        return held
+
+    def user(self) -> bytes | None:
+        """The authenticated user that the framework itself knows, if it does."""
+        user = self.request.scope.get("user")
+        return identity(user) if user is not None and getattr(user, "is_authenticated", False) else None
 
     def is_held(self) -> bool:
         """Whether middleware holds an attempt for this request, which the endpoint joins.
@@ -105,7 +119,7 @@ class EndpointCall(FunctionCall):
         Raises:
             TypeError: where the endpoint has options that the middleware's attempt can't honour.
         """
-        held: Held | None = self.request.scope.get(ATTEMPT)
+        held = self.held()
         if held is None:
             return False
         plan = self.plan
@@ -141,11 +155,10 @@ class EndpointCall(FunctionCall):
             return None if found is None else caller_bytes(found)
         if plan.scope is not None:
             return caller_bytes(self.select(plan.scope))
-        user = self.request.scope.get("user")
-        if user is not None and getattr(user, "is_authenticated", False):
-            return identity(user)
-        anonymous_caller(self.facts, self.site, plan.name)
-        return None
+        user = self.user()
+        if user is None:
+            anonymous_caller(self.facts, self.site, plan.name)
+        return user
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, which needs its body; or as ``fingerprint=`` says."""
@@ -297,7 +310,7 @@ async def read_body(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
     """Content type and body of a Starlette request, at most ``limit`` bytes; the endpoint can still read it."""
     request, limit = wanted
     if _has_form(request):
-        return form_content(wanted)
+        return _form_content(wanted)
     if not hasattr(request, "_body"):
         chunks, size = [], 0
         async for chunk in request.stream():
@@ -313,7 +326,7 @@ def read_body_from_thread(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
     """The same for a sync endpoint, which Starlette runs on a thread beside its loop."""
     request, _ = wanted
     if _has_form(request):
-        return form_content(wanted)
+        return _form_content(wanted)
     if hasattr(request, "_body"):
         return _content(wanted)
     from anyio import from_thread  # Starlette's own way back
@@ -333,25 +346,35 @@ def _has_form(request: Any) -> bool:
     return not hasattr(request, "_body") and getattr(request, "_form", None) is not None
 
 
-def form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
-    """A parsed form, in the place of the body it came from: names, values, and the digests of its files."""
+def _form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
     request, limit = wanted
-    fields: list[Any] = []
+    fields = request._form.multi_items()
+    return form_content(
+        [(name, v if isinstance(v, str) else (v.filename, v.content_type, v.file)) for name, v in fields], limit
+    )
+
+
+def form_content(fields: Iterable[tuple[str, str | tuple[Any, Any, Any]]], limit: int) -> tuple[bytes, bytes]:
+    """A parsed form, in the place of the body it came from: names, values, and the digests of its files.
+
+    Parameters:
+        fields: name and value; of a file, name and ``(filename, content type, file)``.
+    """
+    said: list[Any] = []
     size = 0
-    for name, value in request._form.multi_items():
+    for name, value in fields:
         if isinstance(value, str):
             size += len(name) + len(value)
-            fields.append((name, value))
+            said.append((name, value))
             continue
-        if size + (value.size or 0) > limit:
-            raise too_large(limit)
-        digest, before = hashlib.sha256(), value.file.tell()
-        value.file.seek(0)
-        while chunk := value.file.read(65536):
+        filename, content_type, file = value
+        digest, before = hashlib.sha256(), file.tell()
+        file.seek(0)
+        while size <= limit and (chunk := file.read(65536)):
             size += len(chunk)
             digest.update(chunk)
-        value.file.seek(before)
-        fields.append((name, value.filename, value.content_type, digest.digest()))
+        file.seek(before)
+        said.append((name, filename, content_type, digest.digest()))
     if size > limit:
         raise too_large(limit)
-    return b"form", _native.encode(fields, {})
+    return b"form", _native.encode(said, {})

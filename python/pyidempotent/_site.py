@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from datetime import timedelta
@@ -148,6 +149,19 @@ class Site:
         self._backend = native if backend is not None else None
         #: The levels at which something was logged that is said once.
         self.said: set[int] = set()
+
+    @property
+    def has_backend(self) -> bool:
+        """Whether a backend was given."""
+        return self._backend is not None
+
+    def on_backend_of(self, other: Site) -> Site:
+        """The same options, over another site's backend."""
+        assert other._backend is not None
+        site = copy.copy(self)
+        site._backend = other._backend
+        site.engine = _native.Engine(other._backend, **self._options)
+        return site
 
     def differs_from(self, outer: Site) -> list[str]:
         """The options that were given here and are others there, where one attempt cannot honour both."""

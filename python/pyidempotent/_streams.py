@@ -28,7 +28,9 @@ class Running:
         self._call = call
         self._flow = flow
         self.attempt = attempt
-        self.seen = Capture(call.site.max_response_bytes)
+        #: The most bytes of a body that is kept.
+        self.limit = call.site.max_response_bytes
+        self.seen = Capture(self.limit)
         self.is_settled = False
 
     def settle(self, error: Exception | None = None) -> Answer | None:

@@ -1,0 +1,281 @@
+"""A protected Flask view: its request is Flask's current one, its answer is what Flask makes of its value.
+
+Knows Flask without importing it: inside a request it is imported already.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from pyidempotent import _native
+from pyidempotent._function import Function, FunctionCall, caller_bytes
+from pyidempotent._http import REPLAYED, Facts, note_of, problem_answer, refuse_declared, replayed, too_large
+from pyidempotent._requests import ATTEMPT, EndpointCall, Held, form_content
+from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_exception
+from pyidempotent._site import Site
+from pyidempotent._wsgi import facts_of
+from pyidempotent.exceptions import IdempotencyError
+
+if TYPE_CHECKING:
+    from flask import Flask, Request, Response
+
+#: Where the extension is among an application's.
+EXTENSION = "idempotency"
+
+
+def flask_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionCall | None:
+    """A call inside a Flask request: of its view, or of a function that takes its key from it; else None."""
+    flask = sys.modules.get("flask")
+    if flask is None or not flask.has_request_context():
+        return None
+    app, request = flask.current_app._get_current_object(), flask.request._get_current_object()
+    if _is_view(app, request, plan.function):
+        return FlaskViewCall(plan, args, kwargs, app, request)
+    return FlaskFunctionCall(plan, args, kwargs, app, request) if plan.takes_key_from_header else None
+
+
+def _is_view(app: Flask, request: Request, function: Any) -> bool:
+    """Whether a function is what Flask calls for a request, below decorators that keep ``__wrapped__``."""
+    own = inspect.unwrap(function)
+    return any(inspect.unwrap(view) is own for view in views_of(app, request))
+
+
+def views_of(app: Flask, request: Request) -> list[Any]:
+    """What answers a request: its view function, and the method of its class, where it is of one."""
+    view: Any = app.view_functions.get(request.endpoint or "")
+    if view is None:
+        return []
+    cls = getattr(view, "view_class", None)
+    if cls is None:
+        return [view]
+    named = (getattr(cls, name, None) for name in (request.method.lower(), "dispatch_request"))
+    return [view, *(method for method in named if method is not None)]
+
+
+class FlaskFunctionCall(EndpointCall):
+    """A call, inside a Flask request, of a function that is not its view: it has the request's key, its own result."""
+
+    __slots__ = ("_earlier", "_is_rendered", "app")
+
+    def __init__(
+        self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], app: Flask, request: Request
+    ) -> None:
+        super().__init__(plan, args, kwargs, request, None)
+        self.app = app
+        self._is_rendered = False
+        #: How many functions were to see the answer when the call began.
+        self._earlier = len(after_functions())
+        extension = app.extensions.get(EXTENSION)
+        if extension is not None and not self.site.has_backend:
+            self.site = extension.site_of(self.site)
+
+    def request_facts(self) -> Facts:
+        """The facts of the request."""
+        return facts_of(self.request.environ)
+
+    def held(self) -> Held | None:
+        """The attempt that the extension holds for the request."""
+        held: Held | None = self.request.environ.get(ATTEMPT)
+        return held
+
+    def user(self) -> bytes | None:
+        """The user that flask-login knows."""
+        return known_user(self.app)
+
+    def answer(self, error: IdempotencyError) -> Any:
+        """A function's caller gets the exception."""
+        return None
+
+    operation = FunctionCall.operation
+    fingerprint = FunctionCall.fingerprint
+    verdict = FunctionCall.verdict
+    status = FunctionCall.status
+    pack = FunctionCall.pack
+    note = FunctionCall.note
+    replay = FunctionCall.replay
+    stored_exceptions = FunctionCall.stored_exceptions
+
+
+class FlaskViewCall(FlaskFunctionCall):
+    """A call of a request's view: the request is the payload, the answer the result."""
+
+    __slots__ = ()
+
+    operation = EndpointCall.operation
+    verdict = EndpointCall.verdict
+
+    def fingerprint(self) -> bytes | None:
+        """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""
+        if self.plan.fingerprint is not None:
+            return self._digest()
+        limit = self.site.max_request_bytes
+        refuse_declared(self.facts, limit)
+        return self.fingerprint_of(read_body(self.request, limit))
+
+    def status(self, outcome: Outcome) -> int | None:
+        """The status that the client sees."""
+        self._render(outcome)
+        error = outcome.exception
+        if error is None:
+            return int(outcome.value.status_code)
+        if not _is_http_exception(error):
+            return None
+        return int(error.get_response().status_code)  # type: ignore[attr-defined]
+
+    def _render(self, outcome: Outcome) -> None:
+        """Makes the answer of a view's value, as Flask will, with what the view adds by ``after_this_request``."""
+        if self._is_rendered or outcome.exception is not None:
+            return
+        self._is_rendered = True
+        functions = after_functions()
+        own = [function for function in functions[self._earlier :] if not inspect.iscoroutinefunction(function)]
+        functions[:] = [function for function in functions if function not in own]
+        try:
+            response = self.app.make_response(outcome.value)
+            for function in own:
+                response = function(response)
+            outcome.value = response
+        except Exception as error:  # of a value that is no answer: the view failed
+            outcome.value, outcome.exception = None, error
+
+    def pack(self, outcome: Outcome) -> bytes:
+        """The answer; an HTTP exception as one, for which the application may have a handler."""
+        error = outcome.exception
+        if error is None:
+            return self._pack(outcome.value)
+        if not _is_http_exception(error):
+            return FunctionCall.pack(self, outcome)
+        response = error.response  # type: ignore[attr-defined]
+        if response is not None:
+            return self._pack(response)
+        return pack_exception(error, self.plan.classes, self.stored_exceptions())
+
+    def _pack(self, response: Response) -> bytes:
+        if not response.is_sequence:
+            raise Unstorable(
+                "a streamed answer is made after the view has ended; protect it with pyidempotent.flask.Idempotency"
+            )
+        body = b"".join(response.iter_encoded())
+        return ANSWER + _native.encode_answer(
+            response.status_code, raw_headers(response), body, self.site.store_set_cookie
+        )
+
+    def note(self, outcome: Outcome) -> dict[str, Any]:
+        """The status and the location of the answer."""
+        response = outcome.value
+        return note_of(self.status(outcome), () if response is None else raw_headers(response))
+
+    def replay(self, payload: bytes) -> Outcome:
+        """The stored answer, marked as a replay."""
+        if payload[:1] == ANSWER:
+            return Outcome(value=response_of(self.app, replayed(payload)))
+        outcome = super().replay(payload)
+        sys.modules["flask"].after_this_request(_mark_as_replay)
+        return outcome
+
+    def stored_exceptions(self) -> tuple[type[Exception], ...]:
+        """The framework's own are answers."""
+        return (*super().stored_exceptions(), sys.modules["werkzeug.exceptions"].HTTPException)
+
+    def answer(self, error: IdempotencyError) -> Any:
+        """The response to a refusal; ``None`` where it has to be raised: the app has a handler of its own for it."""
+        return refusal(self.app, self.request, error, self.site)
+
+
+# What the decorator and the extension share.
+
+
+def refusal(app: Flask, request: Request, error: IdempotencyError, site: Site) -> Response | None:
+    """The response to a refusal; ``None`` where the application has a handler of its own for it."""
+    kinds = [cls for cls in type(error).__mro__ if cls not in (Exception, BaseException)]
+    for name in (*request.blueprints, None):
+        handlers = app.error_handler_spec.get(name, {}).get(None, {})
+        if any(kind in handlers for kind in kinds):
+            return None
+    return response_of(app, problem_answer(error, facts_of(request.environ).path.decode("latin-1"), site))
+
+
+def response_of(app: Flask, answer: Answer) -> Response:
+    """An answer as the application's response."""
+    response = app.response_class([answer.body], answer.status)
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+    response.headers = type(response.headers)(headers)
+    return response
+
+
+def raw_headers(response: Response) -> list[tuple[bytes, bytes]]:
+    """The headers as they are sent.
+
+    Raises:
+        ValueError: where they can't be.
+    """
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+
+
+def after_functions() -> list[Any]:
+    """The functions of ``after_this_request`` that are to see the answer."""
+    functions: list[Any] = sys.modules["flask.globals"].request_ctx._after_request_functions
+    return functions
+
+
+def set_after_functions(functions: list[Any]) -> None:
+    """Puts others in their place."""
+    sys.modules["flask.globals"].request_ctx._after_request_functions = functions
+
+
+def known_user(app: Flask) -> bytes | None:
+    """The user that flask-login knows, if the application has it."""
+    login = sys.modules.get("flask_login")
+    if login is None or not hasattr(app, "login_manager") or not login.current_user.is_authenticated:
+        return None
+    return caller_bytes(login.current_user.get_id())
+
+
+def read_body(request: Request, limit: int) -> tuple[bytes, bytes]:
+    """Content type and body, at most ``limit`` bytes; the view can still read it, in any way.
+
+    Raises:
+        RuntimeError: where somebody has read it, and nobody knows what it was.
+    """
+    declared = request.content_length
+    if declared is None:
+        _limit_stream(request, limit)
+    body = request.get_data()  # caches it, for `data`, `json`, `form`
+    if not body and (request.form or request.files):
+        # Parsed before us, from the stream: the body is gone, and what it said is there.
+        files = [
+            (name, (file.filename, file.content_type, file.stream)) for name, file in request.files.items(multi=True)
+        ]
+        return form_content([*request.form.items(multi=True), *files], limit)
+    if declared is not None and len(body) != declared:
+        raise RuntimeError(
+            f"{len(body)} of the {declared} bytes of the request's body were left when its payload was to be compared: "
+            "code that ran before has read request.stream; use request.get_data(), which keeps them"
+        )
+    request.stream = request.environ["wsgi.input"] = BytesIO(body)
+    return request.headers.get("Content-Type", "").encode("latin-1"), body
+
+
+def _limit_stream(request: Request, limit: int) -> None:
+    """Reads a body that does not tell its length, if it is not over the limit."""
+    chunks, size = [], 0
+    while size <= limit and (chunk := request.stream.read(limit + 1 - size)):
+        chunks.append(chunk)
+        size += len(chunk)
+    if size > limit:
+        raise too_large(limit)
+    if chunks:
+        request.stream = BytesIO(b"".join(chunks))
+
+
+def _is_http_exception(error: Exception) -> bool:
+    return isinstance(error, sys.modules["werkzeug.exceptions"].HTTPException)
+
+
+def _mark_as_replay(response: Response) -> Response:
+    name, value = REPLAYED
+    response.headers[name.decode()] = value.decode()
+    return response
