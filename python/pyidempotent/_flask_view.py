@@ -240,7 +240,8 @@ def read_body(request: Request, limit: int) -> tuple[bytes, bytes]:
     Raises:
         RuntimeError: where somebody has read it, and nobody knows what it was.
     """
-    declared = request.content_length
+    # What is no number, or empty, declares nothing; nor does what stands beside another encoding.
+    declared = request.content_length if request.environ.get("CONTENT_LENGTH", "").isdigit() else None
     if declared is None:
         _limit_stream(request, limit)
     body = request.get_data()  # caches it, for `data`, `json`, `form`
