@@ -1,15 +1,16 @@
-"""The wheel, on the oldest FastAPI that is supported and on the one installed here: one script on both."""
+"""The wheel, on the oldest FastAPI and Flask that are supported and on those installed here: one script on both."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-import fastapi
+import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = Path(__file__).parent / "apps" / "oldest_fastapi.py"
+APPS = Path(__file__).parent / "apps"
 
 
 def run(*command: str | Path) -> str:
@@ -18,8 +19,9 @@ def run(*command: str | Path) -> str:
     return done.stdout.strip()
 
 
-def test_the_installed_one() -> None:
-    assert run(sys.executable, SCRIPT) == fastapi.__version__
+@pytest.mark.parametrize("framework", ["fastapi", "flask"])
+def test_the_installed_one(framework: str) -> None:
+    assert run(sys.executable, APPS / f"oldest_{framework}.py") == version(framework)
 
 
 def test_the_oldest_one(tmp_path: Path) -> None:
@@ -27,6 +29,7 @@ def test_the_oldest_one(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "wheel").iterdir()
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
-    wanted = ["fastapi==0.107.*", "httpx", "python-multipart==0.0.9"]
+    wanted = ["fastapi==0.107.*", "httpx", "python-multipart==0.0.9", "flask[async]==3.0.0", "werkzeug==3.0.0"]
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted, wheel)
-    assert run(python, "-I", SCRIPT).startswith("0.107.")
+    assert run(python, "-I", APPS / "oldest_fastapi.py").startswith("0.107.")
+    assert run(python, "-I", APPS / "oldest_flask.py") == "3.0.0"

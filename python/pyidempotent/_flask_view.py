@@ -131,8 +131,9 @@ class FlaskViewCall(FlaskFunctionCall):
             return
         self._is_rendered = True
         functions = after_functions()
-        own = [function for function in functions[self._earlier :] if not inspect.iscoroutinefunction(function)]
-        functions[:] = [function for function in functions if function not in own]
+        added = functions[self._earlier :]
+        own = [function for function in added if not inspect.iscoroutinefunction(function)]
+        functions[self._earlier :] = [function for function in added if inspect.iscoroutinefunction(function)]
         try:
             response = self.app.make_response(outcome.value)
             for function in own:
