@@ -241,24 +241,25 @@ def read_body(request: Request, limit: int) -> tuple[bytes, bytes]:
     Raises:
         RuntimeError: where somebody has read it, and nobody knows what it was.
     """
+    environ = request.environ
     # What is no number, or empty, declares nothing; nor does what stands beside another encoding.
-    declared = request.content_length if request.environ.get("CONTENT_LENGTH", "").isdigit() else None
+    declared = request.content_length if environ.get("CONTENT_LENGTH", "").isdigit() else None
+    content_type = environ.get("CONTENT_TYPE", "").encode("latin-1")
     if declared is None:
         _limit_stream(request, limit)
     body = request.get_data()  # caches it, for `data`, `json`, `form`
-    if not body and (request.form or request.files):
+    if not body and declared != 0 and content_type and (request.form or request.files):
         # Parsed before us, from the stream: the body is gone, and what it said is there.
-        files = [
-            (name, (file.filename, file.content_type, file.stream)) for name, file in request.files.items(multi=True)
-        ]
-        return form_content([*request.form.items(multi=True), *files], limit)
+        files = request.files.items(multi=True)
+        said = [(name, (file.filename, file.content_type, file.stream)) for name, file in files]
+        return form_content([*request.form.items(multi=True), *said], limit)
     if declared is not None and len(body) != declared:
         raise RuntimeError(
             f"{len(body)} of the {declared} bytes of the request's body were left when its payload was to be compared: "
             "code that ran before has read request.stream; use request.get_data(), which keeps them"
         )
-    request.stream = request.environ["wsgi.input"] = BytesIO(body)
-    return request.headers.get("Content-Type", "").encode("latin-1"), body
+    request.stream = environ["wsgi.input"] = BytesIO(body)
+    return content_type, body
 
 
 def _limit_stream(request: Request, limit: int) -> None:
