@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin
 
 from pyidempotent._current import _current
-from pyidempotent._flask_view import flask_call
+from pyidempotent._flask_view import FlaskViewCall, flask_call
 from pyidempotent._flow import advance, advance_async, protect, refuse_to_block
 from pyidempotent._function import Function, FunctionCall
 from pyidempotent._requests import (
@@ -169,7 +169,8 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             if isinstance(call, EndpointCall) and call.is_held():
                 return await function(*args, **kwargs)
             try:
-                outcome = await advance_async(call, protect(call), None, read_body, function, args, kwargs)
+                run = call.rendering_async(function) if isinstance(call, FlaskViewCall) else function
+                outcome = await advance_async(call, protect(call), None, read_body, run, args, kwargs)
                 if outcome.exception is not None:
                     raise outcome.exception
                 return outcome.value
@@ -185,7 +186,8 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             if isinstance(call, EndpointCall) and call.is_held():
                 return function(*args, **kwargs)
             try:
-                outcome = advance(call, protect(call), None, read_body_from_thread, function, args, kwargs)
+                run = call.rendering(function) if isinstance(call, FlaskViewCall) else function
+                outcome = advance(call, protect(call), None, read_body_from_thread, run, args, kwargs)
                 if outcome.exception is not None:
                     raise outcome.exception
                 return outcome.value

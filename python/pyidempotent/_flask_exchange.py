@@ -178,5 +178,5 @@ class _Running(Running):
             return super().settle(error)
         self.is_read = True
         if error is not None:
-            self.seen.cut = f"it broke off: {error!r}"
+            self.seen.broke_off = True
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -58,19 +59,20 @@ def views_of(app: Flask, request: Request) -> list[Any]:
 class FlaskFunctionCall(EndpointCall):
     """A call, inside a Flask request, of a function that is not its view: it has the request's key, its own result."""
 
-    __slots__ = ("_earlier", "_is_rendered", "app")
+    __slots__ = ("_site", "app")
 
     def __init__(
         self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], app: Flask, request: Request
     ) -> None:
         super().__init__(plan, args, kwargs, request, None)
         self.app = app
-        self._is_rendered = False
-        #: How many functions were to see the answer when the call began.
-        self._earlier = len(after_functions())
         extension = app.extensions.get(EXTENSION)
-        if extension is not None and not self.site.has_backend:
-            self.site = extension.site_of(self.site)
+        self._site = plan.site if plan.site.has_backend or extension is None else extension.site_of(plan.site)
+
+    @property
+    def site(self) -> Site:
+        """The decorator's options, over the extension's backend where they have none."""
+        return self._site
 
     def request_facts(self) -> Facts:
         """The facts of the request."""
@@ -89,13 +91,14 @@ class FlaskFunctionCall(EndpointCall):
         """A function's caller gets the exception."""
         return None
 
+    # All else is as without a request. To a type checker the parameters of native methods have no names.
     operation = FunctionCall.operation
     fingerprint = FunctionCall.fingerprint
-    verdict = FunctionCall.verdict
-    status = FunctionCall.status
-    pack = FunctionCall.pack
-    note = FunctionCall.note
-    replay = FunctionCall.replay
+    verdict = FunctionCall.verdict  # type: ignore[assignment]
+    status = FunctionCall.status  # type: ignore[assignment]
+    pack = FunctionCall.pack  # type: ignore[assignment]
+    note = FunctionCall.note  # type: ignore[assignment]
+    replay = FunctionCall.replay  # type: ignore[assignment]
     stored_exceptions = FunctionCall.stored_exceptions
 
 
@@ -107,40 +110,52 @@ class FlaskViewCall(FlaskFunctionCall):
     operation = EndpointCall.operation
     verdict = EndpointCall.verdict
 
+    def rendering(self, view: Callable[..., Any]) -> Callable[..., Response]:
+        """A view that returns the answer that Flask makes of its value."""
+
+        def run(*args: Any, **kwargs: Any) -> Response:
+            earlier = len(after_functions())
+            return self._render(view(*args, **kwargs), earlier)
+
+        return run
+
+    def rendering_async(self, view: Callable[..., Any]) -> Callable[..., Awaitable[Response]]:
+        """The same of an async view."""
+
+        async def run(*args: Any, **kwargs: Any) -> Response:
+            earlier = len(after_functions())
+            return self._render(await view(*args, **kwargs), earlier)
+
+        return run
+
+    def _render(self, value: Any, earlier: int) -> Response:
+        """The answer, with what the view adds to it by ``after_this_request``: that is part of it."""
+        response = self.app.make_response(value)
+        functions = after_functions()
+        added, functions[earlier:] = functions[earlier:], []
+        for function in added:
+            if inspect.iscoroutinefunction(function):
+                functions.append(function)  # Flask has the loop for it, later
+            else:
+                response = function(response)
+        return response
+
     def fingerprint(self) -> bytes | None:
         """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""
         if self.plan.fingerprint is not None:
-            return self._digest()
+            return super().fingerprint()
         limit = self.site.max_request_bytes
         refuse_declared(self.facts, limit)
         return self.fingerprint_of(read_body(self.request, limit))
 
     def status(self, outcome: Outcome) -> int | None:
         """The status that the client sees."""
-        self._render(outcome)
         error = outcome.exception
         if error is None:
             return int(outcome.value.status_code)
         if not _is_http_exception(error):
             return None
         return int(error.get_response().status_code)  # type: ignore[attr-defined]
-
-    def _render(self, outcome: Outcome) -> None:
-        """Makes the answer of a view's value, as Flask will, with what the view adds by ``after_this_request``."""
-        if self._is_rendered or outcome.exception is not None:
-            return
-        self._is_rendered = True
-        functions = after_functions()
-        added = functions[self._earlier :]
-        own = [function for function in added if not inspect.iscoroutinefunction(function)]
-        functions[self._earlier :] = [function for function in added if inspect.iscoroutinefunction(function)]
-        try:
-            response = self.app.make_response(outcome.value)
-            for function in own:
-                response = function(response)
-            outcome.value = response
-        except Exception as error:  # of a value that is no answer: the view failed
-            outcome.value, outcome.exception = None, error
 
     def pack(self, outcome: Outcome) -> bytes:
         """The answer; an HTTP exception as one, for which the application may have a handler."""

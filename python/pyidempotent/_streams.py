@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flow import Call, Flow, advance, hurry
+from pyidempotent._flow import Flow, advance, hurry
 from pyidempotent._http import Capture
+from pyidempotent._plan import RequestCall
 from pyidempotent._results import Answer, Outcome
-
-CLIENT_LEFT = "its client left before its end"
 
 
 class Running:
@@ -24,7 +23,7 @@ class Running:
         attempt: the attempt that is held for it.
     """
 
-    def __init__(self, call: Call, flow: Flow, attempt: CurrentAttempt) -> None:
+    def __init__(self, call: RequestCall, flow: Flow, attempt: CurrentAttempt) -> None:
         self._call = call
         self._flow = flow
         self.attempt = attempt
@@ -36,29 +35,30 @@ class Running:
     def settle(self, error: Exception | None = None) -> Answer | None:
         """Ends the attempt; the answer of the attempt that completed in its place, where one did."""
         self.is_settled = True
+        self._call.refused = self.attempt._refusal
         outcome = Outcome(self.seen.answer(), error)
         ended = advance(self._call, self._flow, outcome, _no_body)
         return None if ended is outcome else ended.value
 
     def interrupt(self) -> None:
-        """The work was interrupted or is exiting: nobody waits for the store."""
+        """The work was interrupted or is exiting: nobody waits for the store, or knows how far it has got."""
         if not self.is_settled:
             self.is_settled = True
-            hurry(self.attempt, "fail" if self.seen.status is None else "hold")
+            hurry(self.attempt, "hold")
 
 
 class CapturedParts(Iterator[bytes]):
     """The parts of a body, captured while they are read.
 
-    The attempt ends before the part that completes a declared length is given out, or where the parts end; where they
-    end by an exception its outcome is unknown, and where `close` comes before the end the answer is not kept.
+    The attempt ends before the part that completes a declared length is given out, or where the parts end. Where they
+    end by an exception, or `close` comes before their end, its outcome is unknown.
 
     Parameters:
         running: the request; the start of its answer has been seen.
         parts: the body.
         source: what is closed with it: ``parts`` unless told.
 
-    >>> from pyidempotent._plan import Plan, RequestCall
+    >>> from pyidempotent._plan import Plan
     >>> from pyidempotent._flow import advance, protect
     >>> from pyidempotent._http import Facts
     >>> def parts():
@@ -112,7 +112,7 @@ class CapturedParts(Iterator[bytes]):
         finally:
             running = self._running
             if running is not None and not running.is_settled:
-                running.seen.cut = running.seen.cut or CLIENT_LEFT
+                running.seen.broke_off = True
                 running.settle()
 
     def forget(self) -> None:

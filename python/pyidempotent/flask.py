@@ -21,12 +21,14 @@ from weakref import WeakKeyDictionary
 
 from flask import Blueprint, Flask, request
 
+from pyidempotent._current import _current
 from pyidempotent._flask_exchange import EXCHANGE, Exchange
 from pyidempotent._flask_view import EXTENSION, known_user, read_body, refusal, response_of, views_of
 from pyidempotent._flow import advance, protect, refuse_to_block
-from pyidempotent._http import METHODS
+from pyidempotent._http import METHODS, refuse_declared
 from pyidempotent._native import fingerprint_http
 from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
+from pyidempotent._requests import ATTEMPT, Held
 from pyidempotent._results import Outcome
 from pyidempotent._site import Site
 from pyidempotent._wsgi import environ_name, facts_of
@@ -231,8 +233,9 @@ class _Protection:
                 return self._dispatch(*args)
             return self._protect(plan, current, *args)
         except IdempotencyError as error:  # ours, or that of a protected function that the view has called
-            site = (plan or self.routes.default).site
-            answer = refusal(self.app, current, error, site)
+            if (outer := _current.get()) is not None:
+                outer._refused(error.status)  # of the view's call: nothing that a repeat should get
+            answer = refusal(self.app, current, error, (plan or self.routes.default).site)
             if answer is None:
                 raise
             return answer
@@ -244,14 +247,18 @@ class _Protection:
                 "a protected request did not come through app.wsgi_app as Idempotency left it: call the application "
                 "itself, and put WSGI middleware that answers late around it after init_app"
             )
-        if exchange.running is not None:
-            return self._dispatch(*args)  # an application around this one holds the attempt
+        if exchange.running is not None:  # an application around this one holds the attempt
+            held: Held = current.environ[ATTEMPT]
+            held.refuse_others("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
+            return self._dispatch(*args)
         refuse_to_block(plan.site)
         call = _Request(plan, current, self.app)
         if plan.asked:
+            if "fingerprint" in plan.asked:
+                call.read()  # it may be made of it
             call.ask(current)
         flow = protect(call)
-        begun = advance(call, flow, None, _read_body)
+        begun = advance(call, flow, None, _Request.read)
         if type(begun) is Outcome:
             return response_of(self.app, begun.value)
         if begun is not None:
@@ -291,6 +298,15 @@ class _Request(RequestCall):
         super().__init__(plan, facts_of(request.environ))
         self.request = request
         self._app = app
+        self._read: tuple[bytes, bytes] | None = None
+
+    def read(self) -> tuple[bytes, bytes]:
+        """Content type and body."""
+        if self._read is None:
+            limit = self.site.max_request_bytes
+            refuse_declared(self.facts, limit)
+            self._read = read_body(self.request, limit)
+        return self._read
 
     def ask(self, request: Any) -> None:
         """Asks the callables of the user's, as Flask calls what may be async."""
@@ -307,7 +323,3 @@ class _Request(RequestCall):
         if "fingerprint" in self._asked:
             return super().fingerprint_of(content)
         return fingerprint_http(self.facts.method, self.facts.path, self.facts.query, content_type, content)
-
-
-def _read_body(call: _Request) -> tuple[bytes, bytes]:
-    return read_body(call.request, call.site.max_request_bytes)
