@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import flask
@@ -26,6 +27,7 @@ from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.flask import Idempotency
+from pyidempotent.testing import Rehearsal
 from servers import RedisServer, free_port
 
 OPERATION = ("POST", "/pay")
@@ -298,6 +300,17 @@ def test_an_interrupted_view_leaves_its_key_free(error: type[BaseException]) -> 
     while (answer := shop.pay()).status_code == 409:
         pass
     assert (answer.status_code, is_replay(answer)) == (200, False)
+
+
+def test_a_rehearsed_crash_leaves_the_attempt_to_lapse(idempotency: Rehearsal) -> None:
+    shop = Shop(lambda: bank.charge(), backend="redis://localhost")
+    bank = SimpleNamespace(charge=lambda: "charged")
+    with idempotency.crash_after(bank, "charge"):
+        shop.pay()
+    refused(shop.pay(), 409, "processing", "running", retry_after=True)
+    idempotency.advance(30)
+    assert same_answer(shop.pay(), shop.pay())
+    assert shop.runs == 2
 
 
 def test_a_view_may_release_its_key_in_an_error_handler() -> None:

@@ -36,8 +36,9 @@ def _path(environ: Mapping[str, Any]) -> bytes:
             path: bytes = raw.encode("latin-1").partition(b"?")[0]
             if path.startswith(b"/"):
                 return path
-            # A proxy's form of it, with the host.
-            return b"/" + path.partition(b"://")[2].partition(b"/")[2]
+            _, is_absolute, rest = path.partition(b"://")  # a proxy's form of it, with the host
+            if is_absolute:
+                return b"/" + rest.partition(b"/")[2]
     decoded = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     return quote(decoded.encode("latin-1")).encode()
 
