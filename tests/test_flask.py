@@ -577,12 +577,56 @@ def test_a_form_that_was_parsed_before_is_compared_by_what_it_says(chunked: bool
     assert shop.runs == 1
 
 
-def test_a_body_that_was_read_away_is_an_error_and_nothing_runs(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_parsed_form_that_says_nothing_is_a_form() -> None:
+    shop = Shop(lambda: f"{request.form.to_dict()} {new_key()}")
+    shop.app.before_request(lambda: (request.form, None)[1])
+    sent = {"content": b"&&&", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}
+    first, again = (shop.pay(**{**sent, "headers": dict(sent["headers"])}) for _ in range(2))
+    assert first.text.startswith("{} ")
+    assert same_answer(first, again)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [3, 6])
+def test_a_body_that_was_read_away_is_an_error_and_nothing_runs(
+    chunked: bool, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
     shop = Shop(number)
-    shop.app.before_request(lambda: (request.stream.read(3), None)[1])
-    assert shop.pay(content=b"amount").status_code == 500
+    shop.app.before_request(lambda: (request.stream.read(size), None)[1])
+    overrides = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True} if chunked else {}
+    headers = {"Idempotency-Key": shop.key}
+    answer = shop.app.test_client().post("/pay", data=b"amount", headers=headers, environ_overrides=overrides)
+    assert answer.status_code == 500
     assert "use request.get_data()" in caplog.text
     assert (shop.runs, shop.state) == (0, None)
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_a_client_that_leaves_within_its_body_runs_nothing(terminated: bool) -> None:
+    shop = Shop(number)
+    overrides: dict[str, Any] = {"CONTENT_LENGTH": "9"}
+    if terminated:
+        overrides["wsgi.input_terminated"] = True
+    client = shop.app.test_client()
+    answer = client.post("/pay", data=b"A", headers={"Idempotency-Key": shop.key}, environ_overrides=overrides)
+    assert (answer.status_code, shop.runs, shop.state) == (400, 0, None)
+
+
+@pytest.mark.parametrize("reads", [lambda: request.get_data(), lambda: request.form])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_was_looked_at_before_is_held_to_its_limit(reads: Callable[[], Any], chunked: bool) -> None:
+    shop = Shop(lambda: request.get_data(), max_request_bytes=5)
+    shop.app.before_request(lambda: (reads(), None)[1])
+    overrides = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True} if chunked else {}
+
+    def send(body: bytes) -> Any:
+        headers = {"Idempotency-Key": shop.key}
+        return shop.app.test_client().post("/pay", data=body, headers=headers, environ_overrides=overrides)
+
+    assert send(b"123456").status_code == 413
+    assert [send(b"12345").data for _ in range(2)] == [b"12345", b"12345"]
+    assert send(b"54321").status_code == 422
+    assert shop.runs == 1
 
 
 def test_the_applications_own_limit_holds() -> None:

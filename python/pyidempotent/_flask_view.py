@@ -216,9 +216,13 @@ def refusal(app: Flask, request: Request, error: IdempotencyError, site: Site) -
 
 def response_of(app: Flask, answer: Answer) -> Response:
     """An answer as the application's response."""
-    response = app.response_class([answer.body], answer.status)
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-    response.headers = type(response.headers)(headers)
+    headers = sys.modules["werkzeug.datastructures"].Headers(
+        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+    )
+    has_type = "Content-Type" in headers
+    response = app.response_class([answer.body], answer.status, headers)
+    if not has_type:
+        del response.headers["Content-Type"]  # which is added to what has none
     return response
 
 
@@ -250,43 +254,56 @@ def known_user(app: Flask) -> bytes | None:
     return caller_bytes(login.current_user.get_id())
 
 
+#: What Flask takes from the stream where it parses it.
+_FORMS = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
+
+
 def read_body(request: Request, limit: int) -> tuple[bytes, bytes]:
     """Content type and body, at most ``limit`` bytes; the view can still read it, in any way.
 
     Raises:
         RuntimeError: where somebody has read it, and nobody knows what it was.
+        ClientDisconnected: where it ends before its length.
     """
-    environ = request.environ
+    environ, seen = request.environ, request.__dict__
     # What is no number, or empty, declares nothing; nor does what stands beside another encoding.
     declared = request.content_length if environ.get("CONTENT_LENGTH", "").isdigit() else None
     content_type = environ.get("CONTENT_TYPE", "").encode("latin-1")
-    if declared is None:
-        _limit_stream(request, limit)
-    body = request.get_data()  # caches it, for `data`, `json`, `form`
-    if not body and declared != 0 and content_type and (request.form or request.files):
-        # Parsed before us, from the stream: the body is gone, and what it said is there.
+    is_kept, is_parsed, is_touched = "_cached_data" in seen, "form" in seen, "stream" in seen
+    if is_parsed and not is_kept and (request.form or request.files or request.mimetype in _FORMS):
+        # From the stream, before us: the body is gone, and what it said is there.
         files = request.files.items(multi=True)
         said = [(name, (file.filename, file.content_type, file.stream)) for name, file in files]
         return form_content([*request.form.items(multi=True), *said], limit)
-    if declared is not None and len(body) != declared:
+    if is_kept or declared == 0:
+        body = request.get_data()
+    else:
+        body = _read(request.stream, limit + 1 if declared is None else declared)
+    if len(body) > limit:
+        raise too_large(limit)
+    # Parsing leaves what is no form in the stream.
+    is_whole = len(body) == declared or (declared is None and (is_kept or is_parsed or not is_touched))
+    if not is_whole and not is_touched:
+        raise sys.modules["werkzeug.exceptions"].ClientDisconnected
+    if not is_whole:
         raise RuntimeError(
-            f"{len(body)} of the {declared} bytes of the request's body were left when its payload was to be compared: "
-            "code that ran before has read request.stream; use request.get_data(), which keeps them"
+            "code that ran before the view has read request.stream, and the payload can't be compared any more; use "
+            "request.get_data(), which keeps it"
         )
     request.stream = environ["wsgi.input"] = BytesIO(body)
     return content_type, body
 
 
-def _limit_stream(request: Request, limit: int) -> None:
-    """Reads a body that does not tell its length, if it is not over the limit."""
-    chunks, size = [], 0
-    while size <= limit and (chunk := request.stream.read(limit + 1 - size)):
+def _read(stream: Any, size: int) -> bytes:
+    """So many bytes of a stream, or all that it has."""
+    body: bytes = stream.read(size)
+    if len(body) in (0, size):
+        return body
+    chunks, left = [body], size - len(body)
+    while left and (chunk := stream.read(left)):
         chunks.append(chunk)
-        size += len(chunk)
-    if size > limit:
-        raise too_large(limit)
-    if chunks:
-        request.stream = BytesIO(b"".join(chunks))
+        left -= len(chunk)
+    return b"".join(chunks)
 
 
 def _is_http_exception(error: Exception) -> bool:

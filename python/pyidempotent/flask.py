@@ -277,7 +277,7 @@ class _Protection:
         if plan is None:
             return None
         site = plan.site
-        is_concerned = site.required or "key" in plan.asked or environ_name(site.key_header) in current.environ
+        is_concerned = site.required or "key" in plan.asked or environ_name(site.header) in current.environ
         return plan if is_concerned else None
 
     def _own_plan(self, current: Request) -> Any:
@@ -316,6 +316,10 @@ class _Request(RequestCall):
     def user(self) -> bytes | None:
         """The user that flask-login knows."""
         return known_user(self._app)
+
+    def body(self) -> Any:
+        """What has to be read."""
+        return self
 
     def fingerprint_of(self, body: Any) -> bytes:
         """The digest of the request, or as ``fingerprint=`` says."""
