@@ -83,6 +83,14 @@ class Local:
         return self.post(path, key, **more), self.post(path, key, **more)
 
 
+class LocalWsgi(Local):
+    """The same for a WSGI application; what it raises is raised here, as by a server in development."""
+
+    def post(self, path: str, key: str | None = None, *, method: str = "POST", **more: Any) -> httpx.Response:
+        with httpx.Client(transport=httpx.WSGITransport(self.app), base_url="http://local") as client:
+            return client.request(method, path, headers=with_key(key, more.pop("headers", None)), **more)
+
+
 def is_replay(answer: httpx.Response) -> bool:
     values = answer.headers.get_list("idempotent-replayed")
     assert values in ([], ["true"])

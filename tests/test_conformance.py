@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from faces import CELLS, FACES, RESULTS, SCENARIOS, STORES, FaceServer
+from faces import CELLS, FACES, RESULTS, SCENARIOS, STORES, Face, FaceServer
 from scenario import Scenario
 from servers import RedisServer
 
@@ -57,6 +58,35 @@ def test_scenario(column: FaceServer, name: str, request: pytest.FixtureRequest,
                 servers = list(pool.map(stack.enter_context, several))
         Scenario(scenario["steps"], servers).play()
     RESULTS[face.name, store, name] = True
+
+
+#: To two faces in turn, so that each replays what the other one has stored.
+MEETING: list[dict[str, Any]] = [
+    {"post": "/charge?a=1&b=%20", "key": "K", "body": "A", "as": "one", "see": {"status": 200}},
+    {"post": "/charge?a=1&b=%20", "key": "K", "body": "A", "see": {"same_as": "one", "replayed": True}},
+    {"post": "/charge?a=1&b=%20", "key": "K", "body": "B", "see": {"problem": "conflict"}},
+    {"post": "/%63af%C3%A9/a%2Fb", "key": "K", "as": "two", "do": {"status": 201}, "see": {"status": 201}},
+    {"post": "/%63af%C3%A9/a%2Fb", "key": "K", "see": {"same_as": "two", "replayed": True}},
+    {"post": "/owned/charge", "key": "K", "headers": {"X-User": "alice"}, "as": "three", "see": {"status": 200}},
+    {
+        "post": "/owned/charge",
+        "key": "K",
+        "headers": {"X-User": "alice"},
+        "see": {"same_as": "three", "replayed": True},
+    },
+    {"post": "/large/charge", "key": "K", "multipart": "file", "as": "four", "do": {"stream": {"chunks": 3, "size": 9}}}
+    | {"see": {"status": 200, "length": 27}},
+    {"post": "/large/charge", "key": "K", "multipart": "file", "see": {"same_as": "four", "replayed": True}},
+    {"runs": 4},
+]
+
+
+@pytest.mark.parametrize("face", FACES[1:], ids=lambda face: face.name)
+def test_faces_meet_in_one_record(face: Face, redis_server: RedisServer, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        pair = [stack.enter_context(FaceServer(each, redis_server.url, tmp_path)) for each in (FACES[0], face)]
+        for servers in (pair, pair[::-1]):
+            Scenario(MEETING, servers).play()
 
 
 def test_the_number_of_cells_is_the_announced_one() -> None:

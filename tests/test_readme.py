@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from clients import LocalWsgi, is_replay, refused, same_answer
 from pyidempotent import current, idempotent
 from pyidempotent.testing import Rehearsal
 from servers import AppServer, RedisServer
@@ -40,7 +41,7 @@ def key() -> str:
 
 
 def test_every_block_is_executed_below() -> None:
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 10
 
 
 def test_the_five_lines(tmp_path: Path, redis_server: RedisServer, key: str) -> None:
@@ -92,6 +93,15 @@ def test_the_middleware(tmp_path: Path, redis_server: RedisServer, key: str) -> 
         assert "idempotent-replayed" not in send("b").headers
         assert send("a", 6).status_code == 422
         assert httpx.post(f"{app.url}/invoices", params={"amount": 5}).status_code == 400
+
+
+def test_the_extension(redis_server: RedisServer, key: str) -> None:
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    exec(block("from flask import").replace("redis://localhost", redis_server.url), namespace)
+    client = LocalWsgi(namespace["app"])
+    assert same_answer(*client.twice("/invoices?amount=5", key, headers={"X-User": "a"}))
+    assert not is_replay(client.post("/invoices?amount=5", key, headers={"X-User": "b"}))
+    refused(client.post("/invoices?amount=5", headers={"X-User": "a"}), 400, "key-missing", "none")
 
 
 @pytest.mark.parametrize("words", ["def charge(", "backend.resolve("])

@@ -1,4 +1,4 @@
-"""The wheel, on the oldest FastAPI and Django that are supported and on those installed here: one script on both."""
+"""The wheel, on the oldest frameworks that are supported and on those installed here: one script each on both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(*command: str | Path) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("framework", ["fastapi", "django"])
+@pytest.mark.parametrize("framework", ["fastapi", "flask", "django"])
 def test_the_installed_one(framework: str) -> None:
     assert run(sys.executable, APPS / f"oldest_{framework}.py") == version(framework)
 
@@ -29,7 +29,9 @@ def test_the_oldest_one(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "wheel").iterdir()
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
-    wanted = ["fastapi==0.107.*", "httpx", "python-multipart==0.0.9", "django==5.0.*"]
+    oldest = ["fastapi==0.107.*", "flask[async]==3.0.0", "werkzeug==3.0.0", "django==5.0.*"]
+    wanted = [*oldest, "httpx", "python-multipart==0.0.9"]
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted, wheel)
     assert run(python, "-I", APPS / "oldest_fastapi.py").startswith("0.107.")
+    assert run(python, "-I", APPS / "oldest_flask.py") == "3.0.0"
     assert run(python, "-I", APPS / "oldest_django.py").startswith("5.0.")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin
 
 from pyidempotent._current import _current
+from pyidempotent._flask_view import flask_call
 from pyidempotent._flow import advance, advance_async, protect, refuse_to_block
 from pyidempotent._function import Function, FunctionCall
 from pyidempotent._requests import (
@@ -176,7 +177,8 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         if request is None:
             request = find_request(args, kwargs)
         if request is None:
-            return _django_call(plan, args, kwargs) or plan.native.call(args, kwargs)
+            view = flask_call(plan, args, kwargs) or _django_call(plan, args, kwargs)
+            return view or plan.native.call(args, kwargs)
         for parameter in plan.responses:
             response = kwargs.get(parameter, response)
         return EndpointCall(plan, args, kwargs, request, response)

@@ -48,6 +48,10 @@ class Facts(NamedTuple):
         """Every line of one header."""
         return [value for header, value in self.headers if header == name]
 
+    def named(self, names: frozenset[bytes]) -> set[bytes]:
+        """Which of these headers there are."""
+        return {name for name, _ in self.headers if name in names}
+
     def line(self, name: bytes) -> bytes:
         """The first line of a header, or nothing."""
         return next((value for header, value in self.headers if header == name), b"")
@@ -93,6 +97,10 @@ _CREDENTIALS = frozenset(
 )
 
 
+#: Headers that may say who calls.
+_CALLERS = _CREDENTIALS | {b"cookie"}
+
+
 def anonymous_caller(facts: Facts, site: Site, who: str) -> None:
     """Says that a request without a known caller is nobody's, where it does not claim to be somebody's.
 
@@ -103,7 +111,7 @@ def anonymous_caller(facts: Facts, site: Site, who: str) -> None:
     Raises:
         IdempotencyScopeMissing: where it has credentials.
     """
-    names = {name for name, _ in facts.headers}
+    names = facts.named(_CALLERS)
     if found := names & _CREDENTIALS:
         said = ", ".join(name.decode() for name in sorted(found))
         once(
@@ -114,7 +122,7 @@ def anonymous_caller(facts: Facts, site: Site, who: str) -> None:
             "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers share answers",
         )
         raise IdempotencyScopeMissing
-    if b"cookie" in names:
+    if names:
         once(
             site,
             logging.WARNING,

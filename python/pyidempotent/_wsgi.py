@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -13,20 +14,72 @@ def facts_of(environ: Mapping[str, Any]) -> Facts:
     """The facts of a request.
 
     >>> environ = {"REQUEST_METHOD": "POST", "RAW_URI": "/caf%C3%A9?a=1", "QUERY_STRING": "a=1", "HTTP_X_USER": "alice"}
-    >>> facts_of(environ)
-    Facts(method='POST', path=b'/caf%C3%A9', query=b'a=1', headers=[(b'x-user', b'alice')])
+    >>> facts = facts_of(environ)
+    >>> facts.path, facts.query, facts.line(b"x-user"), list(facts.headers)
+    (b'/caf%C3%A9', b'a=1', b'alice', [(b'x-user', b'alice')])
     """
     query = environ.get("QUERY_STRING", "").encode("latin-1")
-    return Facts(environ["REQUEST_METHOD"], _path(environ), query, _headers(environ))
+    return _Facts(environ["REQUEST_METHOD"], _path(environ), query, _Headers(environ))
 
 
-def environ_name(header: str) -> str:
+#: The headers that stand in an environ under a name of their own.
+_OWN = ("CONTENT_TYPE", "CONTENT_LENGTH")
+
+
+@lru_cache(128)
+def environ_name(header: bytes) -> str:
     """Where a header stands in an environ.
 
-    >>> environ_name("Idempotency-Key")
-    'HTTP_IDEMPOTENCY_KEY'
+    >>> environ_name(b"idempotency-key"), environ_name(b"content-type")
+    ('HTTP_IDEMPOTENCY_KEY', 'CONTENT_TYPE')
     """
-    return "HTTP_" + header.upper().replace("-", "_")
+    name = header.decode("latin-1").upper().replace("-", "_")
+    return name if name in _OWN else f"HTTP_{name}"
+
+
+class _Headers:
+    """The headers in an environ, where a server has joined the lines of one name by commas."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        for name, value in self._environ.items():
+            if name.startswith("HTTP_"):
+                yield name[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1")
+            elif name in _OWN and value:
+                yield name.replace("_", "-").lower().encode("latin-1"), value.encode("latin-1")
+
+    def __contains__(self, name: bytes) -> bool:
+        return environ_name(name) in self._environ
+
+    def get(self, name: bytes) -> bytes | None:
+        """One of them."""
+        value: str | None = self._environ.get(environ_name(name))
+        return None if value is None else value.encode("latin-1")
+
+
+class _Facts(Facts):
+    """Facts whose headers are looked up, instead of listed for every request."""
+
+    __slots__ = ()
+
+    headers: _Headers
+
+    def lines(self, name: bytes) -> list[bytes]:
+        """The line of one header, if there is one."""
+        line = self.headers.get(name)
+        return [] if line is None else [line]
+
+    def line(self, name: bytes) -> bytes:
+        """The line of a header, or nothing."""
+        return self.headers.get(name) or b""
+
+    def named(self, names: frozenset[bytes]) -> set[bytes]:
+        """Which of these headers there are."""
+        return {name for name in names if name in self.headers}
 
 
 def _path(environ: Mapping[str, Any]) -> bytes:
@@ -36,20 +89,8 @@ def _path(environ: Mapping[str, Any]) -> bytes:
             path: bytes = raw.encode("latin-1").partition(b"?")[0]
             if path.startswith(b"/"):
                 return path
-            # A proxy's form of it, with the host.
-            return b"/" + path.partition(b"://")[2].partition(b"/")[2]
+            _, is_absolute, rest = path.partition(b"://")  # a proxy's form of it, with the host
+            if is_absolute:
+                return b"/" + rest.partition(b"/")[2]
     decoded = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     return quote(decoded.encode("latin-1")).encode()
-
-
-def _headers(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
-    """The headers; a server has joined the lines of one name by commas."""
-    headers = [
-        (name[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in environ.items()
-        if name.startswith("HTTP_")
-    ]
-    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if value := environ.get(name):
-            headers.append((name.replace("_", "-").lower().encode("latin-1"), value.encode("latin-1")))
-    return headers

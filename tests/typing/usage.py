@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pyidempotent import IdempotencyConflict, Outcome, arguments, attempt, by_authorization, current, idempotent, shared
@@ -11,6 +12,7 @@ from pyidempotent.backends.custom import CustomBackend, Step
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
+from pyidempotent.flask import Idempotency
 from pyidempotent.testing import check_backend, rehearse
 
 if TYPE_CHECKING:
@@ -78,6 +80,18 @@ if TYPE_CHECKING:
 
     with attempt(backend, key="a", payload={"any": "thing"}) as run:
         assert_type(run.replayed, bool)
+
+    idempotency = Idempotency(backend=backend, ttl=60, routes={"/health": None}, scope=lambda request: request.path)
+
+    @idempotency.options(required=True, lease=timedelta(seconds=5))
+    def view(order: str) -> tuple[str, int]:
+        return order, 201
+
+    assert_type(view("a"), tuple[str, int])
+    assert_type(idempotency.exempt(view)("a"), tuple[str, int])
+    idempotency.options(tll=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    idempotency.options(ttl="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    idempotency.exempt("view")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
     charge(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     charge("a", "b")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -85,7 +85,7 @@ def idempotency_options(backend: Backend | str | None = None, **options: Unpack[
     given: dict[str, Any] = {**options, **({} if backend is None else {"backend": backend})}
     plan = Plan(**{"backend": "memory://", **given})
     if "key_header" in given:
-        KEY_HEADERS.add(environ_name(plan.site.key_header))
+        KEY_HEADERS.add(environ_name(plan.site.header))
     return lambda view: _marked(view, {PREFIX + name: value for name, value in given.items()}, given)
 
 

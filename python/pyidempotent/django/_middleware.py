@@ -61,7 +61,7 @@ class IdempotencyMiddleware:
         self.routes = configuration().routes
         self._marked = functools.lru_cache(1024)(_marked_plan)
         plans = [self.routes.default, *(plan for _, plan in self.routes.patterns if plan is not None)]
-        self._key_headers = {environ_name(plan.site.key_header) for plan in plans}
+        self._key_headers = {environ_name(plan.site.header) for plan in plans}
         self._has_key_callable = any("key" in plan.asked for plan in plans)
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
@@ -156,12 +156,9 @@ def _marked_plan(view: Any, plan: Plan) -> Plan:
     return Plan(**{**plan.options, **marks_of(view)})
 
 
-_environ_name = functools.cache(environ_name)
-
-
 def _concerns(plan: Plan, request: HttpRequest) -> bool:
     site = plan.site
-    return site.required or "key" in plan.asked or _environ_name(site.key_header) in request.META
+    return site.required or "key" in plan.asked or environ_name(site.header) in request.META
 
 
 async def _to_its_end(request: HttpRequest, serving: Any) -> HttpResponseBase:

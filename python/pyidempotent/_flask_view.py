@@ -1,0 +1,316 @@
+"""A protected Flask view: its request is Flask's current one, its answer is what Flask makes of its value.
+
+Knows Flask without importing it: inside a request it is imported already.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Awaitable, Callable
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from pyidempotent import _native
+from pyidempotent._function import Function, FunctionCall, caller_bytes
+from pyidempotent._http import REPLAYED, Facts, note_of, problem_answer, refuse_declared, replayed, too_large
+from pyidempotent._requests import ATTEMPT, EndpointCall, Held, form_content
+from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_exception
+from pyidempotent._site import Site
+from pyidempotent._wsgi import facts_of
+from pyidempotent.exceptions import IdempotencyError
+
+if TYPE_CHECKING:
+    from flask import Flask, Request, Response
+
+#: Where the extension is among an application's.
+EXTENSION = "idempotency"
+
+
+def flask_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionCall | None:
+    """A call inside a Flask request: of its view, or of a function that takes its key from it; else None."""
+    flask = sys.modules.get("flask")
+    if flask is None or not flask.has_request_context():
+        return None
+    app, request = flask.current_app._get_current_object(), flask.request._get_current_object()
+    if _is_view(app, request, plan.function):
+        return FlaskViewCall(plan, args, kwargs, app, request)
+    return FlaskFunctionCall(plan, args, kwargs, app, request) if plan.takes_key_from_header else None
+
+
+def _is_view(app: Flask, request: Request, function: Any) -> bool:
+    """Whether a function is what Flask calls for a request, below decorators that keep ``__wrapped__``."""
+    own = inspect.unwrap(function)
+    return any(inspect.unwrap(view) is own for view in views_of(app, request))
+
+
+def views_of(app: Flask, request: Request) -> list[Any]:
+    """What answers a request: its view function, and the method of its class, where it is of one."""
+    view: Any = app.view_functions.get(request.endpoint or "")
+    if view is None:
+        return []
+    cls = getattr(view, "view_class", None)
+    if cls is None:
+        return [view]
+    named = (getattr(cls, name, None) for name in (request.method.lower(), "dispatch_request"))
+    return [view, *(method for method in named if method is not None)]
+
+
+class FlaskFunctionCall(EndpointCall):
+    """A call, inside a Flask request, of a function that is not its view: it has the request's key, its own result."""
+
+    __slots__ = ("_site", "app")
+
+    def __init__(
+        self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], app: Flask, request: Request
+    ) -> None:
+        super().__init__(plan, args, kwargs, request, None)
+        self.app = app
+        extension = app.extensions.get(EXTENSION)
+        self._site = plan.site if plan.site.has_backend or extension is None else extension.site_of(plan.site)
+
+    @property
+    def site(self) -> Site:
+        """The decorator's options, over the extension's backend where they have none."""
+        return self._site
+
+    def request_facts(self) -> Facts:
+        """The facts of the request."""
+        return facts_of(self.request.environ)
+
+    def held(self) -> Held | None:
+        """The attempt that the extension holds for the request."""
+        held: Held | None = self.request.environ.get(ATTEMPT)
+        return held
+
+    def user(self) -> bytes | None:
+        """The user that flask-login knows."""
+        return known_user(self.app)
+
+    def answer(self, error: IdempotencyError) -> Any:
+        """A function's caller gets the exception."""
+        return None
+
+    # All else is as without a request. To a type checker the parameters of native methods have no names.
+    operation = FunctionCall.operation
+    fingerprint = FunctionCall.fingerprint
+    verdict = FunctionCall.verdict  # type: ignore[assignment]
+    status = FunctionCall.status  # type: ignore[assignment]
+    pack = FunctionCall.pack  # type: ignore[assignment]
+    note = FunctionCall.note  # type: ignore[assignment]
+    replay = FunctionCall.replay  # type: ignore[assignment]
+    stored_exceptions = FunctionCall.stored_exceptions
+
+
+class FlaskViewCall(FlaskFunctionCall):
+    """A call of a request's view: the request is the payload, the answer the result."""
+
+    __slots__ = ()
+
+    operation = EndpointCall.operation
+    verdict = EndpointCall.verdict
+
+    async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        """The view then returns the answer that Flask makes of its value."""
+
+        async def rendered() -> Response:
+            earlier = len(after_functions())
+            return self._render(await run(), earlier)
+
+        return rendered
+
+    def prepare_in_thread(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        """The same for a sync view."""
+
+        def rendered() -> Response:
+            earlier = len(after_functions())
+            return self._render(run(), earlier)
+
+        return rendered
+
+    def _render(self, value: Any, earlier: int) -> Response:
+        """The answer, with what the view adds to it by ``after_this_request``: that is part of it."""
+        response = self.app.make_response(value)
+        functions = after_functions()
+        added, functions[earlier:] = functions[earlier:], []
+        for function in added:
+            if inspect.iscoroutinefunction(function):
+                functions.append(function)  # Flask has the loop for it, later
+            else:
+                response = function(response)
+        return response
+
+    def fingerprint(self) -> bytes | None:
+        """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""
+        if self.plan.fingerprint is not None:
+            return super().fingerprint()
+        limit = self.site.max_request_bytes
+        refuse_declared(self.facts, limit)
+        return self.fingerprint_of(read_body(self.request, limit))
+
+    def status(self, outcome: Outcome) -> int | None:
+        """The status that the client sees."""
+        error = outcome.exception
+        if error is None:
+            return int(outcome.value.status_code)
+        if not _is_http_exception(error):
+            return None
+        return int(error.get_response().status_code)  # type: ignore[attr-defined]
+
+    def pack(self, outcome: Outcome) -> bytes:
+        """The answer; an HTTP exception as one, for which the application may have a handler."""
+        error = outcome.exception
+        if error is None:
+            return self._pack(outcome.value)
+        if not _is_http_exception(error):
+            return FunctionCall.pack(self, outcome)
+        response = error.response  # type: ignore[attr-defined]
+        if response is not None:
+            return self._pack(response)
+        return pack_exception(error, self.plan.classes, self.stored_exceptions())
+
+    def _pack(self, response: Response) -> bytes:
+        if not response.is_sequence:
+            raise Unstorable(
+                "a streamed answer is made after the view has ended; protect it with pyidempotent.flask.Idempotency"
+            )
+        body = b"".join(response.iter_encoded())
+        return ANSWER + _native.encode_answer(
+            response.status_code, raw_headers(response), body, self.site.store_set_cookie
+        )
+
+    def note(self, outcome: Outcome) -> dict[str, Any]:
+        """The status and the location of the answer."""
+        response = outcome.value
+        return note_of(self.status(outcome), () if response is None else raw_headers(response))
+
+    def replay(self, payload: bytes) -> Outcome:
+        """The stored answer, marked as a replay."""
+        if payload[:1] == ANSWER:
+            return Outcome(value=response_of(self.app, replayed(payload)))
+        outcome = super().replay(payload)
+        sys.modules["flask"].after_this_request(_mark_as_replay)
+        return outcome
+
+    def stored_exceptions(self) -> tuple[type[Exception], ...]:
+        """The framework's own are answers."""
+        return (*super().stored_exceptions(), sys.modules["werkzeug.exceptions"].HTTPException)
+
+    def answer(self, error: IdempotencyError) -> Any:
+        """The response to a refusal; ``None`` where it has to be raised: the app has a handler of its own for it."""
+        return refusal(self.app, self.request, error, self.site)
+
+
+# What the decorator and the extension share.
+
+
+def refusal(app: Flask, request: Request, error: IdempotencyError, site: Site) -> Response | None:
+    """The response to a refusal; ``None`` where the application has a handler of its own for it."""
+    kinds = [cls for cls in type(error).__mro__ if cls not in (Exception, BaseException)]
+    for name in (*request.blueprints, None):
+        handlers = app.error_handler_spec.get(name, {}).get(None, {})
+        if any(kind in handlers for kind in kinds):
+            return None
+    return response_of(app, problem_answer(error, facts_of(request.environ).path.decode("latin-1"), site))
+
+
+def response_of(app: Flask, answer: Answer) -> Response:
+    """An answer as the application's response."""
+    headers = sys.modules["werkzeug.datastructures"].Headers(
+        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+    )
+    has_type = "Content-Type" in headers
+    response = app.response_class([answer.body], answer.status, headers)
+    if not has_type:
+        del response.headers["Content-Type"]  # which is added to what has none
+    return response
+
+
+def raw_headers(response: Response) -> list[tuple[bytes, bytes]]:
+    """The headers as they are sent.
+
+    Raises:
+        ValueError: where they can't be.
+    """
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+
+
+def after_functions() -> list[Any]:
+    """The functions of ``after_this_request`` that are to see the answer."""
+    functions: list[Any] = sys.modules["flask.globals"].request_ctx._after_request_functions
+    return functions
+
+
+def set_after_functions(functions: list[Any]) -> None:
+    """Puts others in their place."""
+    sys.modules["flask.globals"].request_ctx._after_request_functions = functions
+
+
+def known_user(app: Flask) -> bytes | None:
+    """The user that flask-login knows, if the application has it."""
+    login = sys.modules.get("flask_login")
+    if login is None or not hasattr(app, "login_manager") or not login.current_user.is_authenticated:
+        return None
+    return caller_bytes(login.current_user.get_id())
+
+
+#: What Flask takes from the stream where it parses it.
+_FORMS = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
+
+
+def read_body(request: Request, limit: int) -> tuple[bytes, bytes]:
+    """Content type and body, at most ``limit`` bytes; the view can still read it, in any way.
+
+    Raises:
+        RuntimeError: where somebody has read it, and nobody knows what it was.
+        ClientDisconnected: where it ends before its length.
+    """
+    environ, seen = request.environ, request.__dict__
+    # What is no number, or empty, declares nothing; nor does what stands beside another encoding.
+    declared = request.content_length if environ.get("CONTENT_LENGTH", "").isdigit() else None
+    content_type = environ.get("CONTENT_TYPE", "").encode("latin-1")
+    is_kept, is_parsed, is_touched = "_cached_data" in seen, "form" in seen, "stream" in seen
+    if is_parsed and not is_kept and (request.form or request.files or request.mimetype in _FORMS):
+        # From the stream, before us: the body is gone, and what it said is there.
+        files = request.files.items(multi=True)
+        said = [(name, (file.filename, file.content_type, file.stream)) for name, file in files]
+        return form_content([*request.form.items(multi=True), *said], limit)
+    if is_kept or declared == 0:
+        body = request.get_data()
+    else:
+        body = _read(request.stream, limit + 1 if declared is None else declared)
+    if len(body) > limit:
+        raise too_large(limit)
+    # Parsing leaves what is no form in the stream.
+    is_whole = len(body) == declared or (declared is None and (is_kept or is_parsed or not is_touched))
+    if not is_whole and not is_touched:
+        raise sys.modules["werkzeug.exceptions"].ClientDisconnected
+    if not is_whole:
+        raise RuntimeError(
+            "code that ran before the view has read request.stream, and the payload can't be compared any more; use "
+            "request.get_data(), which keeps it"
+        )
+    request.stream = environ["wsgi.input"] = BytesIO(body)
+    return content_type, body
+
+
+def _read(stream: Any, size: int) -> bytes:
+    """So many bytes of a stream, or all that it has."""
+    body: bytes = stream.read(size)
+    if len(body) in (0, size):
+        return body
+    chunks, left = [body], size - len(body)
+    while left and (chunk := stream.read(left)):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+def _is_http_exception(error: Exception) -> bool:
+    return isinstance(error, sys.modules["werkzeug.exceptions"].HTTPException)
+
+
+def _mark_as_replay(response: Response) -> Response:
+    name, value = REPLAYED
+    response.headers[name.decode()] = value.decode()
+    return response

@@ -1,0 +1,329 @@
+"""The extension for Flask: stores and replays whole answers, byte for byte.
+
+    Idempotency(app, "redis://localhost", scope=lambda request: g.user.id)
+
+1. A request is protected if its method is POST or PATCH, a view answers it, and it has a key or its view requires one.
+   Everything else is dispatched as ever.
+2. The key is claimed, and a stored answer is replayed, where the view would be called: ``before_request`` functions
+   have run, and ``after_request`` functions run on every answer, replays too. What these add is not stored; what the
+   view and the error handlers make, with what they add by ``after_this_request``, is.
+3. The answer is stored when the application has done all that it does for the request, its teardown too, and before
+   the answer goes out. What fails until then, like a commit in a teardown function, makes a failed request of it.
+4. A streamed body is produced after the teardown: it is captured while the server reads it, and the part that ends it
+   is held until the answer is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from flask import Blueprint, Flask, request
+
+from pyidempotent._current import _current
+from pyidempotent._flask_exchange import EXCHANGE, Exchange
+from pyidempotent._flask_view import EXTENSION, known_user, read_body, refusal, response_of, views_of
+from pyidempotent._flow import advance, protect, refuse_to_block
+from pyidempotent._http import METHODS, refuse_declared
+from pyidempotent._native import fingerprint_http
+from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
+from pyidempotent._requests import ATTEMPT, Held
+from pyidempotent._results import Outcome
+from pyidempotent._site import Site
+from pyidempotent._wsgi import environ_name, facts_of
+from pyidempotent.backends import Backend
+from pyidempotent.exceptions import IdempotencyError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from flask import Request
+    from typing_extensions import Unpack
+
+__all__ = ["Idempotency"]
+
+#: A view function, a class of views, a method of one, or a blueprint.
+View = TypeVar("View", bound=Callable[..., Any] | Blueprint)
+
+#: Where a view carries options of its own; decorators that keep ``__dict__`` carry it on.
+_OWN = "__idempotency__"
+_CONFIG = "IDEMPOTENCY_"
+_OPTIONS = frozenset(PlanOptions.__annotations__) | {"backend", "routes"}
+_UNSET: Any = object()
+
+
+class Idempotency:
+    """Protects the views of a Flask application.
+
+    Parameters:
+        app: the application; without one, call `init_app`.
+        backend: a backend or its URL.
+        routes: options of their own for some paths: a pattern of the path inside of the application (``"/hooks/*"``)
+            and a dict of options, or None to leave the path out. The first pattern that fits counts.
+        key: a callable on Flask's request that returns the key, instead of the header.
+        name: the operation's name, instead of the request's method and path.
+        scope: who calls: a callable on Flask's request (``g``, ``session`` and ``current_user`` are there too),
+            `by_authorization` or `shared`. Without it: the user of flask-login, where there is one.
+        fingerprint: a callable on the request that returns what tells two requests apart, instead of method, path,
+            query, content type and body.
+        options: as for `idempotent`; ``required`` is False unless told.
+
+    What is not given here is taken from ``app.config``, in capitals: ``IDEMPOTENCY_BACKEND``, ``IDEMPOTENCY_TTL``.
+
+    Raises:
+        TypeError, ValueError: for options that can't be.
+
+    >>> from flask import Flask
+    >>> app = Flask("shop")
+    >>> idempotency = Idempotency(app, "memory://", ttl=3600)
+    >>> @app.post("/pay")
+    ... @idempotency.options(required=True)
+    ... def pay():
+    ...     print("charging")
+    ...     return {"status": "charged"}, 201
+    >>> client = app.test_client()
+    >>> client.post("/pay").status
+    '400 BAD REQUEST'
+    >>> first, again = (client.post("/pay", headers={"Idempotency-Key": "order-7"}) for _ in range(2))
+    charging
+    >>> again.status, again.data == first.data, again.headers["Idempotent-Replayed"]
+    ('201 CREATED', True, 'true')
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        backend: Backend | str | None = None,
+        *,
+        routes: Mapping[str, Mapping[str, Any] | None] | None = None,
+        **options: Unpack[PlanOptions],
+    ) -> None:
+        if app is not None and not isinstance(app, Flask):
+            raise TypeError(f"the first argument is the Flask application, not {app!r}; pass a backend as backend=")
+        given: dict[str, Any] = {"backend": backend, "routes": routes}
+        self._options = {**options, **{name: value for name, value in given.items() if value is not None}}
+        _routes_of(self._options)  # what is wrong with them is said now
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Protects an application, for use with an application factory.
+
+        Raises:
+            TypeError, ValueError: for options that can't be, and without a backend.
+            RuntimeError: where the application is protected already.
+        """
+        if EXTENSION in app.extensions:
+            raise RuntimeError(f"{app.name} is protected already; an application takes one Idempotency")
+        options = {**_configured(app), **self._options}
+        if options.get("backend") is None:
+            raise TypeError(
+                "the extension needs a backend: pass backend=, a backend or a URL like 'redis://localhost', or set "
+                "app.config['IDEMPOTENCY_BACKEND']"
+            )
+        app.extensions[EXTENSION] = _Protection(app, options)
+
+    def options(self, **options: Unpack[PlanOptions]) -> Callable[[View], View]:
+        """Decorates a view (or takes a blueprint) that has options of its own; the extension's are its others.
+
+        A view's own count before its blueprint's, and these before those of ``routes``.
+
+        Raises:
+            TypeError, ValueError: for options that can't be.
+
+        >>> idempotency = Idempotency()
+        >>> @idempotency.options(required=True, ttl=60)
+        ... def pay(): ...
+        """
+        _plan_of({**options})
+
+        def decorate(view: View) -> View:
+            return _mark(view, options)
+
+        return decorate
+
+    def exempt(self, view: View) -> View:
+        """Leaves a view (or a blueprint) out.
+
+        >>> idempotency = Idempotency()
+        >>> @idempotency.exempt
+        ... def ping(): ...
+        """
+        return _mark(view, None)
+
+
+def _mark(view: View, options: Mapping[str, Any] | None) -> View:
+    if not callable(view) and not isinstance(view, Blueprint):
+        raise TypeError(f"options and exempt take a view or a blueprint, not {view!r}")
+    setattr(view, _OWN, options)
+    return view
+
+
+def _configured(app: Flask) -> dict[str, Any]:
+    configured = {}
+    for name in app.config:
+        if name.startswith(_CONFIG):
+            option = name[len(_CONFIG) :].lower()
+            if option not in _OPTIONS:
+                known = ", ".join(sorted(_OPTIONS))
+                raise TypeError(f"app.config[{name!r}] is no option; after {_CONFIG} comes one of {known}, in capitals")
+            configured[option] = app.config[name]
+    return configured
+
+
+def _routes_of(options: Mapping[str, Any]) -> Routes:
+    own = {name: value for name, value in options.items() if name != "routes"}
+    routes = Routes({"backend": None, "required": False, **own}, options.get("routes"))
+    for plan in (routes.default, *(plan for _, plan in routes.patterns)):
+        _refuse_underscore(plan)
+    return routes
+
+
+def _plan_of(options: Mapping[str, Any]) -> Plan:
+    plan = Plan(**{"backend": None, "required": False, **options})
+    _refuse_underscore(plan)
+    return plan
+
+
+def _refuse_underscore(plan: Plan | None) -> None:
+    if plan is not None and "_" in plan.site.key_header:
+        raise ValueError(f"key_header {plan.site.key_header!r} has a '_', which WSGI servers drop; use '-'")
+
+
+class _Protection:
+    """The extension on one application."""
+
+    def __init__(self, app: Flask, options: Mapping[str, Any]) -> None:
+        self.app = app
+        self.routes = _routes_of(options)
+        self._options = {name: value for name, value in options.items() if name != "routes"}
+        #: The options of each view, by endpoint and method; `_UNSET` where it has none of its own.
+        self._own: dict[tuple[str | None, str], Any] = {}
+        self._sites: WeakKeyDictionary[Site, Site] = WeakKeyDictionary()
+        self._dispatch, self._wsgi_app = app.dispatch_request, app.wsgi_app
+        app.dispatch_request = self.dispatch_request  # type: ignore[method-assign]
+        app.wsgi_app = self.wsgi_app  # type: ignore[method-assign]  # as Flask's documentation wraps it
+
+    def site_of(self, site: Site) -> Site:
+        """The options of a decorator that has no backend, over the extension's."""
+        if site not in self._sites:
+            self._sites[site] = site.on_backend_of(self.routes.default.site)
+        return self._sites[site]
+
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Around all that the application does for a request: its attempt ends when that is done."""
+        if environ["REQUEST_METHOD"] not in METHODS or EXCHANGE in environ:
+            return self._wsgi_app(environ, start_response)
+        exchange = environ[EXCHANGE] = Exchange(self.app, start_response)
+        try:
+            parts = self._wsgi_app(environ, exchange.start_response)
+        except BaseException as error:
+            exchange.fail(error)
+            raise
+        finally:
+            del environ[EXCHANGE]
+        return exchange.finish(parts, environ)
+
+    def dispatch_request(self, *args: Any) -> Any:
+        """In the place of the application's own: calls the view, or gives the answer of its first run."""
+        current: Request = request._get_current_object()  # type: ignore[attr-defined]
+        plan = self._plan_for(current)
+        try:
+            if plan is None:
+                return self._dispatch(*args)
+            return self._protect(plan, current, *args)
+        except IdempotencyError as error:  # ours, or that of a protected function that the view has called
+            if (outer := _current.get()) is not None:
+                outer._refused(error.status)  # of the view's call: nothing that a repeat should get
+            answer = refusal(self.app, current, error, (plan or self.routes.default).site)
+            if answer is None:
+                raise
+            return answer
+
+    def _protect(self, plan: Plan, current: Request, *args: Any) -> Any:
+        exchange: Exchange | None = current.environ.get(EXCHANGE)
+        if exchange is None:
+            raise RuntimeError(
+                "a protected request did not come through app.wsgi_app as Idempotency left it: call the application "
+                "itself, and put WSGI middleware that answers late around it after init_app"
+            )
+        if exchange.running is not None:  # an application around this one holds the attempt
+            held: Held = current.environ[ATTEMPT]
+            held.refuse_others("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
+            return self._dispatch(*args)
+        refuse_to_block(plan.site)
+        call = _Request(plan, current, self.app)
+        if plan.asked:
+            if "fingerprint" in plan.asked:
+                call.read()  # it may be made of it
+            call.ask(current)
+        flow = protect(call)
+        begun = advance(call, flow, None, _Request.read)
+        if type(begun) is Outcome:
+            return response_of(self.app, begun.value)
+        if begun is not None:
+            exchange.begin(call, flow, begun, current)
+        return self._dispatch(*args)
+
+    def _plan_for(self, current: Request) -> Plan | None:
+        """The options for a request: its view's, its blueprint's, its path's, or all others'; None: not protected."""
+        if current.method not in METHODS or current.routing_exception is not None:
+            return None
+        at = current.endpoint, current.method
+        if at not in self._own:
+            self._own[at] = self._own_plan(current)
+        own = self._own[at]
+        plan: Plan | None = self.routes.plan_for(current.path) if own is _UNSET else own
+        if plan is None:
+            return None
+        site = plan.site
+        is_concerned = site.required or "key" in plan.asked or environ_name(site.header) in current.environ
+        return plan if is_concerned else None
+
+    def _own_plan(self, current: Request) -> Any:
+        """The options of a view's own, or its blueprint's; the nearest count."""
+        views = views_of(self.app, current)
+        bearers = [*reversed(views), *(getattr(view, "view_class", None) for view in views[:1])]
+        for bearer in (*bearers, *(self.app.blueprints[name] for name in current.blueprints)):
+            own = getattr(bearer, _OWN, _UNSET)
+            if own is not _UNSET:
+                return None if own is None else _plan_of({**self._options, **own})
+        return _UNSET
+
+
+class _Request(RequestCall):
+    """A request on its way to its view."""
+
+    def __init__(self, plan: Plan, request: Request, app: Flask) -> None:
+        super().__init__(plan, facts_of(request.environ))
+        self.request = request
+        self._app = app
+        self._read: tuple[bytes, bytes] | None = None
+
+    def read(self) -> tuple[bytes, bytes]:
+        """Content type and body."""
+        if self._read is None:
+            limit = self.site.max_request_bytes
+            refuse_declared(self.facts, limit)
+            self._read = read_body(self.request, limit)
+        return self._read
+
+    def ask(self, request: Any) -> None:
+        """Asks the callables of the user's, as Flask calls what may be async."""
+        for option, asked in self.plan.asked.items():
+            self._asked[option] = self._app.ensure_sync(asked)(request)
+
+    def user(self) -> bytes | None:
+        """The user that flask-login knows."""
+        return known_user(self._app)
+
+    def body(self) -> Any:
+        """What has to be read."""
+        return self
+
+    def fingerprint_of(self, body: Any) -> bytes:
+        """The digest of the request, or as ``fingerprint=`` says."""
+        content_type, content = body
+        if "fingerprint" in self._asked:
+            return super().fingerprint_of(content)
+        return fingerprint_http(self.facts.method, self.facts.path, self.facts.query, content_type, content)
