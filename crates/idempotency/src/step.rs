@@ -130,6 +130,7 @@ pub(crate) fn write_after(head: &[u8], record: &Record, now: Micros) -> Vec<u8> 
 }
 
 /// When a value of ours expires, without reading the record.
+#[cfg(feature = "memory")]
 pub(crate) fn expires_first(value: &[u8]) -> Micros {
     value.first_chunk().map_or(0, |expires| Micros::from_be_bytes(*expires))
 }
