@@ -160,6 +160,13 @@ impl Scope<'_> {
 }
 
 /// A scope that makes storage keys: [`Scope::keys`].
+///
+/// ```
+/// use idempotency::{Key, Operation, Scope};
+/// let scope = Scope { namespace: "", operation: Operation::Call("charge"), caller: None };
+/// let (keys, key) = (scope.keys(), Key::new("k").unwrap());
+/// assert_eq!(keys.storage_key(&key), scope.storage_key(&key));
+/// ```
 #[derive(Clone)]
 pub struct ScopedKeys(Digest);
 

@@ -176,7 +176,7 @@ impl Flow {
                         return Err(errors::refusal(py, "IdempotencyKeyMissing", (), None));
                     }
                     self.at = At::Unprotected;
-                    return Ok(self.run(py.None().into_bound(py)));
+                    return Ok((intern!(py, "run"), py.None().into_bound(py)));
                 };
                 let (operation, caller) = (call.operation()?.unbind(), call.caller()?.map(Bound::unbind));
                 let asked = Asked { operation, caller, key: key.unbind() };
@@ -371,10 +371,6 @@ impl Flow {
             None => outcome.clone(),
         };
         Ok((intern!(outcome.py(), "end"), outcome.into_any()))
-    }
-
-    fn run<'py>(&self, running: Bound<'py, PyAny>) -> Step<'py> {
-        (intern!(running.py(), "run"), running)
     }
 }
 
