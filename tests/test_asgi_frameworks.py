@@ -478,7 +478,7 @@ def test_events_are_as_without_us(key: str) -> None:
     app.add_middleware(IdempotencyMiddleware, backend=MemoryBackend())
     first, again = Local(app).twice("/events", key)
     assert first.text == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
-    assert same_answer(first, again)
+    assert same_answer(first, again, but=("content-length",))  # which is known now
 
 
 def test_a_commit_in_a_dependency_that_fails_is_seen_by_the_middleware(key: str) -> None:

@@ -460,7 +460,7 @@ def test_a_stream_that_breaks_off_is_as_good_as_a_crash(error: type[BaseExceptio
     with pytest.raises(error):
         shop.pay()
     assert shop.pay().status_code == 409
-    assert shop.state == ("in flight" if after_crash == "rerun" else "unknown")
+    until(lambda: shop.state == ("in flight" if after_crash == "rerun" else "unknown"))
 
 
 def test_a_stream_that_nobody_reads_is_not_released() -> None:

@@ -28,6 +28,9 @@ METHODS = frozenset({"POST", "PATCH"})
 
 Headers = list[tuple[bytes, bytes]]
 
+#: Statuses of answers that have no body (RFC 9110, section 6.4.1), and so no length.
+_WITHOUT_BODY = (204, 205, 304)
+
 
 class Facts(NamedTuple):
     """A request, as far as it is known before its body.
@@ -167,6 +170,9 @@ def replayed(payload: bytes) -> Answer:
     if payload[:1] != ANSWER:
         raise IdempotencyNotKept("The first request with this key is done; its answer can't be repeated here.")
     status, headers, body = _native.decode_answer(payload[1:])
+    if status not in _WITHOUT_BODY and not any(name.lower() == b"content-length" for name, _ in headers):
+        # It came in pieces, or its server told the length; now it is known.
+        headers.append((b"content-length", b"%d" % len(body)))
     return Answer(status, [*headers, REPLAYED], body)
 
 
@@ -262,7 +268,7 @@ class Capture:
     @property
     def is_short(self) -> bool:
         """Whether its whole length is known from its start: it does not stream."""
-        return self._length is not None or self.status in (204, 205, 304)
+        return self._length is not None or self.status in _WITHOUT_BODY
 
     def add(self, chunk: bytes | bytearray | memoryview) -> bool:
         """A part of its body; whether that completes the declared length."""
@@ -279,7 +285,7 @@ class Capture:
         if self.status is None:
             return None
         # A server breaks off an answer that is not as long as it said.
-        is_short = self._length is not None and self._size < self._length and self.status not in (204, 205, 304)
+        is_short = self._length is not None and self._size < self._length and self.status not in _WITHOUT_BODY
         whole = not (self.broke_off or is_short)
         return Answer(self.status, self.headers, b"".join(self._chunks), self.cut, whole)
 
