@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,6 +244,25 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, {system}, {python}, Redis {redis} on loopback"
 
 
+class Neighbours:
+    """How much of the processors other processes take meanwhile: beside busy neighbours no figure is at its best."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.before = self._others()
+
+    @staticmethod
+    def _others() -> float:
+        """Seconds of the processors that were neither idle nor ours. Ours count once they have ended."""
+        user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+        ours = sum(os.times()[:4])
+        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - ours
+
+    def share(self) -> float:
+        taken = self._others() - self.before
+        return max(0.0, taken / (time.monotonic() - self.began) / (os.cpu_count() or 1))
+
+
 def commit() -> str:
     return subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip()
 
@@ -276,13 +296,14 @@ def cell(times: list[float] | None) -> str:
     return f"**{statistics.median(times):.1f}** ({min(times):.1f}–{max(times):.1f})"
 
 
-def report(wakes: list[list[float]], growth: float, imported: float) -> tuple[str, list[str]]:
+def report(wakes: list[list[float]], growth: float, imported: float, others: float) -> tuple[str, list[str]]:
     """The results as Markdown, and what was missed."""
     lines = [
         "# Figures",
         "",
         f"Written by `make bench` at commit `{commit()}`: {machine()}.",
         f"Microseconds per call, median of {ROUNDS} interleaved rounds (least–most).",
+        f"Other processes took {others:.0%} of the processors meanwhile.",
         "",
         "| | " + " | ".join(NAMES.values()) + " | ratio | bar | |",
         "|---" * (len(NAMES) + 4) + "|",
@@ -326,9 +347,11 @@ def report(wakes: list[list[float]], growth: float, imported: float) -> tuple[st
 def main() -> None:
     """Prepares, measures, writes."""
     prepare()
+    neighbours = Neighbours()
     with RedisServer() as server, tempfile.TemporaryDirectory(dir=ROOT / ".bench") as folder:
         wakes, growth = measure(server, Path(folder))
-    text, unexplained = report(wakes, growth[0], import_time())
+    others = neighbours.share()
+    text, unexplained = report(wakes, growth[0], import_time(), others)
     (HERE / "results.md").write_text(text)
     bars = [
         (row.name, {NAMES[subject]: time for subject, time in row.medians().items()})
