@@ -30,11 +30,11 @@ WSGI = ["flask==3.1.3", "django==5.2.19", "gunicorn==27.0.1"]
 KNOWN_MISSES: dict[str, str] = {
     "FastAPI, memory, new key": (
         "By itself, around an application that does nothing, the middleware takes 19 µs for a new key (11 for a "
-        "replay), two thirds of them in the interpreter. Around FastAPI it costs about 40: setting the variable that current() "
-        "reads empties the cache of every other context variable, of which FastAPI's telemetry reads several for each "
-        "request (5 to 8 µs), and what FastAPI does itself takes 10 µs longer on the caches that are left. Tried: the "
-        "flow in the extension, a renewing task that quick claims do not wake. Left: headers read in one native pass, and "
-        "the captured answer in the extension"
+        "replay), two thirds of them in the interpreter. Around FastAPI it costs about 40: setting the variable that "
+        "current() reads empties the cache of every other context variable, of which FastAPI's telemetry reads several "
+        "for each request (5 to 8 µs), and what FastAPI does itself takes 10 µs longer on the caches that are left. "
+        "Tried: the flow in the extension, a renewing task that quick claims do not wake. Left: headers read in one "
+        "native pass, and the captured answer in the extension"
     ),
 }
 
