@@ -920,7 +920,7 @@ def test_wsgi_middleware_that_answers_late_stands_around_the_extension() -> None
 
 def test_options_that_the_extension_cannot_honour_are_refused() -> None:
     shop = Shop(idempotent(ttl=7)(number), testing=True)
-    with pytest.raises(TypeError, match="does not know ttl"):
+    with pytest.raises(TypeError, match=r"does not know ttl; give them to the middleware, as @idempotency\.options"):
         shop.pay()
     inner = Shop(number, testing=True)
     outer = Shop(lambda: inner.app.wsgi_app, testing=True)

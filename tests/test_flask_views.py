@@ -94,6 +94,18 @@ def test_a_key_is_required_and_a_payload_belongs_to_it(views: Views) -> None:
     assert views.runs == 2
 
 
+def test_a_view_of_every_method_is_protected_where_it_is_not_idempotent_by_itself(views: Views) -> None:
+    view = idempotent(views.backend)(views.coloured(lambda: new_key()))
+    views.app.add_url_rule("/pay", "pay", view, methods=["GET", "POST", "PUT", "DELETE"])
+    key = new_key()
+    assert views.client.post("/pay", method="GET").status_code == 200
+    for method in ("GET", "PUT", "DELETE"):
+        assert not is_replay(views.client.twice("/pay", key, method=method)[1])
+    refused(views.client.post("/pay"), 400, "key-missing", "none")
+    assert same_answer(*views.client.twice("/pay", key))
+    assert views.runs == 8
+
+
 def test_forms_and_files_are_payload(views: Views) -> None:
     """Scenario 40: a new boundary is no new payload, another file is."""
     views.add(lambda: request.form["a"] + request.files["f"].read().decode())
@@ -117,6 +129,15 @@ def test_a_body_over_the_cap_is_refused(views: Views) -> None:
         headers = {"Idempotency-Key": new_key()}
         answer = views.app.test_client().post("/pay", data=body, headers=headers, environ_overrides=chunked)
         assert answer.status_code == status
+    assert views.runs == 1
+
+
+def test_an_answer_over_the_cap_is_not_kept(views: Views) -> None:
+    views.add(lambda: ("x" * 300, 201, {"Location": "/charges/7"}), max_response_bytes=300)
+    key = new_key()
+    assert len(views.client.post("/pay", key).content) == 300
+    problem = refused(views.client.post("/pay", key), 410, "not-kept", "done")
+    assert (problem["answer_status"], problem["location"]) == (201, "/charges/7")
     assert views.runs == 1
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Request, Response, request
 from handler import ROUTES, STORE, Handler
 from werkzeug.datastructures import Headers
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -37,7 +37,7 @@ async def handle_async(rest: str) -> Response:
     return answer_of(handler)
 
 
-def user(request: object) -> str:
+def user(request: Request) -> str:
     return request.headers["x-user"]
 
 

@@ -9,11 +9,11 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyidempotent import _native
 from pyidempotent._function import Function, FunctionCall, caller_bytes
-from pyidempotent._http import REPLAYED, Facts, note_of, problem_answer, refuse_declared, replayed, too_large
+from pyidempotent._http import METHODS, REPLAYED, Facts, note_of, problem_answer, refuse_declared, replayed, too_large
 from pyidempotent._requests import ATTEMPT, EndpointCall, Held, form_content
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_exception
 from pyidempotent._site import Site
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Where the extension is among an application's.
 EXTENSION = "idempotency"
+
+#: How options are given to it, for a message.
+WAY_TO_EXTENSION = "as @idempotency.options(...)"
 
 
 def flask_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionCall | None:
@@ -60,6 +63,8 @@ class FlaskFunctionCall(EndpointCall):
     """A call, inside a Flask request, of a function that is not its view: it has the request's key, its own result."""
 
     __slots__ = ("_site", "app")
+
+    way_to_middleware: ClassVar[str] = WAY_TO_EXTENSION
 
     def __init__(
         self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], app: Flask, request: Request
@@ -109,6 +114,11 @@ class FlaskViewCall(FlaskFunctionCall):
 
     operation = EndpointCall.operation
     verdict = EndpointCall.verdict
+
+    def is_held(self) -> bool:
+        """Whether the view just runs: its attempt is held, or its method is idempotent by itself."""
+        is_passed = self.plan.takes_key_from_header and self.request.method not in METHODS
+        return is_passed or super().is_held()
 
     async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """The view then returns the answer that Flask makes of its value."""

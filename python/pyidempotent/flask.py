@@ -23,7 +23,15 @@ from flask import Blueprint, Flask, request
 
 from pyidempotent._current import _current
 from pyidempotent._flask_exchange import EXCHANGE, Exchange
-from pyidempotent._flask_view import EXTENSION, known_user, read_body, refusal, response_of, views_of
+from pyidempotent._flask_view import (
+    EXTENSION,
+    WAY_TO_EXTENSION,
+    known_user,
+    read_body,
+    refusal,
+    response_of,
+    views_of,
+)
 from pyidempotent._flow import advance, protect, refuse_to_block
 from pyidempotent._http import METHODS, refuse_declared
 from pyidempotent._native import fingerprint_http
@@ -249,7 +257,8 @@ class _Protection:
             )
         if exchange.running is not None:  # an application around this one holds the attempt
             held: Held = current.environ[ATTEMPT]
-            held.refuse_others("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
+            own = [*plan.asked, *(["name"] if plan.name else [])]
+            held.refuse_others("An application inside", own, plan.site, WAY_TO_EXTENSION)
             return self._dispatch(*args)
         refuse_to_block(plan.site)
         call = _Request(plan, current, self.app)
