@@ -196,11 +196,14 @@ class Subject:
 
 
 def environment(name: str, packages: list[str]) -> None:
-    """A virtual environment with these packages, made once."""
+    """A virtual environment with these packages, made once for each list of them."""
     python = ROOT / ".bench" / name / "bin" / "python"
-    if not python.exists():
+    made_of = python.parent.parent / "packages.txt"
+    wanted = "\n".join(packages)
+    if not made_of.exists() or made_of.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        made_of.write_text(wanted)
 
 
 def build_wheel(name: str) -> None:
