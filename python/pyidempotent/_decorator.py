@@ -167,7 +167,7 @@ def _method_below(function: Any) -> types.MethodType | None:
 
 
 def _wrap(plan: Function) -> Callable[..., Any]:
-    function, injected = plan.function, _injected(plan)
+    function, injected, modules = plan.function, _injected(plan), sys.modules
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionCall:
         request, response = None, None
@@ -177,8 +177,11 @@ def _wrap(plan: Function) -> Callable[..., Any]:
         if request is None:
             request = find_request(args, kwargs)
         if request is None:
-            view = flask_call(plan, args, kwargs) or _django_call(plan, args, kwargs)
-            return view or plan.native.call(args, kwargs)
+            if "flask" in modules or "django.http.request" in modules:
+                view = flask_call(plan, args, kwargs) or _django_call(plan, args, kwargs)
+                if view is not None:
+                    return view
+            return plan.native.call(args, kwargs)
         for parameter in plan.responses:
             response = kwargs.get(parameter, response)
         return EndpointCall(plan, args, kwargs, request, response)
