@@ -35,8 +35,8 @@ KNOWN_MISSES: dict[str, str] = {
     **dict.fromkeys(
         [f"{name}, Redis, {key}" for name in ("Flask", "Django") for key in ("new key", "replay")],
         "A sync call waits for the store on its own thread, once for a replay and twice for a new key: each time "
-        "threads and the GIL change hands, 20 to 25 µs with 8 threads, where a loop shares that among its requests. A replay "
-        "spares only the view: routing and what runs before it, authentication above all, run for a replay too. "
+        "threads and the GIL change hands, 20 to 25 µs with 8 threads, where a loop shares that among its requests. A "
+        "replay spares only the view: routing and what runs before it, authentication above all, run for a replay too. "
         "Not tried yet: claims of several threads that share a wake-up",
     ),
     "FastAPI, memory, new key": (
