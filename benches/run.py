@@ -65,7 +65,7 @@ KNOWN_MISSES: dict[str, str] = {
     ),
     "Redis, 64 concurrent, first": (
         "It is at its bar: 7.9 and 9.0 in two runs on a quiet machine. By part: Python 41 %, boundary 6, engine 20, "
-        "allocation 12, wire and kernel 21; two scripts of three and four commands keep the server's core busy meanwhile"
+        "allocation 12, wire and kernel 21; two scripts of three and four commands keep the server busy meanwhile"
     ),
     "memory, 64 concurrent, replay": (
         "It is at its bar: 5.7 to 7.4 in four runs. Half of it is the interpreter: the wrapper's coroutine, the "
