@@ -165,7 +165,7 @@ class FlaskViewCall(FlaskFunctionCall):
             return int(outcome.value.status_code)
         if not _is_http_exception(error):
             return None
-        return int(error.get_response().status_code)  # type: ignore[attr-defined]
+        return int(error.get_response().status_code)  # type: ignore[attr-defined]  # of an HTTPException
 
     def pack(self, outcome: Outcome) -> bytes:
         """The answer; an HTTP exception as one, for which the application may have a handler."""
@@ -174,7 +174,7 @@ class FlaskViewCall(FlaskFunctionCall):
             return self._pack(outcome.value)
         if not _is_http_exception(error):
             return FunctionCall.pack(self, outcome)
-        response = error.response  # type: ignore[attr-defined]
+        response = error.response  # type: ignore[attr-defined]  # of an HTTPException
         if response is not None:
             return self._pack(response)
         return pack_exception(error, self.plan.classes, self.stored_exceptions())

@@ -3,7 +3,7 @@
     app.add_middleware(IdempotencyMiddleware, backend="redis://localhost", scope=lambda request: request.user.id)
 
 1. A request is protected if its method is POST or PATCH and it has a key, or its route requires one. Everything else
-   reaches the application with the very same ``receive`` and ``send``.
+   reaches the application with the very same ``receive`` and ``send``; a lifespan's end waits for the store.
 2. The body is read first, up to ``max_request_bytes``: it is part of the payload. The application reads it again.
 3. An answer streams while it is captured. The part that ends it is held until the record is stored.
 4. Nothing fakes a disconnect: after the body, ``receive`` is the server's own.
