@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pyidempotent._current import CurrentAttempt, _current
 from pyidempotent._flask_view import after_functions, raw_headers, response_of, set_after_functions
 from pyidempotent._flow import Flow, enter
-from pyidempotent._http import Capture
+from pyidempotent._native import Capture
 from pyidempotent._plan import RequestCall
 from pyidempotent._requests import ATTEMPT, Held
 from pyidempotent._results import Answer

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyidempotent import _native
 from pyidempotent._function import Function, FunctionCall, caller_bytes
-from pyidempotent._http import METHODS, REPLAYED, Facts, note_of, problem_answer, refuse_declared, replayed, too_large
+from pyidempotent._http import METHODS, REPLAYED, note_of, problem_answer, too_large
+from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import ATTEMPT, EndpointCall, Held, form_content
-from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_exception
+from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
 from pyidempotent._site import Site
 from pyidempotent._wsgi import facts_of
 from pyidempotent.exceptions import IdempotencyError
@@ -155,7 +155,7 @@ class FlaskViewCall(FlaskFunctionCall):
         if self.plan.fingerprint is not None:
             return super().fingerprint()
         limit = self.site.max_request_bytes
-        refuse_declared(self.facts, limit)
+        self.facts.refuse_declared(limit)
         return self.fingerprint_of(read_body(self.request, limit))
 
     def status(self, outcome: Outcome) -> int | None:
@@ -185,9 +185,8 @@ class FlaskViewCall(FlaskFunctionCall):
                 "a streamed answer is made after the view has ended; protect it with pyidempotent.flask.Idempotency"
             )
         body = b"".join(response.iter_encoded())
-        return ANSWER + _native.encode_answer(
-            response.status_code, raw_headers(response), body, self.site.store_set_cookie
-        )
+        answer = Answer(response.status_code, raw_headers(response), body)
+        return pack_answer(answer, self.site.store_set_cookie)
 
     def note(self, outcome: Outcome) -> dict[str, Any]:
         """The status and the location of the answer."""

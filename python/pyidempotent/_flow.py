@@ -17,7 +17,18 @@ from pyidempotent._native import Flow, protect
 from pyidempotent._results import Outcome
 from pyidempotent._site import Site
 
-__all__ = ["Call", "Flow", "advance", "advance_async", "enter", "hurry", "leave", "protect", "refuse_to_block"]
+__all__ = [
+    "Call",
+    "Flow",
+    "advance",
+    "advance_async",
+    "enter",
+    "hurry",
+    "leave",
+    "no_body",
+    "protect",
+    "refuse_to_block",
+]
 
 BODY, WAIT, RUN, END = "body", "wait", "run", "end"
 
@@ -134,6 +145,11 @@ async def advance_async(
             raise
         finally:
             leave(token)
+
+
+def no_body(_: Any) -> Any:
+    """Reads the body of a call that has made its fingerprint of it already."""
+    raise AssertionError("the body has been read")
 
 
 def refuse_to_block(site: Site) -> None:

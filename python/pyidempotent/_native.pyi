@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
@@ -12,35 +12,37 @@ from pyidempotent._binding import Selector
 from pyidempotent._current import Scope
 from pyidempotent._flow import Call
 from pyidempotent._function import Function
+from pyidempotent._plan import Plan as RoutePlan
 from pyidempotent._site import Site
 
 __all__ = [
+    "Answer",
     "Backend",
+    "Capture",
     "Completion",
     "CurrentAttempt",
     "Engine",
+    "Facts",
     "Flow",
     "FunctionCall",
     "Outcome",
     "Plan",
     "Rehearsal",
+    "RequestCall",
     "Step",
     "__version__",
     "abandon",
     "decode",
-    "decode_answer",
     "drain",
     "encode",
-    "encode_answer",
     "expires_at",
     "find_instance",
     "fingerprint_call",
-    "fingerprint_http",
-    "is_stored",
-    "parse_key",
     "protect",
     "refusals",
+    "replayed",
     "shutdown",
+    "verdict_of",
 ]
 
 __version__: str
@@ -171,6 +173,191 @@ class FunctionCall:
         """The exception types that a stored exception may be of; the ``settle`` hook may store any."""
 
 @final
+class Facts:
+    """A request, as far as it is known before its body.
+
+    Parameters:
+        method: in upper case.
+        path: as the client sent it, still percent-encoded, without the query.
+        query: as the client sent it, without the ``?``.
+        headers: in order, names in lower case.
+    """
+
+    def __new__(cls, method: str, path: bytes, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Facts: ...
+    @staticmethod
+    def of_environ(method: str, path: bytes, query: bytes, environ: dict[str, Any], /) -> Facts:
+        """With the headers of a WSGI environ, which are looked up, instead of listed for every request."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def query(self) -> bytes: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers, in order."""
+
+    def lines(self, name: bytes, /) -> list[bytes]:
+        """Every line of one header."""
+
+    def line(self, name: bytes, /) -> bytes:
+        """The first line of a header, or nothing."""
+
+    def has(self, name: bytes, /) -> bool:
+        """Whether there is a header of this name."""
+
+    def callers(self) -> list[str]:
+        """The names of the headers that may say who calls."""
+
+    def key(self, site: Site, /) -> str | None:
+        """The key in the header that a site names.
+
+        Raises:
+            IdempotencyKeyMissing: where it is required and not there.
+            IdempotencyKeyInvalid: where it is malformed, required or not.
+        """
+
+    def refuse_declared(self, limit: int, /) -> None:
+        """Refuses a body whose declared length is over the limit, before it is read.
+
+        Raises:
+            IdempotencyPayloadTooLarge: where it is.
+        """
+
+    def fingerprint(self, body: bytes, content_type: bytes | None = None, /) -> bytes:
+        """The digest of the request.
+
+        Parameters:
+            body: the whole body.
+            content_type: in the place of the header's.
+        """
+
+@disjoint_base
+class RequestCall:
+    """A request whose whole answer is stored. Faces derive from it: what a framework's request is like is theirs."""
+
+    def __new__(cls, plan: RoutePlan, facts: Facts, *_more: Any) -> Self: ...
+    @property
+    def plan(self) -> RoutePlan: ...
+    @property
+    def site(self) -> Site: ...
+    @property
+    def facts(self) -> Facts: ...
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the callables of the user's have said, by option."""
+
+    refused: int | None
+    """The status of a refusal that was met inside."""
+
+    def key(self) -> str | None:
+        """The key in the header, or as ``key=`` says."""
+
+    def operation(self) -> _Operation:
+        """Method and path as the client sent it, or ``name=``."""
+
+    def user(self) -> bytes | None:
+        """The authenticated user that the framework itself knows, if it does."""
+
+    def caller(self) -> bytes | None:
+        """Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be."""
+
+    def fingerprint(self) -> bytes | None:
+        """The body comes first, which the application will want anyway."""
+
+    def body(self) -> Any:
+        """What has to be read."""
+
+    def fingerprint_of(self, body: bytes, content_type: bytes | None = None, /) -> bytes:
+        """The digest of the request, or as ``fingerprint=`` says.
+
+        Parameters:
+            body: the whole body.
+            content_type: in the place of the header's.
+        """
+
+    def verdict(self, outcome: Outcome, /) -> str:
+        """By the status table. Without an answer the run failed; one that broke off leaves it unknown."""
+
+    def status(self, outcome: Outcome, /) -> int | None:
+        """The status that the client sees."""
+
+    def pack(self, outcome: Outcome, /) -> bytes:
+        """The answer, without what is not stored."""
+
+    def replay(self, payload: bytes, /) -> Outcome:
+        """The stored answer, marked as a replay."""
+
+@final
+class Answer:
+    """A whole HTTP answer, as faces that see answers have it.
+
+    Parameters:
+        status: the status code.
+        headers: in order, as sent, duplicates and all.
+        body: the whole body.
+        cut: why it can't be kept, where it can't.
+        whole: whether it reached its end.
+    """
+
+    def __new__(
+        cls, status: int, headers: list[tuple[bytes, bytes]], body: bytes, cut: str | None = None, whole: bool = True
+    ) -> Answer: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def cut(self) -> str | None: ...
+    @property
+    def whole(self) -> bool: ...
+    def encode(self, store_set_cookie: bool, /) -> bytes:
+        """The wire form, without the headers that are not stored."""
+
+    @staticmethod
+    def decode(stored: bytes, /) -> Answer:
+        """What `encode` made."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class Capture:
+    """What is seen of an answer on its way out.
+
+    Parameters:
+        limit: the most bytes of a body that is kept.
+    """
+
+    status: int | None
+    cut: str | None
+    """Why the answer can't be kept."""
+    broke_off: bool
+    """Whether it broke off before its end, so that nobody knows what became of the work."""
+
+    def __new__(cls, limit: int) -> Capture: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def is_short(self) -> bool:
+        """Whether its whole length is known from its start: it does not stream."""
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], /) -> None:
+        """Its status and headers.
+
+        Raises:
+            TypeError, ValueError: where they can be none.
+        """
+
+    def add(self, chunk: bytes | bytearray | memoryview, /) -> bool:
+        """A part of its body; whether that completes the declared length."""
+
+    def answer(self) -> Answer | None:
+        """What was seen; ``None`` where it has not started."""
+
+@final
 class Flow:
     """Where a protected call stands: it says what has to be done next, and is told what came of it."""
 
@@ -266,9 +453,14 @@ def fingerprint_call(arguments: dict[str, Any]) -> bytes: ...
 def expires_at(value: bytes) -> float:
     """When a value of a backend of your own has expired and may be removed, in seconds since 1970."""
 
-def parse_key(lines: list[bytes], strict: bool) -> str: ...
-def fingerprint_http(method: str, path: bytes, query: bytes, content_type: bytes, body: bytes) -> bytes: ...
-def is_stored(status: int) -> bool: ...
-def encode_answer(status: int, headers: list[tuple[bytes, bytes]], body: bytes, store_set_cookie: bool) -> bytes: ...
-def decode_answer(answer: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]: ...
+def replayed(payload: bytes, /) -> Answer:
+    """The answer that is stored, marked as a replay.
+
+    Raises:
+        IdempotencyNotKept: where a function's value is stored, which only that function can make an answer of.
+    """
+
+def verdict_of(status: int, /) -> str:
+    """What becomes of the key after an answer of this status."""
+
 def refusals() -> dict[str, tuple[int, str, str, str]]: ...

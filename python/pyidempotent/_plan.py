@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pyidempotent._current import Operation
+from pyidempotent import _native
 from pyidempotent._function import by_authorization, caller_bytes, shared
-from pyidempotent._http import AnswerCall, Facts, anonymous_caller, key_in_header, refuse_declared
-from pyidempotent._native import fingerprint_call
+from pyidempotent._http import note_of
+from pyidempotent._native import Facts
+from pyidempotent._results import Outcome
 from pyidempotent._site import Options, Site
 from pyidempotent.backends import Backend
-from pyidempotent.exceptions import IdempotencyKeyInvalid
 
 #: A callable of the user's on the framework's request.
 Asked = Callable[[Any], Any]
@@ -98,24 +98,15 @@ class Plan:
         #: The callables of the user's, by option.
         self.asked = {option: value for option, value in asked.items() if value is not None}
 
-    def concerns(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    def concerns(self, facts: Facts) -> bool:
         """Whether a request is to be protected."""
-        if self.site.required or "key" in self.asked:
-            return True
-        header = self.site.header
-        for name, _ in headers:  # noqa: SIM110  # twice as fast as any(), on every request
-            if name == header:
-                return True
-        return False
+        return self.site.required or "key" in self.asked or facts.has(self.site.header)
 
 
-class RequestCall(AnswerCall):
+class RequestCall(_native.RequestCall):
     """A request under a plan, as `protect` sees it."""
 
-    def __init__(self, plan: Plan, facts: Facts) -> None:
-        super().__init__(plan.site, facts)
-        self.plan = plan
-        self._asked: dict[str, Any] = {}
+    __slots__ = ()
 
     def ask(self, request: Any) -> None:
         """Asks the callables of the user's."""
@@ -124,56 +115,21 @@ class RequestCall(AnswerCall):
             if inspect.iscoroutine(answer):
                 answer.close()
                 raise TypeError(f"{option}= is async, and this application is not: pass a plain callable")
-            self._asked[option] = answer
+            self.asked[option] = answer
 
     async def ask_async(self, request: Any) -> None:
         """The same, where they may be async."""
         for option, asked in self.plan.asked.items():
             answer = asked(request)
-            self._asked[option] = await answer if inspect.isawaitable(answer) else answer
+            self.asked[option] = await answer if inspect.isawaitable(answer) else answer
 
-    def user(self) -> bytes | None:
-        """The authenticated user that the framework itself knows, if it does."""
-        return None
+    def note(self, outcome: Outcome) -> dict[str, Any]:
+        """The status and the location of the answer."""
+        return {} if outcome.value is None else note_of(outcome.value.status, outcome.value.headers)
 
-    def key(self) -> str | None:
-        """The key in the header, or as ``key=`` says."""
-        if "key" not in self._asked:
-            return key_in_header(self.facts, self.site)
-        key = self._asked["key"]
-        if key is not None and not isinstance(key, str):
-            raise IdempotencyKeyInvalid(f"key= must return a str or None, not {type(key).__qualname__}")
-        return key
 
-    def operation(self) -> Operation:
-        """Method and path as the client sent it, or ``name=``."""
-        return self.plan.name or (self.facts.method, self.facts.path)
-
-    def caller(self) -> bytes | None:
-        """Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be."""
-        if self.plan.shared:
-            return None
-        if "scope" in self._asked:
-            found = self._asked["scope"]
-            if found is not None or self.plan.asked["scope"] is not by_authorization:
-                return caller_bytes(found)
-            # Without the header `by_authorization` has nobody to tell apart.
-        user = self.user()
-        if user is None:
-            anonymous_caller(self.facts, self.site, f"{self.facts.method} {self.facts.path.decode('latin-1')}")
-        return user
-
-    def fingerprint(self) -> bytes | None:
-        """The body comes first, which the application will want anyway."""
-        return None
-
-    def body(self) -> Any:
-        """What has to be read."""
-        refuse_declared(self.facts, self.site.max_request_bytes)
-        return self
-
-    def fingerprint_of(self, body: bytes) -> bytes:
-        """The digest of the request, or as ``fingerprint=`` says."""
-        if "fingerprint" in self._asked:
-            return fingerprint_call({"fingerprint": self._asked["fingerprint"]})
-        return self.facts.fingerprint(body)
+def caller_of(plan: Plan, found: Any) -> bytes | None:
+    """Who calls, of what ``scope=`` has returned; None: nobody says."""
+    if found is None and plan.asked["scope"] is by_authorization:
+        return None  # without the header it has nobody to tell apart
+    return caller_bytes(found)

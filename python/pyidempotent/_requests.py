@@ -19,17 +19,23 @@ from pyidempotent._current import CurrentAttempt, Operation
 from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
 from pyidempotent._http import (
     REPLAYED,
-    Facts,
     anonymous_caller,
-    key_in_header,
     note_of,
     problem_answer,
-    refuse_declared,
-    replayed,
     too_large,
-    verdict_of,
 )
-from pyidempotent._results import ANSWER, VIEW_VALUE, Answer, Outcome, Unstorable, pack, pack_exception, unpack
+from pyidempotent._native import Facts, replayed, verdict_of
+from pyidempotent._results import (
+    ANSWER,
+    VIEW_VALUE,
+    Answer,
+    Outcome,
+    Unstorable,
+    pack,
+    pack_answer,
+    pack_exception,
+    unpack,
+)
 from pyidempotent._site import Site
 from pyidempotent.exceptions import IdempotencyError, IdempotencyScopeMissing
 
@@ -74,10 +80,11 @@ class Held(NamedTuple):
 
 def facts_of(scope: Any) -> Facts:
     """The facts of a request, from its ASGI scope."""
-    return Facts(scope["method"], _path(scope), scope.get("query_string", b""), scope["headers"])
+    return Facts(scope["method"], path_of(scope), scope.get("query_string", b""), scope["headers"])
 
 
-def _path(scope: Any) -> bytes:
+def path_of(scope: Any) -> bytes:
+    """The path as the client sent it, without the query."""
     if raw := scope.get("raw_path"):
         return bytes(raw).partition(b"?")[0]
     # Not every server tells it. Until Starlette 0.33 a mounted app's path came without its mount.
@@ -146,7 +153,7 @@ class EndpointCall(FunctionCall):
 
     def key(self) -> str | None:
         """The key in the header, or as ``key=`` says."""
-        return key_in_header(self.facts, self.site) if self.plan.takes_key_from_header else super().key()
+        return self.facts.key(self.site) if self.plan.takes_key_from_header else super().key()
 
     def operation(self) -> Operation:
         """Method and path as the client sent it, or ``name=``."""
@@ -179,13 +186,13 @@ class EndpointCall(FunctionCall):
     def body(self) -> tuple[Any, int]:
         """The request, and how much of it may be read."""
         limit = self.site.max_request_bytes
-        refuse_declared(self.facts, limit)
+        self.facts.refuse_declared(limit)
         return self.request, limit
 
     def fingerprint_of(self, body: tuple[bytes, bytes]) -> bytes:
         """The digest of the request."""
-        (method, path, query, _), (content_type, content) = self.facts, body
-        return _native.fingerprint_http(method, path, query, content_type, content)
+        content_type, content = body
+        return self.facts.fingerprint(content, content_type)
 
     def verdict(self, outcome: Outcome) -> str:
         """By the status table; an exception that is no answer releases the key, unless its type is stored."""
@@ -211,16 +218,15 @@ class EndpointCall(FunctionCall):
             return super().pack(outcome)
         if not _is_response(value):
             status, headers = self.response.status_code, self.response.raw_headers
-            answer = _native.encode_answer(status or 0, headers, b"", self.site.store_set_cookie)
-            return pack(VIEW_VALUE, (answer, value), self.plan.classes)
+            beside = Answer(status or 0, headers, b"").encode(self.site.store_set_cookie)
+            return pack(VIEW_VALUE, (beside, value), self.plan.classes)
         body = getattr(value, "body", None)
         if body is None or hasattr(value, "body_iterator"):
             raise Unstorable(
                 f"a {type(value).__name__} is streamed after the endpoint has ended; use the middleware for it"
             )
-        return ANSWER + _native.encode_answer(
-            value.status_code, value.raw_headers, bytes(body), self.site.store_set_cookie
-        )
+        answer = Answer(value.status_code, value.raw_headers, bytes(body))
+        return pack_answer(answer, self.site.store_set_cookie)
 
     def note(self, outcome: Outcome) -> dict[str, Any]:
         """The status and the location of the answer."""
@@ -234,7 +240,8 @@ class EndpointCall(FunctionCall):
             return Outcome(value=response_of(replayed(payload)))
         if kind == VIEW_VALUE:
             answer, value = unpack(payload, self.plan.classes)
-            status, headers, _ = _native.decode_answer(answer)
+            beside = Answer.decode(answer)
+            status, headers = beside.status, beside.headers
             if self.response is not None:
                 self.response.status_code = status or self.response.status_code
                 # What dependencies set beside it belongs to this request.
@@ -291,7 +298,7 @@ def _lasting(headers: Mapping[str, str] | None, store_set_cookie: bool) -> dict[
     if headers is None:
         return None
     raw = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    kept = {name for name, _ in _native.decode_answer(_native.encode_answer(0, raw, b"", store_set_cookie))[1]}
+    kept = {name for name, _ in Answer.decode(Answer(0, raw, b"").encode(store_set_cookie)).headers}
     return {name: value for (sent, _), (name, value) in zip(raw, headers.items(), strict=True) if sent in kept}
 
 

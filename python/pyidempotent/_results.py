@@ -6,11 +6,10 @@ it, ``R`` a whole HTTP answer, ``X`` an exception.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._native import Outcome
+from pyidempotent._native import Answer, Outcome
 from pyidempotent._values import Classes, class_name, find_class
 
 __all__ = [
@@ -22,6 +21,7 @@ __all__ = [
     "Outcome",
     "Unstorable",
     "pack",
+    "pack_answer",
     "pack_exception",
     "unpack",
     "unpack_exception",
@@ -34,23 +34,9 @@ class Unstorable(Exception):
     """A result that can't be kept, and why."""
 
 
-@dataclasses.dataclass(slots=True)
-class Answer:
-    """A whole HTTP answer, as faces that see answers have it.
-
-    Parameters:
-        status: the status code.
-        headers: in order, as sent, duplicates and all.
-        body: the whole body.
-        cut: why it can't be kept, where it can't.
-        whole: whether it reached its end.
-    """
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-    cut: str | None = None
-    whole: bool = True
+def pack_answer(answer: Answer, store_set_cookie: bool = False) -> bytes:
+    """The stored form of an answer, without the headers that are not stored."""
+    return ANSWER + answer.encode(store_set_cookie)
 
 
 def pack(kind: bytes, value: Any, classes: Classes) -> bytes:

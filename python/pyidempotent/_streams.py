@@ -8,8 +8,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flow import Flow, advance, advance_async, hurry
-from pyidempotent._http import Capture
+from pyidempotent._flow import Flow, advance, advance_async, hurry, no_body
+from pyidempotent._native import Capture
 from pyidempotent._plan import RequestCall
 from pyidempotent._results import Answer, Outcome
 
@@ -37,7 +37,7 @@ class Running:
         self.is_settled = True
         self._call.refused = self.attempt._refusal
         outcome = Outcome(self.seen.answer(), error)
-        ended = advance(self._call, self._flow, outcome, _no_body)
+        ended = advance(self._call, self._flow, outcome, no_body)
         return None if ended is outcome else ended.value
 
     async def settle_async(self, error: Exception | None = None) -> Answer | None:
@@ -45,7 +45,7 @@ class Running:
         self.is_settled = True
         self._call.refused = self.attempt._refusal
         outcome = Outcome(self.seen.answer(), error)
-        ended = await advance_async(self._call, self._flow, outcome, _no_body)
+        ended = await advance_async(self._call, self._flow, outcome, no_body)
         return None if ended is outcome else ended.value
 
     def interrupt(self, verdict: str = "hold") -> None:
@@ -68,7 +68,7 @@ class CapturedParts(Iterator[bytes]):
 
     >>> from pyidempotent._plan import Plan, RequestCall
     >>> from pyidempotent._flow import advance, protect
-    >>> from pyidempotent._http import Facts
+    >>> from pyidempotent._native import Facts
     >>> def parts():
     ...     begun = advance(call, flow, None, lambda _: b"")
     ...     running = Running(call, flow, begun)
@@ -176,7 +176,3 @@ class AsyncCapturedParts(AsyncIterator[bytes]):
 
     def __del__(self) -> None:
         self._running.interrupt()
-
-
-def _no_body(_: Any) -> Any:
-    raise AssertionError("the body was read before the attempt began")

@@ -14,15 +14,15 @@ and outside of what only decorates answers. ``@idempotent`` on an endpoint runs 
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, cast
 
 from pyidempotent._current import CurrentAttempt
 from pyidempotent._drain import drain
 from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
-from pyidempotent._http import METHODS, Capture, HeaderView, problem_answer, too_large
+from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large
+from pyidempotent._native import Capture, Facts
 from pyidempotent._plan import Asked, Plan, RequestCall, Routes
 from pyidempotent._requests import ATTEMPT, Held, facts_of, identity
 from pyidempotent._results import Answer, Outcome
@@ -133,8 +133,10 @@ class IdempotencyMiddleware:
         if scope["type"] != "http" or scope["method"] not in METHODS:
             await self.app(scope, receive, drained(send) if scope["type"] == "lifespan" else send)
             return
-        plan = self.routes.plan_for(path_within(scope))
-        if plan is None or not plan.concerns(scope["headers"]):
+        routes = self.routes
+        plan = routes.plan_for(path_within(scope)) if routes.patterns else routes.default
+        facts = facts_of(scope)
+        if plan is None or not plan.concerns(facts):
             await self.app(scope, receive, send)
             return
         held: Held | None = scope.get(ATTEMPT)
@@ -142,7 +144,7 @@ class IdempotencyMiddleware:
             held.refuse_others("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
             await self.app(scope, receive, send)
             return
-        call = _Request(plan, scope, receive)
+        call = _Request(plan, facts, scope, receive)
         try:
             if plan.asked:
                 if "fingerprint" in plan.asked:
@@ -168,8 +170,9 @@ class IdempotencyMiddleware:
 class _Request(RequestCall):
     """A request on its way to the application."""
 
-    def __init__(self, plan: Plan, scope: Scope, receive: Receive) -> None:
-        super().__init__(plan, facts_of(scope))
+    __slots__ = ("content", "receive", "scope")
+
+    def __init__(self, plan: Plan, facts: Facts, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
         #: The body, once it is read.
@@ -215,8 +218,14 @@ async def read_body(call: _Request) -> bytes:
     return call.content
 
 
+#: Extensions by which an answer would be sent past us.
+_PAST = ("http.response.pathsend", "http.response.zerocopysend")
+
+
 class _Running:
     """A request that runs: its answer is captured on its way out, and stored before its last byte goes."""
+
+    __slots__ = ("_call", "_flow", "_held", "_is_replaced", "_is_settled", "_running", "_seen", "_send")
 
     def __init__(self, call: _Request, flow: Flow, running: CurrentAttempt, send: Send) -> None:
         self._call = call
@@ -231,10 +240,20 @@ class _Running:
 
     async def run(self, app: Application) -> None:
         """Runs the application."""
+        scope = self._call.scope
+        # The very scope, in which middleware further out finds what routing leaves there.
+        scope[ATTEMPT] = Held(self._running, self._call.site)
+        offered = scope.get("extensions")
+        if offered:
+            scope["extensions"] = {name: value for name, value in offered.items() if name not in _PAST}
         token = enter(self._running)
         try:
-            with self._held_in(self._call.scope) as scope:
+            try:
                 await app(scope, self._call.again(), self.send)
+            finally:
+                del scope[ATTEMPT]
+                if offered:
+                    scope["extensions"] = offered
         except IdempotencyError as error:  # of a protected call inside
             if not self._is_settled:
                 await self._settle(error)
@@ -257,59 +276,42 @@ class _Running:
         finally:
             leave(token)
 
-    @contextlib.contextmanager
-    def _held_in(self, scope: Scope) -> Iterator[Scope]:
-        """The very scope, in which middleware further out finds what routing leaves there."""
-        scope[ATTEMPT] = Held(self._running, self._call.site)
-        offered = scope.get("extensions")
-        if offered:
-            # What these send goes past us.
-            past = ("http.response.pathsend", "http.response.zerocopysend")
-            scope["extensions"] = {name: value for name, value in offered.items() if name not in past}
-        try:
-            yield scope
-        finally:
-            del scope[ATTEMPT]
-            if offered:
-                scope["extensions"] = offered
-
     async def send(self, message: Message) -> None:
         """What the application sends."""
-        kind = message["type"]
         if self._is_settled:
             if not self._is_replaced:
                 await self._send(message)
-        elif kind == "http.response.start" and self._seen.status is None:
-            await self._start(message)
-        elif kind == "http.response.body" and self._seen.status is not None:
-            await self._body(message)
-        else:
-            await self._pass_on(message)
-
-    async def _start(self, message: Message) -> None:
-        self._held = message
-        if message.get("trailers"):  # which come after its end
-            self._seen.cut = "it has trailers"
-        try:
-            # A copy: middleware outside of us adds its headers to the very list, and will again on a replay.
-            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-            self._seen.start(int(message["status"]), headers)
-        except (KeyError, TypeError, ValueError):
-            self._malformed()
-        if not self._seen.is_short:
-            await self._pass_on()  # it may stream, and its client may wait for its start
-
-    async def _body(self, message: Message) -> None:
-        body, ends = message.get("body", b""), not message.get("more_body", False)
-        if not isinstance(body, bytes | bytearray | memoryview):
-            self._malformed()
-        elif self._seen.add(body) or ends:
+            return
+        kind, seen = message["type"], self._seen
+        if kind == "http.response.start" and seen.status is None:
+            self._start(message)
+            if not seen.is_short:
+                await self._pass_on()  # it may stream, and its client may wait for its start
+            return
+        if kind == "http.response.body" and seen.status is not None and self._is_last(message):
             instead = await self._settle(None)
             if instead is not None and self._held is not None:
                 self._is_replaced = True
                 await _send(instead, self._send)
                 return
         await self._pass_on(message)
+
+    def _start(self, message: Message) -> None:
+        self._held = message
+        if message.get("trailers"):  # which come after its end
+            self._seen.cut = "it has trailers"
+        try:
+            self._seen.start(message["status"], message.get("headers", ()))
+        except (KeyError, TypeError, ValueError):
+            self._malformed()
+
+    def _is_last(self, message: Message) -> bool:
+        """Captures a part of the body; whether it is the one that waits for the store."""
+        body = message.get("body", b"")
+        if not isinstance(body, bytes | bytearray | memoryview):
+            self._malformed()
+            return False
+        return self._seen.add(body) or not message.get("more_body", False)
 
     def _malformed(self) -> None:
         """The application's error, not ours: the server will say so."""
@@ -318,9 +320,10 @@ class _Running:
     async def _pass_on(self, message: Message | None = None) -> None:
         """Sends what is held, and a message after it."""
         held, self._held = self._held, None
-        for each in (held, message):
-            if each is not None:
-                await self._send(each)
+        if held is not None:
+            await self._send(held)
+        if message is not None:
+            await self._send(message)
 
     async def _settle(self, error: Exception | None) -> Answer | None:
         """Ends the attempt; the answer of the attempt that completed in its place."""

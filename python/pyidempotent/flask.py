@@ -32,9 +32,9 @@ from pyidempotent._flask_view import (
     response_of,
     views_of,
 )
-from pyidempotent._flow import advance, protect, refuse_to_block
-from pyidempotent._http import METHODS, refuse_declared
-from pyidempotent._native import fingerprint_http
+from pyidempotent._flow import advance, no_body, protect, refuse_to_block
+from pyidempotent._http import METHODS
+from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
 from pyidempotent._requests import ATTEMPT, Held
 from pyidempotent._results import Outcome
@@ -261,13 +261,13 @@ class _Protection:
             held.refuse_others("An application inside", own, plan.site, WAY_TO_EXTENSION)
             return self._dispatch(*args)
         refuse_to_block(plan.site)
-        call = _Request(plan, current, self.app)
+        call = _Request(plan, facts_of(current.environ), current, self.app)
         if plan.asked:
             if "fingerprint" in plan.asked:
                 call.read()  # it may be made of it
             call.ask(current)
         flow = protect(call)
-        begun = advance(call, flow, None, _Request.read)
+        begun = advance(call, flow, None, no_body)
         if type(begun) is Outcome:
             return response_of(self.app, begun.value)
         if begun is not None:
@@ -303,8 +303,9 @@ class _Protection:
 class _Request(RequestCall):
     """A request on its way to its view."""
 
-    def __init__(self, plan: Plan, request: Request, app: Flask) -> None:
-        super().__init__(plan, facts_of(request.environ))
+    __slots__ = ("_app", "_read", "request")
+
+    def __init__(self, plan: Plan, facts: Facts, request: Request, app: Flask) -> None:
         self.request = request
         self._app = app
         self._read: tuple[bytes, bytes] | None = None
@@ -313,26 +314,20 @@ class _Request(RequestCall):
         """Content type and body."""
         if self._read is None:
             limit = self.site.max_request_bytes
-            refuse_declared(self.facts, limit)
+            self.facts.refuse_declared(limit)
             self._read = read_body(self.request, limit)
         return self._read
 
     def ask(self, request: Any) -> None:
         """Asks the callables of the user's, as Flask calls what may be async."""
         for option, asked in self.plan.asked.items():
-            self._asked[option] = self._app.ensure_sync(asked)(request)
+            self.asked[option] = self._app.ensure_sync(asked)(request)
 
     def user(self) -> bytes | None:
         """The user that flask-login knows."""
         return known_user(self._app)
 
-    def body(self) -> Any:
-        """What has to be read."""
-        return self
-
-    def fingerprint_of(self, body: Any) -> bytes:
-        """The digest of the request, or as ``fingerprint=`` says."""
-        content_type, content = body
-        if "fingerprint" in self._asked:
-            return super().fingerprint_of(content)
-        return fingerprint_http(self.facts.method, self.facts.path, self.facts.query, content_type, content)
+    def fingerprint(self) -> bytes | None:
+        """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""
+        content_type, content = self.read()
+        return self.fingerprint_of(content, content_type)

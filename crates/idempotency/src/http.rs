@@ -131,14 +131,26 @@ pub fn is_stored(status: u16) -> bool {
 
 /// An answer: status, headers in order, body; byte for byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct Answer<B = Vec<u8>> {
     /// The status code.
     pub status: u16,
     /// The headers, duplicates and all.
-    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub headers: Vec<(B, B)>,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: B,
 }
+
+/// Headers by which a request claims to be somebody's.
+pub const CREDENTIALS: [&str; 8] = [
+    "authorization",
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-auth-token",
+    "x-access-token",
+    "x-amz-security-token",
+];
 
 /// Fields of the connection, not of the answer (RFC 9110, section 7.6.1), and the one that a replay makes wrong.
 const NOT_KEPT: [&[u8]; 10] = [
@@ -154,18 +166,18 @@ const NOT_KEPT: [&[u8]; 10] = [
     b"upgrade",
 ];
 
-impl Answer {
+impl<B: AsRef<[u8]>> Answer<B> {
     /// Drops what is not stored: hop-by-hop fields and those that `Connection` names, `Date`, our own replay header,
     /// and `Set-Cookie` unless it is asked for.
     pub fn without_transient(mut self, store_set_cookie: bool) -> Self {
         let named: Vec<Vec<u8>> = self
             .headers
             .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"))
-            .flat_map(|(_, value)| value.split(|byte| *byte == b',').map(|name| name.trim_ascii().to_vec()))
+            .filter(|(name, _)| name.as_ref().eq_ignore_ascii_case(b"connection"))
+            .flat_map(|(_, value)| value.as_ref().split(|byte| *byte == b',').map(|name| name.trim_ascii().to_vec()))
             .collect();
         self.headers.retain(|(name, _)| {
-            let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+            let is = |other: &[u8]| name.as_ref().eq_ignore_ascii_case(other);
             !NOT_KEPT.into_iter().any(is)
                 && !named.iter().any(|other| is(other))
                 && !is(REPLAYED.as_bytes())
@@ -177,21 +189,29 @@ impl Answer {
     /// The wire form: status (2 bytes), the number of headers (2), then for each name and value their length (4) and
     /// bytes; the rest is the body. All numbers big endian.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(
-            4 + self.body.len() + self.headers.iter().map(|(n, v)| 8 + n.len() + v.len()).sum::<usize>(),
-        );
-        out.extend_from_slice(&self.status.to_be_bytes());
-        out.extend_from_slice(&(self.headers.len() as u16).to_be_bytes());
-        for bytes in self.headers.iter().flat_map(|(name, value)| [name, value]) {
-            out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-            out.extend_from_slice(bytes);
-        }
-        out.extend_from_slice(&self.body);
+        let mut out = vec![];
+        self.encode_into(&mut out);
         out
     }
 
+    /// The same after what stands there.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let fields = || self.headers.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]);
+        let body = self.body.as_ref();
+        out.reserve(4 + body.len() + fields().map(|field| 4 + field.len()).sum::<usize>());
+        out.extend_from_slice(&self.status.to_be_bytes());
+        out.extend_from_slice(&(self.headers.len() as u16).to_be_bytes());
+        for field in fields() {
+            out.extend_from_slice(&(field.len() as u32).to_be_bytes());
+            out.extend_from_slice(field);
+        }
+        out.extend_from_slice(body);
+    }
+}
+
+impl<'a> Answer<&'a [u8]> {
     /// Reads the wire form; `None` where it is not one.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
         fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
             let (head, tail) = rest.split_at_checked(length)?;
             *rest = tail;
@@ -202,10 +222,10 @@ impl Answer {
         let count = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
         let mut field = || {
             let length = u32::from_be_bytes(take(rest, 4)?.try_into().ok()?);
-            Some(take(rest, length as usize)?.to_vec())
+            take(rest, length as usize)
         };
         let headers = (0..count).map(|_| Some((field()?, field()?))).collect::<Option<Vec<_>>>()?;
-        Some(Self { status, headers, body: rest.to_vec() })
+        Some(Self { status, headers, body: rest })
     }
 }
 
@@ -251,8 +271,10 @@ pub const REFUSALS: [Refusal; 9] = [
 mod tests {
     use super::*;
 
-    fn answer() -> Answer {
-        let pair = |name: &[u8], value: &[u8]| (name.to_vec(), value.to_vec());
+    fn answer() -> Answer<&'static [u8]> {
+        fn pair(name: &'static [u8], value: &'static [u8]) -> (&'static [u8], &'static [u8]) {
+            (name, value)
+        }
         let headers = vec![
             pair(b"Connection", b"close, X-Hop"),
             pair(b"X-Hop", b"1"),
@@ -262,7 +284,7 @@ mod tests {
             pair(b"Date", b"now"),
             pair(b"Transfer-Encoding", b"chunked"),
         ];
-        Answer { status: 201, headers, body: b"\0\xff".to_vec() }
+        Answer { status: 201, headers, body: b"\0\xff" }
     }
 
     #[test]
@@ -274,10 +296,9 @@ mod tests {
 
     #[test]
     fn transient_headers_are_dropped_and_the_others_stay_in_order() {
-        let names = |answer: Answer| answer.headers;
-        let kept = names(answer().without_transient(false));
-        assert_eq!(kept, [(b"Link".to_vec(), b"a".to_vec()), (b"Link".to_vec(), b"\xff".to_vec())]);
-        assert_eq!(names(answer().without_transient(true)).len(), 3);
+        let kept = answer().without_transient(false).headers;
+        assert_eq!(kept, [(&b"Link"[..], &b"a"[..]), (b"Link", b"\xff")]);
+        assert_eq!(answer().without_transient(true).headers.len(), 3);
     }
 
     #[test]

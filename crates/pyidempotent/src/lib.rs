@@ -10,6 +10,7 @@ mod custom;
 mod engine;
 mod errors;
 mod exchange;
+mod facts;
 #[cfg(feature = "bench")]
 mod floor;
 mod flow;
@@ -18,6 +19,7 @@ mod outcome;
 mod plan;
 mod pool;
 mod rehearsal;
+mod request;
 mod runtime;
 mod value;
 
@@ -44,6 +46,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<engine::Engine>()?;
     module.add_class::<plan::Plan>()?;
     module.add_class::<call::FunctionCall>()?;
+    module.add_class::<facts::Facts>()?;
+    module.add_class::<request::RequestCall>()?;
+    module.add_class::<exchange::Answer>()?;
+    module.add_class::<exchange::Capture>()?;
     module.add_class::<flow::Flow>()?;
     module.add_class::<attempt::CurrentAttempt>()?;
     module.add_class::<attempt::Completion>()?;
@@ -59,11 +65,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(flow::protect, module)?)?;
     module.add_function(wrap_pyfunction!(plan::find_instance, module)?)?;
     module.add_function(wrap_pyfunction!(plan::fingerprint_call, module)?)?;
-    module.add_function(wrap_pyfunction!(exchange::parse_key, module)?)?;
-    module.add_function(wrap_pyfunction!(exchange::fingerprint_http, module)?)?;
-    module.add_function(wrap_pyfunction!(exchange::is_stored, module)?)?;
-    module.add_function(wrap_pyfunction!(exchange::encode_answer, module)?)?;
-    module.add_function(wrap_pyfunction!(exchange::decode_answer, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange::replayed, module)?)?;
+    module.add_function(wrap_pyfunction!(exchange::verdict_of, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::refusals, module)?)?;
     #[cfg(feature = "bench")]
     module.add_function(wrap_pyfunction!(floor::bare_get, module)?)?;

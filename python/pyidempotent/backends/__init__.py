@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from pyidempotent import _native
-from pyidempotent._results import ANSWER, VALUE, Answer
+from pyidempotent._results import ANSWER, VALUE, Answer, pack_answer
 
 __all__ = ["Answer", "Backend", "StoredRecord", "open_backend"]
 
@@ -46,7 +46,7 @@ class StoredRecord:
         """The stored result as an HTTP answer, where it is one."""
         if self.state != "completed" or self.result[:1] != ANSWER:
             return None
-        return Answer(*_native.decode_answer(self.result[1:]))
+        return Answer.decode(self.result[1:])
 
 
 class Backend:
@@ -150,7 +150,7 @@ class Backend:
 
 def _payload(result: Any) -> bytes:
     if isinstance(result, Answer):
-        return ANSWER + _native.encode_answer(result.status, result.headers, result.body, False)
+        return pack_answer(result)
     return VALUE + _native.encode(result, {})
 
 

@@ -20,10 +20,10 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from pyidempotent import _native
 from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flow import Flow, advance, advance_async, enter, protect
+from pyidempotent._flow import Flow, advance, advance_async, enter, no_body, protect
 from pyidempotent._http import METHODS
+from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, RequestCall
 from pyidempotent._requests import ATTEMPT, Held
 from pyidempotent._results import Answer, Outcome
@@ -111,13 +111,13 @@ class IdempotencyMiddleware:
         plan = self._plan_for(request, view)
         if plan is None:
             return None
-        call = _Request(plan, request)
+        call = _Request(plan, facts_of(request), request)
         try:
             call.ask(request)
             if call.wants_user:
                 call.known_user = user_of(request)
             flow = protect(call)
-            begun = advance(call, flow, None, _no_body)
+            begun = advance(call, flow, None, no_body)
         except IdempotencyError as error:
             return _answered(request, refusal(request, error, call.facts, plan.site))
         return call.begin(flow, begun)
@@ -126,13 +126,13 @@ class IdempotencyMiddleware:
         plan = self._plan_for(request, view)
         if plan is None:
             return None
-        call = _Request(plan, request)
+        call = _Request(plan, facts_of(request), request)
         try:
             await call.ask_async(request)
             if call.wants_user:
                 call.known_user = await user_of_async(request)
             flow = protect(call)
-            begun = await advance_async(call, flow, None, _no_body)
+            begun = await advance_async(call, flow, None, no_body)
         except IdempotencyError as error:
             return _answered(request, refusal(request, error, call.facts, plan.site))
         return call.begin(flow, begun)
@@ -185,15 +185,12 @@ async def _with_context(serving: Any) -> Any:
     return await serving, copy_context()
 
 
-def _no_body(_: Any) -> Any:
-    raise AssertionError("Django has read the body")
-
-
 class _Request(RequestCall):
     """A request on its way to its view."""
 
-    def __init__(self, plan: Plan, request: HttpRequest) -> None:
-        super().__init__(plan, facts_of(request))
+    __slots__ = ("known_user", "request")
+
+    def __init__(self, plan: Plan, facts: Facts, request: HttpRequest) -> None:
         self.request = request
         self.known_user: bytes | None = None
 
@@ -208,11 +205,10 @@ class _Request(RequestCall):
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, or as ``fingerprint=`` says. Django's body needs no loop."""
-        if "fingerprint" in self._asked:
+        if "fingerprint" in self.asked:
             return self.fingerprint_of(b"")
         content_type, content = read_body(self.request, self.facts, self.site.max_request_bytes)
-        method, path, query, _ = self.facts
-        return _native.fingerprint_http(method, path, query, content_type, content)
+        return self.fingerprint_of(content, content_type)
 
     def begin(self, flow: Flow, begun: Any) -> Any:
         """Leaves word of what began; the answer where there is one already."""

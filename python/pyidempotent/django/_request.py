@@ -9,20 +9,21 @@ from urllib.parse import quote
 from django.http import HttpRequest, UnreadablePostError
 from django.utils.functional import SimpleLazyObject
 
-from pyidempotent import _requests, _wsgi
+from pyidempotent import _wsgi
 from pyidempotent._function import caller_bytes
-from pyidempotent._http import Facts, refuse_declared, too_large
-from pyidempotent._requests import ATTEMPT, Held, form_content
+from pyidempotent._http import too_large
+from pyidempotent._native import Facts
+from pyidempotent._requests import ATTEMPT, Held, form_content, path_of
 
 
 def facts_of(request: HttpRequest) -> Facts:
     """The facts of a request: path and query as the server has them, headers as Django has them."""
     environ, scope = request.META, getattr(request, "scope", None)
     if scope is not None:
-        _, path, query, _ = _requests.facts_of(scope)
-        facts = _wsgi.facts_of({**environ, "RAW_URI": "/", "QUERY_STRING": ""})
+        query = scope.get("query_string", b"")
         # Django takes a str here, as its own test client sends it.
-        return facts._replace(path=path, query=query.encode() if isinstance(query, str) else query)
+        query = query.encode() if isinstance(query, str) else query
+        return Facts.of_environ(environ["REQUEST_METHOD"], path_of(scope), query, environ)
     if "RAW_URI" not in environ and "REQUEST_URI" not in environ:
         # Not every server tells it; Django has put its own, decoded, in PATH_INFO's place.
         environ = {**environ, "RAW_URI": quote(request.path), "REQUEST_METHOD": request.method}
@@ -42,7 +43,7 @@ def read_body(request: HttpRequest, facts: Facts, limit: int) -> tuple[bytes, by
         IdempotencyPayloadTooLarge: over the limit.
         RuntimeError: where somebody has read it, and nobody knows what it was.
     """
-    refuse_declared(facts, limit)
+    facts.refuse_declared(limit)
     if hasattr(request, "_body"):
         content = request._body
     elif not request._read_started:  # type: ignore[attr-defined]  # of every request of Django's

@@ -8,7 +8,8 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, ResponseHeaders
 
-from pyidempotent._http import Facts, Headers, problem_answer
+from pyidempotent._http import Headers, problem_answer
+from pyidempotent._native import Facts
 from pyidempotent._results import Answer
 from pyidempotent._site import Site
 from pyidempotent.django._configuration import exception_handler

@@ -16,11 +16,11 @@ from django.http import Http404, HttpRequest
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 
-from pyidempotent import _native
 from pyidempotent._function import Function, FunctionCall
-from pyidempotent._http import METHODS, REPLAYED, Facts, note_of, once, replayed
+from pyidempotent._http import METHODS, REPLAYED, note_of, once
+from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import EndpointCall, Held
-from pyidempotent._results import ANSWER, Outcome, Unstorable, pack_exception
+from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
 from pyidempotent.django._request import facts_of, held_of, read_body, user_of, user_of_async
 from pyidempotent.django._response import AnswerResponse, headers_of, refusal
 from pyidempotent.exceptions import IdempotencyError
@@ -163,10 +163,8 @@ class ViewCall(EndpointCall):
             raise Unstorable(
                 f"a {type(response).__qualname__} is streamed after the view has ended; use the middleware for it"
             )
-        headers = headers_of(response)
-        return ANSWER + _native.encode_answer(
-            response.status_code, headers, response.content, self.site.store_set_cookie
-        )
+        answer = Answer(response.status_code, headers_of(response), response.content)
+        return pack_answer(answer, self.site.store_set_cookie)
 
     def _rest_answer(self, error: Exception) -> Any:
         """What Django REST Framework will make of an exception."""

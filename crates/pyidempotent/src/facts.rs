@@ -1,0 +1,295 @@
+//! [`Facts`]: a request, as far as it is known before its body.
+
+use idempotency::KeyFormat;
+use idempotency::http::{CREDENTIALS, RequestFacts};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+
+use crate::errors;
+use crate::exchange::{Line, declared, line_of};
+
+/// A request, as far as it is known before its body.
+///
+/// Parameters:
+///     method: in upper case.
+///     path: as the client sent it, still percent-encoded, without the query.
+///     query: as the client sent it, without the ``?``.
+///     headers: in order, names in lower case.
+///
+/// >>> from pyidempotent._native import Facts
+/// >>> facts = Facts("POST", b"/pay", b"", [(b"content-length", b"2"), (b"x-a", b"1"), (b"x-a", b"2")])
+/// >>> facts.line(b"content-length"), facts.line(b"x-b"), facts.lines(b"x-a")
+/// (b'2', b'', [b'1', b'2'])
+#[pyclass(frozen, module = "pyidempotent._native")]
+pub struct Facts {
+    #[pyo3(get)]
+    method: Py<PyString>,
+    #[pyo3(get)]
+    path: Py<PyBytes>,
+    #[pyo3(get)]
+    query: Py<PyBytes>,
+    headers: Headers,
+}
+
+enum Headers {
+    /// Pairs of bytes, as ASGI has them.
+    Lines(Py<PyAny>),
+    /// WSGI's, where a server has joined the lines of one name by commas.
+    Environ(Py<PyDict>),
+}
+
+/// The headers that stand in an environ under a name of their own.
+const OWN: [&str; 2] = ["CONTENT_TYPE", "CONTENT_LENGTH"];
+
+/// Where a header stands in an environ.
+fn environ_name(header: &[u8]) -> String {
+    let name: String =
+        header.iter().map(|byte| char::from(if *byte == b'-' { b'_' } else { byte.to_ascii_uppercase() })).collect();
+    if OWN.contains(&name.as_str()) { name } else { format!("HTTP_{name}") }
+}
+
+/// Text of an environ, which is latin-1.
+fn latin_1<'py>(text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = text.py();
+    match text.cast::<PyString>()?.to_str() {
+        Ok(ascii) if ascii.is_ascii() => Ok(PyBytes::new(py, ascii.as_bytes())),
+        _ => Ok(text.call_method1(intern!(py, "encode"), (intern!(py, "latin-1"),))?.cast_into()?),
+    }
+}
+
+impl Facts {
+    /// Looks at the headers in order, until `seen` is done with them.
+    fn each<'py>(py: Python<'py>, lines: &Py<PyAny>, mut seen: impl FnMut(Line<'py>) -> bool) -> PyResult<()> {
+        for line in lines.bind(py).try_iter()? {
+            if seen(line_of(line?)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn of_name<'py>(&self, py: Python<'py>, name: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let mut found = vec![];
+        match &self.headers {
+            Headers::Lines(lines) => Self::each(py, lines, |(header, value)| {
+                if header.as_bytes() == name {
+                    found.push(value);
+                }
+                false
+            })?,
+            Headers::Environ(environ) => {
+                if let Some(value) = environ.bind(py).get_item(environ_name(name))? {
+                    found.push(latin_1(&value)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn first<'py>(&self, py: Python<'py>, name: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let mut found = None;
+        match &self.headers {
+            Headers::Lines(lines) => Self::each(py, lines, |(header, value)| {
+                let is = header.as_bytes() == name;
+                if is {
+                    found = Some(value);
+                }
+                is
+            })?,
+            Headers::Environ(environ) => {
+                if let Some(value) = environ.bind(py).get_item(environ_name(name))? {
+                    found = Some(latin_1(&value)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub fn path<'py>(&self, py: Python<'py>) -> &Bound<'py, PyBytes> {
+        self.path.bind(py)
+    }
+
+    pub fn method<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {
+        self.method.bind(py)
+    }
+
+    /// The key in the header that a site names.
+    pub fn key<'py>(&self, site: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyString>>> {
+        let py = site.py();
+        let header = site.getattr(intern!(py, "header"))?;
+        let lines = self.of_name(py, header.cast::<PyBytes>()?.as_bytes())?;
+        if lines.is_empty() {
+            if site.getattr(intern!(py, "required"))?.is_truthy()? {
+                let said = py.import("pyidempotent._http")?.call_method1("key_missing", (site,))?;
+                return Err(errors::refusal(py, "IdempotencyKeyMissing", (said,), None));
+            }
+            return Ok(None);
+        }
+        let is_strict = site.getattr(intern!(py, "strict"))?.is_truthy()?;
+        let format = if is_strict { KeyFormat::Strict } else { KeyFormat::Lenient };
+        let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
+        let key = format.parse(&lines).map_err(|error| errors::key_error(py, &error))?;
+        Ok(Some(PyString::new(py, key.as_str())))
+    }
+
+    /// Whether the request says whose it is, which nobody has asked.
+    pub fn has_caller(&self, py: Python<'_>) -> PyResult<bool> {
+        match &self.headers {
+            Headers::Lines(lines) => {
+                let mut has = false;
+                Self::each(py, lines, |(header, _)| {
+                    has = is_caller(header.as_bytes());
+                    has
+                })?;
+                Ok(has)
+            }
+            Headers::Environ(environ) => {
+                let environ = environ.bind(py);
+                caller_names(py)?.iter().try_fold(false, |has, name| Ok(has || environ.contains(name)?))
+            }
+        }
+    }
+
+    pub fn digest(&self, py: Python<'_>, body: &[u8], content_type: Option<&[u8]>) -> PyResult<[u8; 32]> {
+        let told = match content_type {
+            None => self.first(py, b"content-type")?,
+            Some(_) => None,
+        };
+        let facts = RequestFacts {
+            method: self.method.to_str(py)?,
+            path: self.path.as_bytes(py),
+            query: self.query.as_bytes(py),
+            content_type: content_type.unwrap_or_else(|| told.as_ref().map_or(&[], |told| told.as_bytes())),
+            body,
+        };
+        Ok(facts.fingerprint().0)
+    }
+}
+
+/// The headers that may say who calls.
+fn callers() -> impl Iterator<Item = &'static str> {
+    CREDENTIALS.into_iter().chain(["cookie"])
+}
+
+fn is_caller(header: &[u8]) -> bool {
+    callers().any(|name| name.as_bytes() == header)
+}
+
+/// The same, as they stand in an environ.
+fn caller_names(py: Python<'_>) -> PyResult<&Vec<Py<PyString>>> {
+    static NAMES: PyOnceLock<Vec<Py<PyString>>> = PyOnceLock::new();
+    NAMES.get_or_try_init(py, || {
+        Ok(callers().map(|name| PyString::intern(py, &environ_name(name.as_bytes())).unbind()).collect())
+    })
+}
+
+#[pymethods]
+impl Facts {
+    #[new]
+    fn new(method: Py<PyString>, path: Py<PyBytes>, query: Py<PyBytes>, headers: Py<PyAny>) -> Self {
+        Self { method, path, query, headers: Headers::Lines(headers) }
+    }
+
+    /// With the headers of a WSGI environ, which are looked up, instead of listed for every request.
+    #[staticmethod]
+    #[pyo3(signature = (method, path, query, environ, /))]
+    fn of_environ(method: Py<PyString>, path: Py<PyBytes>, query: Py<PyBytes>, environ: Py<PyDict>) -> Self {
+        Self { method, path, query, headers: Headers::Environ(environ) }
+    }
+
+    /// The headers, in order.
+    #[getter]
+    fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        match &self.headers {
+            Headers::Lines(lines) => {
+                for line in lines.bind(py).try_iter()? {
+                    list.append(line?)?;
+                }
+            }
+            Headers::Environ(environ) => {
+                for (name, value) in environ.bind(py) {
+                    let name = name.extract::<String>()?;
+                    let own = OWN.contains(&name.as_str()) && value.is_truthy()?;
+                    if let Some(name) = name.strip_prefix("HTTP_").or(own.then_some(&name)) {
+                        let name = name.replace('_', "-").to_lowercase();
+                        list.append((PyBytes::new(py, name.as_bytes()), latin_1(&value)?))?;
+                    }
+                }
+            }
+        }
+        Ok(list)
+    }
+
+    /// Every line of one header.
+    #[pyo3(signature = (name, /))]
+    fn lines<'py>(&self, py: Python<'py>, name: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        self.of_name(py, name)
+    }
+
+    /// The first line of a header, or nothing.
+    #[pyo3(signature = (name, /))]
+    fn line<'py>(&self, py: Python<'py>, name: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(self.first(py, name)?.unwrap_or_else(|| PyBytes::new(py, b"")))
+    }
+
+    /// Whether there is a header of this name.
+    #[pyo3(signature = (name, /))]
+    fn has(&self, py: Python<'_>, name: &[u8]) -> PyResult<bool> {
+        match &self.headers {
+            Headers::Lines(_) => Ok(self.first(py, name)?.is_some()),
+            Headers::Environ(environ) => environ.bind(py).contains(environ_name(name)),
+        }
+    }
+
+    /// The names of the headers that may say who calls.
+    fn callers(&self, py: Python<'_>) -> PyResult<Vec<&'static str>> {
+        let mut found = vec![];
+        for name in callers() {
+            if self.has(py, name.as_bytes())? {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The key in the header that a site names.
+    ///
+    /// Raises:
+    ///     IdempotencyKeyMissing: where it is required and not there.
+    ///     IdempotencyKeyInvalid: where it is malformed, required or not.
+    #[pyo3(name = "key", signature = (site, /))]
+    fn key_for<'py>(&self, site: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyString>>> {
+        self.key(site)
+    }
+
+    /// Refuses a body whose declared length is over the limit, before it is read.
+    ///
+    /// Raises:
+    ///     IdempotencyPayloadTooLarge: where it is.
+    #[pyo3(signature = (limit, /))]
+    pub fn refuse_declared(&self, py: Python<'_>, limit: u64) -> PyResult<()> {
+        let length = self.first(py, b"content-length")?.and_then(|length| declared(length.as_bytes()));
+        if length.is_some_and(|length| length > limit) {
+            return Err(PyErr::from_value(py.import("pyidempotent._http")?.call_method1("too_large", (limit,))?));
+        }
+        Ok(())
+    }
+
+    /// The digest of the request.
+    ///
+    /// Parameters:
+    ///     body: the whole body.
+    ///     content_type: in the place of the header's.
+    #[pyo3(signature = (body, content_type=None, /))]
+    fn fingerprint<'py>(
+        &self,
+        py: Python<'py>,
+        body: &[u8],
+        content_type: Option<&[u8]>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.digest(py, body, content_type)?))
+    }
+}
