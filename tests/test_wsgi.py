@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pyidempotent._wsgi import facts_of
+from pyidempotent._native import Facts
 
 
 def facts(**environ: Any) -> Any:
-    return facts_of({"REQUEST_METHOD": "POST", "SCRIPT_NAME": "", "PATH_INFO": "/", **environ})
+    return Facts.of_environ({"REQUEST_METHOD": "POST", "SCRIPT_NAME": "", "PATH_INFO": "/", **environ})
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flask_view import after_functions, raw_headers, response_of, set_after_functions
+from pyidempotent._flask_view import after_functions, response_of, set_after_functions
 from pyidempotent._flow import Flow, enter
 from pyidempotent._native import Capture
 from pyidempotent._plan import RequestCall
-from pyidempotent._requests import ATTEMPT, Held
+from pyidempotent._requests import ATTEMPT
 from pyidempotent._results import Answer
 from pyidempotent._streams import CapturedParts, Running
 
@@ -41,7 +41,7 @@ class Exchange:
         """The view is about to run; `current` finds its attempt until the application has done."""
         self._outer = _current.get()
         self.running = _Running(call, flow, attempt)
-        request.environ[ATTEMPT] = Held(attempt, call.site)
+        request.environ[ATTEMPT] = call.site
         set_after_functions(_AfterFunctions(self.capture, after_functions()))
         enter(attempt)
 
@@ -49,14 +49,15 @@ class Exchange:
         """What is stored: called for every answer that Flask tries (the view's, that of a failure after it)."""
         running = self.running
         assert running is not None
-        self._forget()
-        seen = running.seen
+        if running.seen.status is not None:  # of another answer
+            self._forget()
+        seen, status = running.seen, response.status_code
         try:
-            seen.start(response.status_code, raw_headers(response))
+            seen.start_text(status, response.headers)
         except UnicodeError as error:  # the application's, and the server will say so
-            seen.start(response.status_code, [])
+            seen.start(status, [])
             seen.cut = f"it is malformed: {error}"
-        if response.status_code in _WITHOUT_BODY:
+        if status in _WITHOUT_BODY:
             return response
         if response.is_sequence:
             seen.add(b"".join(response.iter_encoded()))

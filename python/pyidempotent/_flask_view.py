@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pyidempotent._function import Function, FunctionCall, caller_bytes
 from pyidempotent._http import METHODS, REPLAYED, note_of, problem_answer, too_large
 from pyidempotent._native import Facts, replayed
-from pyidempotent._requests import ATTEMPT, EndpointCall, Held, form_content
+from pyidempotent._requests import ATTEMPT, EndpointCall, form_content
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
 from pyidempotent._site import Site
-from pyidempotent._wsgi import facts_of
 from pyidempotent.exceptions import IdempotencyError
 
 if TYPE_CHECKING:
@@ -81,11 +80,11 @@ class FlaskFunctionCall(EndpointCall):
 
     def request_facts(self) -> Facts:
         """The facts of the request."""
-        return facts_of(self.request.environ)
+        return Facts.of_environ(self.request.environ)
 
-    def held(self) -> Held | None:
-        """The attempt that the extension holds for the request."""
-        held: Held | None = self.request.environ.get(ATTEMPT)
+    def held(self) -> Site | None:
+        """The options of the attempt that the extension holds for the request."""
+        held: Site | None = self.request.environ.get(ATTEMPT)
         return held
 
     def user(self) -> bytes | None:
@@ -220,7 +219,7 @@ def refusal(app: Flask, request: Request, error: IdempotencyError, site: Site) -
         handlers = app.error_handler_spec.get(name, {}).get(None, {})
         if any(kind in handlers for kind in kinds):
             return None
-    return response_of(app, problem_answer(error, facts_of(request.environ).path.decode("latin-1"), site))
+    return response_of(app, problem_answer(error, Facts.of_environ(request.environ).path.decode("latin-1"), site))
 
 
 def response_of(app: Flask, answer: Answer) -> Response:

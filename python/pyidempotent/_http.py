@@ -28,9 +28,9 @@ METHODS = frozenset({"POST", "PATCH"})
 Headers = list[tuple[bytes, bytes]]
 
 
-def key_missing(site: Site) -> str:
+def key_missing(key_header: str) -> str:
     """What a client is told that sent no key."""
-    return IdempotencyKeyMissing.default_detail.replace("Idempotency-Key", site.key_header)
+    return IdempotencyKeyMissing.default_detail.replace("Idempotency-Key", key_header)
 
 
 def anonymous_caller(facts: Facts, site: Site, who: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
@@ -13,7 +13,7 @@ from pyidempotent._current import Scope
 from pyidempotent._flow import Call
 from pyidempotent._function import Function
 from pyidempotent._plan import Plan as RoutePlan
-from pyidempotent._site import Site
+from pyidempotent._site import Site as CallSite
 
 __all__ = [
     "Answer",
@@ -29,6 +29,7 @@ __all__ = [
     "Plan",
     "Rehearsal",
     "RequestCall",
+    "Site",
     "Step",
     "__version__",
     "abandon",
@@ -93,13 +94,33 @@ class Engine:
     def storage_key(self, operation: _Operation, caller: bytes | None, key: str) -> bytes: ...
 
 @final
+class Site:
+    """The options of a call site that its calls need: the half of `pyidempotent._site.Site` that needs no Python
+    instruction.
+    """
+
+    def __new__(
+        cls,
+        engine: Engine | None,
+        *,
+        key_header: str,
+        strict: bool,
+        required: bool,
+        settle: Callable[[Outcome], str | None] | None,
+        retry_after: float,
+        max_request_bytes: int,
+        max_response_bytes: int,
+        store_set_cookie: bool,
+    ) -> Site: ...
+
+@final
 class Plan:
     """What the calls of a decorated function need, worked out once."""
 
     def __new__(
         cls,
         function: Function,
-        site: Site,
+        site: CallSite,
         name: str,
         parameters: list[inspect.Parameter],
         left_out: frozenset[str],
@@ -121,7 +142,7 @@ class FunctionCall:
     @property
     def plan(self) -> Function: ...
     @property
-    def site(self) -> Site: ...
+    def site(self) -> CallSite: ...
     @property
     def args(self) -> tuple[Any, ...]: ...
     @property
@@ -185,8 +206,18 @@ class Facts:
 
     def __new__(cls, method: str, path: bytes, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Facts: ...
     @staticmethod
-    def of_environ(method: str, path: bytes, query: bytes, environ: dict[str, Any], /) -> Facts:
-        """With the headers of a WSGI environ, which are looked up, instead of listed for every request."""
+    def of_scope(scope: Mapping[str, Any], /) -> Facts:
+        """Of an ASGI scope."""
+
+    @staticmethod
+    def of_environ(environ: dict[str, Any], path: bytes | None = None, query: bytes | None = None, /) -> Facts:
+        """Of a WSGI environ, whose headers are looked up, instead of listed for every request.
+
+        Parameters:
+            environ: the environ.
+            path: in the place of its own.
+            query: likewise.
+        """
 
     @property
     def method(self) -> str: ...
@@ -210,7 +241,7 @@ class Facts:
     def callers(self) -> list[str]:
         """The names of the headers that may say who calls."""
 
-    def key(self, site: Site, /) -> str | None:
+    def key(self, site: CallSite, /) -> str | None:
         """The key in the header that a site names.
 
         Raises:
@@ -241,7 +272,7 @@ class RequestCall:
     @property
     def plan(self) -> RoutePlan: ...
     @property
-    def site(self) -> Site: ...
+    def site(self) -> CallSite: ...
     @property
     def facts(self) -> Facts: ...
     @property
@@ -346,6 +377,13 @@ class Capture:
 
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], /) -> None:
         """Its status and headers.
+
+        Raises:
+            TypeError, ValueError: where they can be none.
+        """
+
+    def start_text(self, status: int, headers: Iterable[tuple[str, str]], /) -> None:
+        """The same of headers in text, as WSGI has them.
 
         Raises:
             TypeError, ValueError: where they can be none.

@@ -11,11 +11,11 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from pyidempotent import _native
-from pyidempotent._current import CurrentAttempt, Operation
+from pyidempotent._current import Operation
 from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
 from pyidempotent._http import (
     REPLAYED,
@@ -49,38 +49,8 @@ def find_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
     return None if starlette is None else _native.find_instance(starlette.Request, args, kwargs)
 
 
-#: Where middleware leaves the attempt that it holds: in an ASGI scope, or a WSGI environ.
+#: Where middleware that holds an attempt for a request leaves the attempt's options: in an ASGI scope, or an environ.
 ATTEMPT = "pyidempotent.attempt"
-
-
-class Held(NamedTuple):
-    """An attempt that middleware holds for a request."""
-
-    running: CurrentAttempt
-    site: Site
-
-    def refuse_others(self, who: str, own: list[str], site: Site, way: str = "as routes={path: {...}}") -> None:
-        """Refuses options of a second protection of the same request, which the attempt can't honour.
-
-        Parameters:
-            who: the second protection.
-            own: its options that are no options of a site.
-            site: its other options; those with their default value count as not given.
-            way: how options are given to the framework's middleware.
-
-        Raises:
-            TypeError: names them.
-        """
-        if options := [*own, *site.differs_from(self.site)]:
-            raise TypeError(
-                f"{who} is protected by the middleware too, which holds the attempt and does not know "
-                f"{', '.join(options)}; give them to the middleware, {way}, or leave the path out there"
-            )
-
-
-def facts_of(scope: Any) -> Facts:
-    """The facts of a request, from its ASGI scope."""
-    return Facts(scope["method"], path_of(scope), scope.get("query_string", b""), scope["headers"])
 
 
 def path_of(scope: Any) -> bytes:
@@ -111,11 +81,11 @@ class EndpointCall(FunctionCall):
 
     def request_facts(self) -> Facts:
         """The facts of the request."""
-        return facts_of(self.request.scope)
+        return Facts.of_scope(self.request.scope)
 
-    def held(self) -> Held | None:
-        """The attempt that middleware holds for the request."""
-        held: Held | None = self.request.scope.get(ATTEMPT)
+    def held(self) -> Site | None:
+        """The options of the attempt that middleware holds for the request."""
+        held: Site | None = self.request.scope.get(ATTEMPT)
         return held
 
     def user(self) -> bytes | None:
@@ -136,7 +106,7 @@ class EndpointCall(FunctionCall):
         own = {"key": not plan.takes_key_from_header, "name": plan.named}
         own |= {"scope": plan.shared or plan.scope is not None, "fingerprint": plan.fingerprint is not None}
         given = [name for name, is_given in own.items() if is_given]
-        held.refuse_others(plan.name, given, self.site, self.way_to_middleware)
+        held.refuse_inside(plan.name, given, self.site, self.way_to_middleware)
         return True
 
     async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:

@@ -145,8 +145,8 @@ class Site:
         # Even without a backend of its own, what is wrong with the options is said now.
         native = open_backend(backend).native if backend is not None else _native.Backend.memory(0, 0)
         engine = _native.Engine(native, **self._options)
-        #: The engine with these options, if there is a backend.
-        self.engine = engine if backend is not None else None
+        #: What its calls need, with the engine of these options, if there is a backend.
+        self.native = self._for_calls(engine if backend is not None else None)
         self._backend = native if backend is not None else None
         #: The application's backend, and the engine with these options over it.
         self._made: tuple[Backend, _native.Engine] | None = None
@@ -163,8 +163,21 @@ class Site:
         assert other._backend is not None
         site = copy.copy(self)
         site._backend = other._backend
-        site.engine = _native.Engine(other._backend, **self._options)
+        site.native = site._for_calls(_native.Engine(other._backend, **self._options))
         return site
+
+    def _for_calls(self, engine: _native.Engine | None) -> _native.Site:
+        return _native.Site(
+            engine,
+            key_header=self.key_header,
+            strict=self.strict,
+            required=self.required,
+            settle=self.settle,
+            retry_after=self.retry_after,
+            max_request_bytes=min(self.max_request_bytes, sys.maxsize),
+            max_response_bytes=min(self.max_response_bytes, sys.maxsize),
+            store_set_cookie=self.store_set_cookie,
+        )
 
     def differs_from(self, outer: Site) -> list[str]:
         """The options that were given here and are others there, where one attempt cannot honour both."""
@@ -181,6 +194,24 @@ class Site:
         given, there, unset = options(self), options(outer), options(default)
         said = {"refuse_after_crash": "after_crash", "strict": "key_format"}
         return [said.get(name, name) for name in given if given[name] not in (unset[name], there[name])]
+
+    def refuse_inside(self, who: str, own: list[str], site: Site, way: str = "as routes={path: {...}}") -> None:
+        """Refuses options of a second protection of a request, which the attempt of this one can't honour.
+
+        Parameters:
+            who: the second protection.
+            own: its options that are no options of a site.
+            site: its other options; those with their default value count as not given.
+            way: how options are given to the framework's middleware.
+
+        Raises:
+            TypeError: names them.
+        """
+        if options := [*own, *site.differs_from(self)]:
+            raise TypeError(
+                f"{who} is protected by the middleware too, which holds the attempt and does not know "
+                f"{', '.join(options)}; give them to the middleware, {way}, or leave the path out there"
+            )
 
     def application_engine(self) -> _native.Engine:
         """In the place of an engine, where no backend was given: over the application's own, where it has one.

@@ -1,24 +1,11 @@
-"""The facts of a request from its WSGI environ, for every face that stands on WSGI."""
+"""What a WSGI environ says of its request, for every face that stands on WSGI."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
-
-from pyidempotent._native import Facts
-
-
-def facts_of(environ: dict[str, Any]) -> Facts:
-    """The facts of a request.
-
-    >>> environ = {"REQUEST_METHOD": "POST", "RAW_URI": "/caf%C3%A9?a=1", "QUERY_STRING": "a=1", "HTTP_X_USER": "alice"}
-    >>> facts = facts_of(environ)
-    >>> facts.path, facts.query, facts.line(b"x-user"), facts.headers
-    (b'/caf%C3%A9', b'a=1', b'alice', [(b'x-user', b'alice')])
-    """
-    query = environ.get("QUERY_STRING", "").encode("latin-1")
-    return Facts.of_environ(environ["REQUEST_METHOD"], _path(environ), query, environ)
 
 
 @lru_cache(128)
@@ -32,7 +19,7 @@ def environ_name(header: bytes) -> str:
     return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
 
 
-def _path(environ: dict[str, Any]) -> bytes:
+def path_of(environ: Mapping[str, Any]) -> bytes:
     """The path as the client sent it: WSGI's own is decoded, and split where the application is mounted."""
     for name in ("RAW_URI", "REQUEST_URI"):
         if raw := environ.get(name):

@@ -24,9 +24,9 @@ from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
 from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large
 from pyidempotent._native import Capture, Facts
 from pyidempotent._plan import Asked, Plan, RequestCall, Routes
-from pyidempotent._requests import ATTEMPT, Held, facts_of, identity
+from pyidempotent._requests import ATTEMPT, identity
 from pyidempotent._results import Answer, Outcome
-from pyidempotent._site import Options
+from pyidempotent._site import Options, Site
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
 
@@ -135,13 +135,13 @@ class IdempotencyMiddleware:
             return
         routes = self.routes
         plan = routes.plan_for(path_within(scope)) if routes.patterns else routes.default
-        facts = facts_of(scope)
+        facts = Facts.of_scope(scope)
         if plan is None or not plan.concerns(facts):
             await self.app(scope, receive, send)
             return
-        held: Held | None = scope.get(ATTEMPT)
+        held: Site | None = scope.get(ATTEMPT)
         if held is not None:  # another middleware's, further out
-            held.refuse_others("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
+            held.refuse_inside("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
             await self.app(scope, receive, send)
             return
         call = _Request(plan, facts, scope, receive)
@@ -242,7 +242,7 @@ class _Running:
         """Runs the application."""
         scope = self._call.scope
         # The very scope, in which middleware further out finds what routing leaves there.
-        scope[ATTEMPT] = Held(self._running, self._call.site)
+        scope[ATTEMPT] = self._call.site
         offered = scope.get("extensions")
         if offered:
             scope["extensions"] = {name: value for name, value in offered.items() if name not in _PAST}
@@ -278,26 +278,29 @@ class _Running:
 
     async def send(self, message: Message) -> None:
         """What the application sends."""
-        if self._is_settled:
-            if not self._is_replaced:
-                await self._send(message)
-            return
         kind, seen = message["type"], self._seen
-        if kind == "http.response.start" and seen.status is None:
+        if self._is_settled:
+            if self._is_replaced:
+                return
+        elif kind == "http.response.start" and seen.status is None:
             self._start(message)
-            if not seen.is_short:
-                await self._pass_on()  # it may stream, and its client may wait for its start
-            return
-        if kind == "http.response.body" and seen.status is not None and self._is_last(message):
+            if seen.is_short:
+                self._held = message
+                return
+            # It may stream, and its client may wait for its start.
+        elif kind == "http.response.body" and seen.status is not None and self._is_last(message):
             instead = await self._settle(None)
             if instead is not None and self._held is not None:
                 self._is_replaced = True
                 await _send(instead, self._send)
                 return
-        await self._pass_on(message)
+        held, self._held = self._held, None
+        if held is not None:
+            await self._send(held)
+        await self._send(message)
 
     def _start(self, message: Message) -> None:
-        self._held = message
+        """Captures the answer's start."""
         if message.get("trailers"):  # which come after its end
             self._seen.cut = "it has trailers"
         try:
@@ -316,14 +319,6 @@ class _Running:
     def _malformed(self) -> None:
         """The application's error, not ours: the server will say so."""
         self._seen.status, self._seen.cut = self._seen.status or 0, "it is malformed"
-
-    async def _pass_on(self, message: Message | None = None) -> None:
-        """Sends what is held, and a message after it."""
-        held, self._held = self._held, None
-        if held is not None:
-            await self._send(held)
-        if message is not None:
-            await self._send(message)
 
     async def _settle(self, error: Exception | None) -> Answer | None:
         """Ends the attempt; the answer of the attempt that completed in its place."""

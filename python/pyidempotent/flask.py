@@ -36,10 +36,10 @@ from pyidempotent._flow import advance, no_body, protect, refuse_to_block
 from pyidempotent._http import METHODS
 from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
-from pyidempotent._requests import ATTEMPT, Held
+from pyidempotent._requests import ATTEMPT
 from pyidempotent._results import Outcome
 from pyidempotent._site import Site
-from pyidempotent._wsgi import environ_name, facts_of
+from pyidempotent._wsgi import environ_name
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
 
@@ -256,12 +256,12 @@ class _Protection:
                 "itself, and put WSGI middleware that answers late around it after init_app"
             )
         if exchange.running is not None:  # an application around this one holds the attempt
-            held: Held = current.environ[ATTEMPT]
+            held: Site = current.environ[ATTEMPT]
             own = [*plan.asked, *(["name"] if plan.name else [])]
-            held.refuse_others("An application inside", own, plan.site, WAY_TO_EXTENSION)
+            held.refuse_inside("An application inside", own, plan.site, WAY_TO_EXTENSION)
             return self._dispatch(*args)
         refuse_to_block(plan.site)
-        call = _Request(plan, facts_of(current.environ), current, self.app)
+        call = _Request(plan, Facts.of_environ(current.environ), current, self.app)
         if plan.asked:
             if "fingerprint" in plan.asked:
                 call.read()  # it may be made of it

@@ -12,6 +12,7 @@ use pyo3::{IntoPyObjectExt, PyTraverseError, PyVisit, intern};
 use crate::errors;
 use crate::outcome::Outcome;
 use crate::plan::{KeySource, Plan, Values, fingerprint_call};
+use crate::site::Site;
 use crate::value::{Classes, decode_value, encode_value};
 
 /// The first byte of a stored result; `pyidempotent._results` knows them all.
@@ -52,6 +53,10 @@ impl FunctionCall {
 
     pub fn site<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
         self.plan.get().site.bind(py)
+    }
+
+    pub fn options(&self) -> &Py<Site> {
+        &self.plan.get().options
     }
 
     fn bound_values(&self, py: Python<'_>) -> PyResult<&Values> {

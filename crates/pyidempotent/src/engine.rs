@@ -7,7 +7,7 @@ use idempotency::{AfterCrash, Call, Fingerprint, Idempotency, Key, Operation, Op
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::attempt::Asked;
 use crate::backends::{Backend, seconds};
@@ -25,10 +25,20 @@ pub struct Engine {
 }
 
 /// `name` of a function, or `(method, path)` of a request.
-#[derive(FromPyObject)]
 enum OperationArg {
     Call(PyBackedStr),
     Http(PyBackedStr, PyBackedBytes),
+}
+
+impl FromPyObject<'_, '_> for OperationArg {
+    type Error = PyErr;
+
+    fn extract(operation: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        match operation.cast::<PyTuple>() {
+            Ok(_) => operation.extract().map(|(method, path)| Self::Http(method, path)),
+            Err(_) => operation.extract().map(Self::Call),
+        }
+    }
 }
 
 /// A claim's answer on its way to its flow. Collected untaken, what was claimed is released in the background.

@@ -161,13 +161,34 @@ pub struct Capture {
 }
 
 impl Capture {
+    fn begin<'py>(
+        &mut self,
+        status: i64,
+        headers: &Bound<'py, PyAny>,
+        bytes: impl Fn(Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>>,
+    ) -> PyResult<()> {
+        // A copy: others may add headers to the very list, and will again on a replay.
+        let copy = PyList::empty(headers.py());
+        let mut length = None;
+        for pair in headers.try_iter()? {
+            let (name, value) = pair_of(pair?)?;
+            let (name, value) = (bytes(name)?, bytes(value)?);
+            if name.as_bytes().eq_ignore_ascii_case(b"content-length") {
+                length = declared(value.as_bytes());
+            }
+            copy.append((name, value))?;
+        }
+        (self.status, self.headers, self.length) = (Some(status), copy.unbind(), length);
+        Ok(())
+    }
+
     fn has_no_body(&self) -> bool {
         self.status.is_some_and(|status| WITHOUT_BODY.contains(&status))
     }
 }
 
 /// Bytes that nobody changes.
-fn frozen<'py>(bytes: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+pub fn frozen<'py>(bytes: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     match bytes.cast_into_exact::<PyBytes>() {
         Ok(bytes) => Ok(bytes),
         Err(other) => {
@@ -180,16 +201,26 @@ fn frozen<'py>(bytes: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
 /// Name and value of a header's line.
 pub type Line<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 
-/// A header's line, of whatever a server or an application makes its pairs.
+/// The same, of text that is latin-1.
+pub fn latin_1<'py>(text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = text.py();
+    match text.cast::<PyString>()?.to_str() {
+        Ok(ascii) if ascii.is_ascii() => Ok(PyBytes::new(py, ascii.as_bytes())),
+        _ => Ok(text.call_method1(intern!(py, "encode"), (intern!(py, "latin-1"),))?.cast_into()?),
+    }
+}
+
+/// Name and value, of whatever a server or an application makes its pairs.
+fn pair_of<'py>(pair: Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    match pair.cast_exact::<PyTuple>() {
+        Ok(pair) => pair.extract(),
+        Err(_) => pair.py().get_type::<PyTuple>().call1((pair,))?.extract(),
+    }
+}
+
+/// A header's line.
 pub fn line_of<'py>(pair: Bound<'py, PyAny>) -> PyResult<Line<'py>> {
-    let pair = match pair.cast_into_exact::<PyTuple>() {
-        Ok(pair) => pair,
-        Err(other) => {
-            let other = other.into_inner();
-            other.py().get_type::<PyTuple>().call1((other,))?.cast_into()?
-        }
-    };
-    let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = pair.extract()?;
+    let (name, value) = pair_of(pair)?;
     Ok((frozen(name)?, frozen(value)?))
 }
 
@@ -221,18 +252,16 @@ impl Capture {
     ///     TypeError, ValueError: where they can be none.
     #[pyo3(signature = (status, headers, /))]
     fn start(&mut self, status: i64, headers: &Bound<'_, PyAny>) -> PyResult<()> {
-        // A copy: others may add headers to the very list, and will again on a replay.
-        let copy = PyList::empty(headers.py());
-        let mut length = None;
-        for pair in headers.try_iter()? {
-            let (name, value) = line_of(pair?)?;
-            if name.as_bytes().eq_ignore_ascii_case(b"content-length") {
-                length = declared(value.as_bytes());
-            }
-            copy.append((name, value))?;
-        }
-        (self.status, self.headers, self.length) = (Some(status), copy.unbind(), length);
-        Ok(())
+        self.begin(status, headers, frozen)
+    }
+
+    /// The same of headers in text, as WSGI has them.
+    ///
+    /// Raises:
+    ///     TypeError, ValueError: where they can be none.
+    #[pyo3(signature = (status, headers, /))]
+    fn start_text(&mut self, status: i64, headers: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.begin(status, headers, |text| latin_1(&text))
     }
 
     /// Whether its whole length is known from its start: it does not stream.

@@ -1,6 +1,5 @@
 //! [`Facts`]: a request, as far as it is known before its body.
 
-use idempotency::KeyFormat;
 use idempotency::http::{CREDENTIALS, RequestFacts};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -8,7 +7,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use crate::errors;
-use crate::exchange::{Line, declared, line_of};
+use crate::exchange::{Line, declared, frozen, latin_1, line_of};
+use crate::site::Site;
 
 /// A request, as far as it is known before its body.
 ///
@@ -48,15 +48,6 @@ fn environ_name(header: &[u8]) -> String {
     let name: String =
         header.iter().map(|byte| char::from(if *byte == b'-' { b'_' } else { byte.to_ascii_uppercase() })).collect();
     if OWN.contains(&name.as_str()) { name } else { format!("HTTP_{name}") }
-}
-
-/// Text of an environ, which is latin-1.
-fn latin_1<'py>(text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let py = text.py();
-    match text.cast::<PyString>()?.to_str() {
-        Ok(ascii) if ascii.is_ascii() => Ok(PyBytes::new(py, ascii.as_bytes())),
-        _ => Ok(text.call_method1(intern!(py, "encode"), (intern!(py, "latin-1"),))?.cast_into()?),
-    }
 }
 
 impl Facts {
@@ -116,21 +107,17 @@ impl Facts {
     }
 
     /// The key in the header that a site names.
-    pub fn key<'py>(&self, site: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyString>>> {
-        let py = site.py();
-        let header = site.getattr(intern!(py, "header"))?;
-        let lines = self.of_name(py, header.cast::<PyBytes>()?.as_bytes())?;
+    pub fn key<'py>(&self, py: Python<'py>, site: &Site) -> PyResult<Option<Bound<'py, PyString>>> {
+        let lines = self.of_name(py, &site.header)?;
         if lines.is_empty() {
-            if site.getattr(intern!(py, "required"))?.is_truthy()? {
-                let said = py.import("pyidempotent._http")?.call_method1("key_missing", (site,))?;
+            if site.required {
+                let said = py.import("pyidempotent._http")?.call_method1("key_missing", (&site.key_header,))?;
                 return Err(errors::refusal(py, "IdempotencyKeyMissing", (said,), None));
             }
             return Ok(None);
         }
-        let is_strict = site.getattr(intern!(py, "strict"))?.is_truthy()?;
-        let format = if is_strict { KeyFormat::Strict } else { KeyFormat::Lenient };
         let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
-        let key = format.parse(&lines).map_err(|error| errors::key_error(py, &error))?;
+        let key = site.format.parse(&lines).map_err(|error| errors::key_error(py, &error))?;
         Ok(Some(PyString::new(py, key.as_str())))
     }
 
@@ -168,6 +155,23 @@ impl Facts {
     }
 }
 
+/// What a mapping has under a name.
+fn optional<'py>(mapping: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match mapping.cast_exact::<PyDict>() {
+        Ok(dict) => dict.get_item(name),
+        Err(_) => {
+            Ok(Some(mapping.call_method1(intern!(mapping.py(), "get"), (name,))?).filter(|value| !value.is_none()))
+        }
+    }
+}
+
+fn before_query(uri: Bound<'_, PyBytes>) -> Bound<'_, PyBytes> {
+    match uri.as_bytes().iter().position(|byte| *byte == b'?') {
+        Some(at) => PyBytes::new(uri.py(), &uri.as_bytes()[..at]),
+        None => uri,
+    }
+}
+
 /// The headers that may say who calls.
 fn callers() -> impl Iterator<Item = &'static str> {
     CREDENTIALS.into_iter().chain(["cookie"])
@@ -192,11 +196,63 @@ impl Facts {
         Self { method, path, query, headers: Headers::Lines(headers) }
     }
 
-    /// With the headers of a WSGI environ, which are looked up, instead of listed for every request.
+    /// Of an ASGI scope.
     #[staticmethod]
-    #[pyo3(signature = (method, path, query, environ, /))]
-    fn of_environ(method: Py<PyString>, path: Py<PyBytes>, query: Py<PyBytes>, environ: Py<PyDict>) -> Self {
-        Self { method, path, query, headers: Headers::Environ(environ) }
+    #[pyo3(signature = (scope, /))]
+    fn of_scope(scope: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = scope.py();
+        let path = match optional(scope, intern!(py, "raw_path"))? {
+            Some(raw) if raw.is_truthy()? => before_query(frozen(raw)?),
+            // Not every server tells it.
+            _ => py.import("pyidempotent._requests")?.call_method1("path_of", (scope,))?.cast_into()?,
+        };
+        let query = match optional(scope, intern!(py, "query_string"))? {
+            Some(query) => frozen(query)?,
+            None => PyBytes::new(py, b""),
+        };
+        Ok(Self {
+            method: scope.get_item(intern!(py, "method"))?.cast_into()?.unbind(),
+            path: path.unbind(),
+            query: query.unbind(),
+            headers: Headers::Lines(scope.get_item(intern!(py, "headers"))?.unbind()),
+        })
+    }
+
+    /// Of a WSGI environ, whose headers are looked up, instead of listed for every request.
+    ///
+    /// Parameters:
+    ///     environ: the environ.
+    ///     path: in the place of its own.
+    ///     query: likewise.
+    #[staticmethod]
+    #[pyo3(signature = (environ, path=None, query=None, /))]
+    fn of_environ(
+        environ: &Bound<'_, PyDict>,
+        path: Option<Bound<'_, PyBytes>>,
+        query: Option<Bound<'_, PyBytes>>,
+    ) -> PyResult<Self> {
+        let py = environ.py();
+        let path = match path {
+            Some(path) => path,
+            // A proxy's form of it, with the host, and what a server does not tell are for more words.
+            None => match environ.get_item(intern!(py, "RAW_URI"))? {
+                Some(uri) if uri.cast::<PyString>()?.to_str().is_ok_and(|uri| uri.starts_with('/')) => {
+                    before_query(latin_1(&uri)?)
+                }
+                _ => py.import("pyidempotent._wsgi")?.call_method1("path_of", (environ,))?.cast_into()?,
+            },
+        };
+        let query = match (query, environ.get_item(intern!(py, "QUERY_STRING"))?) {
+            (Some(query), _) => query,
+            (None, Some(query)) => latin_1(&query)?,
+            (None, None) => PyBytes::new(py, b""),
+        };
+        Ok(Self {
+            method: environ.as_any().get_item(intern!(py, "REQUEST_METHOD"))?.cast_into()?.unbind(),
+            path: path.unbind(),
+            query: query.unbind(),
+            headers: Headers::Environ(environ.clone().unbind()),
+        })
     }
 
     /// The headers, in order.
@@ -262,7 +318,7 @@ impl Facts {
     ///     IdempotencyKeyInvalid: where it is malformed, required or not.
     #[pyo3(name = "key", signature = (site, /))]
     fn key_for<'py>(&self, site: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyString>>> {
-        self.key(site)
+        self.key(site.py(), Site::of(site)?.get())
     }
 
     /// Refuses a body whose declared length is over the limit, before it is read.

@@ -24,7 +24,9 @@ use crate::call::FunctionCall;
 use crate::engine::{self, Engine};
 use crate::errors;
 use crate::outcome::Outcome;
+use crate::request::RequestCall;
 use crate::runtime::{Answer, Colour};
+use crate::site::Site;
 use crate::value::{Classes, decode_value, encode_value};
 
 /// A call, as the flow asks it: by the methods of `pyidempotent._flow.Call`, and a plain function's directly.
@@ -113,7 +115,7 @@ impl<'a, 'py> Call<'a, 'py> {
 /// Where a protected call stands. It is told the call at every step instead of holding it: a call may hold its flow.
 #[pyclass(module = "pyidempotent._native")]
 pub struct Flow {
-    site: Py<PyAny>,
+    options: Py<Site>,
     at: At,
 }
 
@@ -136,11 +138,14 @@ type Step<'py> = (&'py Bound<'py, PyString>, Bound<'py, PyAny>);
 #[pyfunction]
 #[pyo3(signature = (call, /))]
 pub fn protect(call: &Bound<'_, PyAny>) -> PyResult<Flow> {
-    let site = match Call::new(call) {
-        Call::Function(call) => call.get().site(call.py()).clone().unbind(),
-        Call::Other(call) => call.getattr(intern!(call.py(), "site"))?.unbind(),
+    let py = call.py();
+    let options = match (Call::new(call), call.cast::<RequestCall>()) {
+        (Call::Function(call), _) => call.get().options().clone_ref(py),
+        (Call::Other(_), Ok(call)) => call.get().options.clone_ref(py),
+        // It may have a site of its own.
+        (Call::Other(call), _) => Site::of(&call.getattr(intern!(py, "site"))?)?,
     };
-    Ok(Flow { site, at: At::Start })
+    Ok(Flow { options, at: At::Start })
 }
 
 #[pymethods]
@@ -158,7 +163,7 @@ impl Flow {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.site)?;
+        visit.call(&self.options)?;
         match &self.at {
             At::Settle(outcome) => visit.call(outcome),
             _ => Ok(()),
@@ -172,7 +177,7 @@ impl Flow {
         match std::mem::replace(&mut self.at, At::End) {
             At::Start => {
                 let Some(key) = call.key()? else {
-                    if self.site(py, intern!(py, "required"))?.is_truthy()? {
+                    if self.options.get().required {
                         return Err(errors::refusal(py, "IdempotencyKeyMissing", (), None));
                     }
                     self.at = At::Unprotected;
@@ -191,7 +196,7 @@ impl Flow {
             At::Body(asked) => self.claim(call, asked, call.fingerprint_of(told)?, colour),
             At::Claim(asked) => {
                 let begun = told.cast::<engine::Begun>()?.get().take().ok_or_else(out_of_turn)?;
-                self.begun(call, self.engine(py)?.get(), asked, begun)
+                self.begun(call, self.engine(call)?.get(), asked, begun)
             }
             At::Unprotected => Ok((intern!(py, "end"), told.clone())),
             At::Run(running) => self.settle(call, running.bind(py), told.cast()?, colour),
@@ -203,17 +208,15 @@ impl Flow {
         }
     }
 
-    fn site<'py>(&self, py: Python<'py>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
-        self.site.bind(py).getattr(name)
-    }
-
-    fn engine<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Engine>> {
-        let engine = self.site(py, intern!(py, "engine"))?;
-        if engine.is_none() {
-            let site = self.site.bind(py);
-            return Ok(site.call_method0(intern!(py, "application_engine"))?.cast_into()?);
+    fn engine<'py>(&self, call: &Call<'_, 'py>) -> PyResult<Bound<'py, Engine>> {
+        let py = call.any().py();
+        match &self.options.get().engine {
+            Some(engine) => Ok(engine.bind(py).clone()),
+            None => {
+                let site = call.any().getattr(intern!(py, "site"))?;
+                Ok(site.call_method0(intern!(py, "application_engine"))?.cast_into()?)
+            }
         }
-        Ok(engine.cast_into()?)
     }
 
     fn claim<'py>(
@@ -224,7 +227,7 @@ impl Flow {
         colour: Colour,
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
-        let engine = self.engine(py)?;
+        let engine = self.engine(call)?;
         match engine.get().begin(py, &asked, fingerprint, colour)? {
             Answer::Ready(begun) => self.begun(call, engine.get(), asked, begun),
             Answer::Later(future) => {
@@ -249,7 +252,7 @@ impl Flow {
             Begun::Mismatch => refused("IdempotencyConflict", None),
             Begun::Unknown => refused("IdempotencyUnknown", None),
             Begun::InFlight { lease_left } => {
-                let most: f64 = self.site(py, intern!(py, "retry_after"))?.extract()?;
+                let most = self.options.get().retry_after;
                 let retry_after = PyDict::new(py);
                 retry_after.set_item("retry_after", lease_left.as_secs_f64().min(most))?;
                 refused("IdempotencyProcessing", Some(&retry_after))
@@ -325,9 +328,9 @@ impl Flow {
             "fail" => return Ok(Verdict::Fail),
             other => return Err(PyValueError::new_err(format!("there is no verdict {other:?}"))),
         }
-        let limit: usize = self.site(py, intern!(py, "max_response_bytes"))?.extract()?;
+        let limit = self.options.get().max_response_bytes;
         let why = match call.pack(outcome) {
-            Ok(payload) if payload.len() <= limit => return Ok(Verdict::Complete(payload)),
+            Ok(payload) if payload.len() as u64 <= limit => return Ok(Verdict::Complete(payload)),
             Ok(payload) => format!("it has {} bytes, and max_response_bytes is {limit}", payload.len()),
             Err(error) if errors::is_unstorable(py, &error) => error.value(py).to_string(),
             Err(error) => return Err(error),
@@ -342,10 +345,8 @@ impl Flow {
     /// The word of the `settle=` hook, if it has one.
     fn asked_of_settle<'py>(&self, call: &Call<'_, 'py>, outcome: &Bound<'py, Outcome>) -> PyResult<Option<String>> {
         let py = outcome.py();
-        let settle = self.site(py, intern!(py, "settle"))?;
-        if settle.is_none() {
-            return Ok(None);
-        }
+        let Some(settle) = &self.options.get().settle else { return Ok(None) };
+        let settle = settle.bind(py);
         let status = call.any().call_method1(intern!(py, "status"), (outcome,))?.extract()?;
         let Outcome { value, exception, .. } = outcome.get();
         let seen = Outcome { value: value.clone_ref(py), exception: exception.clone_ref(py), status };

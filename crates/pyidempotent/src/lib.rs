@@ -21,6 +21,7 @@ mod pool;
 mod rehearsal;
 mod request;
 mod runtime;
+mod site;
 mod value;
 
 use pyo3::exceptions::PyImportError;
@@ -44,6 +45,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     logging::install();
     module.add_class::<backends::Backend>()?;
     module.add_class::<engine::Engine>()?;
+    module.add_class::<site::Site>()?;
     module.add_class::<plan::Plan>()?;
     module.add_class::<call::FunctionCall>()?;
     module.add_class::<facts::Facts>()?;

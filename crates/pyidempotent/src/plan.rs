@@ -9,6 +9,7 @@ use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::call::FunctionCall;
+use crate::site::Site;
 use crate::value::Encoder;
 
 /// Where a function's key comes from.
@@ -40,6 +41,7 @@ pub struct Plan {
     /// The `pyidempotent._function.Function` that has made it, and its `Site`.
     pub function: Py<PyAny>,
     pub site: Py<PyAny>,
+    pub options: Py<Site>,
     pub name: Py<PyString>,
     pub key: KeySource,
     pub has_scope: bool,
@@ -74,6 +76,7 @@ impl Plan {
         has_scope: bool,
         has_fingerprint: bool,
     ) -> PyResult<Self> {
+        let options = Site::of(site.bind(left_out.py()))?;
         let (mut known, mut hashed) = (Vec::with_capacity(parameters.len()), vec![]);
         let (mut positional, mut rest, mut extra) = (0, None, None);
         for (index, parameter) in parameters.iter().enumerate() {
@@ -109,6 +112,7 @@ impl Plan {
         };
         Ok(Self {
             function,
+            options,
             site,
             name,
             key,

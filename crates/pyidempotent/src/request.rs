@@ -14,6 +14,7 @@ use crate::exchange::{ANSWER, Answer, replayed, verdict_of};
 use crate::facts::Facts;
 use crate::outcome::Outcome;
 use crate::plan::fingerprint_call;
+use crate::site::Site;
 
 /// A request whose whole answer is stored. Faces derive from it: what a framework's request is like is theirs.
 #[pyclass(frozen, subclass, module = "pyidempotent._native")]
@@ -23,6 +24,7 @@ pub struct RequestCall {
     plan: Py<PyAny>,
     #[pyo3(get)]
     site: Py<PyAny>,
+    pub options: Py<Site>,
     #[pyo3(get)]
     facts: Py<Facts>,
     /// What the callables of the user's have said, by option.
@@ -44,9 +46,10 @@ impl RequestCall {
     #[pyo3(signature = (plan, facts, *_more))]
     fn new(plan: &Bound<'_, PyAny>, facts: Py<Facts>, _more: &Bound<'_, PyTuple>) -> PyResult<Self> {
         let py = plan.py();
-        let site = plan.getattr(intern!(py, "site"))?.unbind();
+        let site = plan.getattr(intern!(py, "site"))?;
+        let options = Site::of(&site)?;
         let asked = PyDict::new(py).unbind();
-        Ok(Self { plan: plan.clone().unbind(), site, facts, asked, refused: AtomicU16::new(0) })
+        Ok(Self { plan: plan.clone().unbind(), site: site.unbind(), options, facts, asked, refused: AtomicU16::new(0) })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -64,7 +67,7 @@ impl RequestCall {
     /// The key in the header, or as ``key=`` says.
     fn key<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyString>>> {
         let Some(key) = self.asked.bind(py).get_item(intern!(py, "key"))? else {
-            return self.facts.get().key(self.site.bind(py));
+            return self.facts.get().key(py, self.options.get());
         };
         if key.is_none() {
             return Ok(None);
@@ -129,8 +132,7 @@ impl RequestCall {
     /// What has to be read.
     fn body<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         let (py, call) = (slf.py(), slf.get());
-        let limit = call.site.bind(py).getattr(intern!(py, "max_request_bytes"))?.extract()?;
-        call.facts.get().refuse_declared(py, limit)?;
+        call.facts.get().refuse_declared(py, call.options.get().max_request_bytes)?;
         Ok(slf.clone())
     }
 
@@ -185,9 +187,8 @@ impl RequestCall {
         if let Some(cut) = &answer.get().cut {
             return Err(errors::unstorable(py, PyValueError::new_err(cut.clone_ref(py))));
         }
-        let store_set_cookie = self.site.bind(py).getattr(intern!(py, "store_set_cookie"))?.is_truthy()?;
         let mut packed = vec![ANSWER];
-        match answer.get().encode_into(py, store_set_cookie, &mut packed) {
+        match answer.get().encode_into(py, self.options.get().store_set_cookie, &mut packed) {
             Ok(()) => Ok(PyBytes::new(py, &packed)),
             Err(error)
                 if error.is_instance_of::<PyTypeError>(py)

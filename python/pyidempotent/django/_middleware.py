@@ -25,14 +25,14 @@ from pyidempotent._flow import Flow, advance, advance_async, enter, no_body, pro
 from pyidempotent._http import METHODS
 from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, RequestCall
-from pyidempotent._requests import ATTEMPT, Held
+from pyidempotent._requests import ATTEMPT
 from pyidempotent._results import Answer, Outcome
 from pyidempotent._streams import AsyncCapturedParts, CapturedParts, Running
 from pyidempotent._wsgi import environ_name
 from pyidempotent.django._configuration import configuration
 from pyidempotent.django._marks import EXEMPT, KEY_HEADERS, SEEN, marks_of
 from pyidempotent.django._request import facts_of, held_of, read_body, user_of, user_of_async
-from pyidempotent.django._response import AnswerResponse, headers_of, refusal
+from pyidempotent.django._response import AnswerResponse, headers_of, lines_of, refusal
 from pyidempotent.exceptions import IdempotencyError
 
 __all__ = ["IdempotencyMiddleware"]
@@ -215,7 +215,7 @@ class _Request(RequestCall):
         if type(begun) is Outcome:
             return _answered(self.request, AnswerResponse(begun.value))
         if begun is not None:
-            self.request.META[ATTEMPT] = Held(begun, self.site)
+            self.request.META[ATTEMPT] = self.site
             self.request.META[STATE] = _Running(self, flow, begun)
         return None
 
@@ -270,7 +270,7 @@ class _Running:
     def _captured(self, response: Any) -> Any:
         """A stream, captured while it goes out; None where the answer is there."""
         running = self._running
-        running.seen.start(response.status_code, headers_of(response))
+        running.seen.start_text(response.status_code, lines_of(response))
         if not response.streaming:
             running.seen.add(response.content)
             return None

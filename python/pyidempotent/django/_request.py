@@ -9,11 +9,11 @@ from urllib.parse import quote
 from django.http import HttpRequest, UnreadablePostError
 from django.utils.functional import SimpleLazyObject
 
-from pyidempotent import _wsgi
 from pyidempotent._function import caller_bytes
 from pyidempotent._http import too_large
 from pyidempotent._native import Facts
-from pyidempotent._requests import ATTEMPT, Held, form_content, path_of
+from pyidempotent._requests import ATTEMPT, form_content, path_of
+from pyidempotent._site import Site
 
 
 def facts_of(request: HttpRequest) -> Facts:
@@ -23,16 +23,16 @@ def facts_of(request: HttpRequest) -> Facts:
         query = scope.get("query_string", b"")
         # Django takes a str here, as its own test client sends it.
         query = query.encode() if isinstance(query, str) else query
-        return Facts.of_environ(environ["REQUEST_METHOD"], path_of(scope), query, environ)
+        return Facts.of_environ(environ, path_of(scope), query)
     if "RAW_URI" not in environ and "REQUEST_URI" not in environ:
         # Not every server tells it; Django has put its own, decoded, in PATH_INFO's place.
-        environ = {**environ, "RAW_URI": quote(request.path), "REQUEST_METHOD": request.method}
-    return _wsgi.facts_of(environ)
+        return Facts.of_environ({**environ, "REQUEST_METHOD": request.method}, quote(request.path).encode())
+    return Facts.of_environ(environ)
 
 
-def held_of(request: HttpRequest) -> Held | None:
-    """The attempt that a middleware holds for a request: ours, or that of an ASGI application around."""
-    held: Held | None = request.META.get(ATTEMPT)
+def held_of(request: HttpRequest) -> Site | None:
+    """The options of the attempt that a middleware holds for a request: ours, or that of an ASGI application around."""
+    held: Site | None = request.META.get(ATTEMPT)
     return held or getattr(request, "scope", {}).get(ATTEMPT)
 
 

@@ -46,11 +46,17 @@ class AnswerResponse(HttpResponse):
                 yield name, value
 
 
-def headers_of(response: HttpResponseBase) -> Headers:
+def lines_of(response: HttpResponseBase) -> list[tuple[str, str]]:
     """The headers as they are sent."""
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
-    cookies = (morsel.output(header="").strip() for morsel in response.cookies.values())
-    return [*headers, *((b"Set-Cookie", cookie.encode("latin-1")) for cookie in cookies)]
+    lines = list(response.items())
+    if response.cookies:
+        lines += [("Set-Cookie", morsel.output(header="").strip()) for morsel in response.cookies.values()]
+    return lines
+
+
+def headers_of(response: HttpResponseBase) -> Headers:
+    """The same as bytes."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines_of(response)]
 
 
 def refusal(request: HttpRequest, error: IdempotencyError, facts: Facts, site: Site) -> Any:

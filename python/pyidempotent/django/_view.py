@@ -19,8 +19,9 @@ from django.http.response import HttpResponseBase
 from pyidempotent._function import Function, FunctionCall
 from pyidempotent._http import METHODS, REPLAYED, note_of, once
 from pyidempotent._native import Facts, replayed
-from pyidempotent._requests import EndpointCall, Held
+from pyidempotent._requests import EndpointCall
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
+from pyidempotent._site import Site
 from pyidempotent.django._request import facts_of, held_of, read_body, user_of, user_of_async
 from pyidempotent.django._response import AnswerResponse, headers_of, refusal
 from pyidempotent.exceptions import IdempotencyError
@@ -71,7 +72,7 @@ class ViewCall(EndpointCall):
         is_passed = self.plan.takes_key_from_header and self.request.method not in METHODS
         return is_passed or super().is_held()
 
-    def held(self) -> Held | None:
+    def held(self) -> Site | None:
         """The attempt that the middleware holds for the request."""
         return held_of(self.http_request)
 

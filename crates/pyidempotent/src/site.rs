@@ -1,0 +1,68 @@
+//! [`Site`]: the options of a call site that its calls need.
+
+use idempotency::KeyFormat;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::engine::Engine;
+
+/// The options of a call site that its calls need: the half of `pyidempotent._site.Site` that needs no Python
+/// instruction.
+#[pyclass(frozen, module = "pyidempotent._native")]
+pub struct Site {
+    /// The header's name as it is in a request's facts, and as it was given.
+    pub header: Vec<u8>,
+    pub key_header: String,
+    pub format: KeyFormat,
+    pub required: bool,
+    pub settle: Option<Py<PyAny>>,
+    pub retry_after: f64,
+    pub max_request_bytes: u64,
+    pub max_response_bytes: u64,
+    pub store_set_cookie: bool,
+    /// The engine with these options, if there is a backend.
+    pub engine: Option<Py<Engine>>,
+}
+
+impl Site {
+    /// That of a `pyidempotent._site.Site`.
+    pub fn of(site: &Bound<'_, PyAny>) -> PyResult<Py<Self>> {
+        Ok(site.getattr(intern!(site.py(), "native"))?.cast_into()?.unbind())
+    }
+}
+
+#[pymethods]
+impl Site {
+    #[new]
+    #[pyo3(signature = (engine, *, key_header, strict, required, settle, retry_after, max_request_bytes, max_response_bytes, store_set_cookie))]
+    #[expect(clippy::too_many_arguments, reason = "all of it is checked by one caller")]
+    fn new(
+        engine: Option<Py<Engine>>,
+        key_header: String,
+        strict: bool,
+        required: bool,
+        settle: Option<Py<PyAny>>,
+        retry_after: f64,
+        max_request_bytes: u64,
+        max_response_bytes: u64,
+        store_set_cookie: bool,
+    ) -> Self {
+        Self {
+            header: key_header.to_lowercase().chars().map(|letter| u8::try_from(letter).unwrap_or(b'?')).collect(),
+            key_header,
+            format: if strict { KeyFormat::Strict } else { KeyFormat::Lenient },
+            required,
+            settle,
+            retry_after,
+            max_request_bytes,
+            max_response_bytes,
+            store_set_cookie,
+            engine,
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.settle)
+    }
+}
