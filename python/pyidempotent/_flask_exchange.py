@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flask_view import after_functions, response_of, set_after_functions
+from pyidempotent._flask_view import request_context, response_of
 from pyidempotent._flow import Flow, enter
 from pyidempotent._native import Capture
 from pyidempotent._plan import RequestCall
@@ -42,7 +42,8 @@ class Exchange:
         self._outer = _current.get()
         self.running = _Running(call, flow, attempt)
         request.environ[ATTEMPT] = call.site
-        set_after_functions(_AfterFunctions(self.capture, after_functions()))
+        context = request_context()
+        context._after_request_functions = _AfterFunctions(self.capture, context._after_request_functions)
         enter(attempt)
 
     def capture(self, response: Response) -> Response:
@@ -59,17 +60,19 @@ class Exchange:
             seen.cut = f"it is malformed: {error}"
         if status in _WITHOUT_BODY:
             return response
-        if response.is_sequence:
-            seen.add(b"".join(response.iter_encoded()))
+        source = response.response
+        if isinstance(source, list | tuple):
+            for part in source:
+                seen.add(part.encode() if isinstance(part, str) else part)
         else:
-            source = response.response
             parts = cast("Iterable[bytes]", source if response.direct_passthrough else response.iter_encoded())
             response.response = self._stream = CapturedParts(running, parts, source)
         return response
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The server's, for the application."""
-        if self.running is None or self._streams or not self.running.is_inside:
+        running = self.running
+        if running is None or not running.is_inside or (self._stream is not None and self._streams):
             return self._start_response(status, headers, exc_info)
         self._held = status, list(headers)
         return _write
@@ -79,8 +82,8 @@ class Exchange:
         running = self.running
         if running is None:
             return parts
-        self._leave()
-        if self._streams:
+        self._leave(running)
+        if self._stream is not None and self._streams:
             return parts
         if self._held is not None and running.seen.status is None:
             running.seen.start(int(self._held[0].split()[0]), [])
@@ -103,7 +106,7 @@ class Exchange:
         running = self.running
         if running is None:
             return
-        self._leave()
+        self._leave(running)
         self._forget()
         if isinstance(error, Exception):
             running.settle(error)
@@ -115,9 +118,8 @@ class Exchange:
         """Whether the server reads the body, and the attempt ends with it."""
         return self._stream is not None and self.running is not None and not self.running.is_read
 
-    def _leave(self) -> None:
-        assert self.running is not None
-        self.running.is_inside = False
+    def _leave(self, running: _Running) -> None:
+        running.is_inside = False
         _current.set(self._outer)
 
     def _forget(self) -> None:

@@ -243,15 +243,15 @@ def raw_headers(response: Response) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
 
 
+def request_context() -> Any:
+    """Flask's context of the request, which has the functions of ``after_this_request`` that are to see the answer."""
+    return sys.modules["flask.globals"].request_ctx._get_current_object()
+
+
 def after_functions() -> list[Any]:
-    """The functions of ``after_this_request`` that are to see the answer."""
-    functions: list[Any] = sys.modules["flask.globals"].request_ctx._after_request_functions
+    """These functions."""
+    functions: list[Any] = request_context()._after_request_functions
     return functions
-
-
-def set_after_functions(functions: list[Any]) -> None:
-    """Puts others in their place."""
-    sys.modules["flask.globals"].request_ctx._after_request_functions = functions
 
 
 def known_user(app: Flask) -> bytes | None:

@@ -260,7 +260,8 @@ class _Protection:
             own = [*plan.asked, *(["name"] if plan.name else [])]
             held.refuse_inside("An application inside", own, plan.site, WAY_TO_EXTENSION)
             return self._dispatch(*args)
-        refuse_to_block(plan.site)
+        if plan.site.wait:
+            refuse_to_block(plan.site)
         call = _Request(plan, Facts.of_environ(current.environ), current, self.app)
         if plan.asked:
             if "fingerprint" in plan.asked:
@@ -282,7 +283,10 @@ class _Protection:
         if at not in self._own:
             self._own[at] = self._own_plan(current)
         own = self._own[at]
-        plan: Plan | None = self.routes.plan_for(current.path) if own is _UNSET else own
+        routes = self.routes
+        plan: Plan | None = own
+        if own is _UNSET:
+            plan = routes.plan_for(current.path) if routes.patterns else routes.default
         if plan is None:
             return None
         site = plan.site
