@@ -201,7 +201,9 @@ pub fn submit<'py, T: Send + 'static>(
     let (shared, mut waiting) = (bridge.get().shared.clone(), locked(&bridge.get().waiting));
     waiting.last += 1;
     let number = waiting.last;
+    let under_way = process().driver.under_way();
     let operation = async move {
+        let _under_way = under_way;
         let output = work.await;
         shared.push(number, Box::new(move |py| convert(py, output)));
     };

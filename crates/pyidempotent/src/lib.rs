@@ -7,6 +7,7 @@ mod bridge;
 mod call;
 mod conformance;
 mod custom;
+mod driver;
 mod engine;
 mod errors;
 mod exchange;

@@ -3,9 +3,8 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use idempotency::Idempotency;
@@ -15,6 +14,7 @@ use pyo3::types::PyBool;
 use tokio::runtime::{Builder, Handle};
 
 use crate::bridge;
+use crate::driver::Driver;
 use crate::pool::Pool;
 
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
@@ -22,6 +22,8 @@ use crate::pool::Pool;
 pub struct Process {
     pub id: u32,
     pub runtime: Handle,
+    /// Who drives it.
+    pub driver: &'static Driver,
     /// For what has to call Python.
     pub calls: Pool,
     engines: Mutex<Vec<Idempotency>>,
@@ -43,21 +45,21 @@ pub fn process() -> &'static Process {
 
 #[cold]
 fn start(id: u32, seen: *mut Process) -> &'static Process {
-    // On a thread of our own instead of a pool's: its tasks run in turn, so that the commands of a batch reach the
-    // connection before it writes. A pool's worker would run the connection after every one of them.
+    // Of one thread, whichever it is, instead of a pool: its tasks run in turn, so that the commands of a batch reach
+    // the connection before it writes. A pool's worker would run the connection after every one of them.
     let runtime = Builder::new_current_thread().enable_all().build().expect("the operating system gives a poller");
     let (handle, calls) = (runtime.handle().clone(), Pool::default());
-    let new = Box::into_raw(Box::new(Process { id, runtime: handle, calls, engines: Mutex::default() }));
+    let driver = Box::leak(Box::new(Driver::new(runtime)));
+    let new = Box::into_raw(Box::new(Process { id, runtime: handle, driver, calls, engines: Mutex::default() }));
     match CURRENT.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            let thread = thread::Builder::new().name("idempotency".into());
-            let served = thread.spawn(move || runtime.block_on(std::future::pending::<()>()));
-            served.expect("the operating system gives a thread");
             // SAFETY: `new` was just leaked and is never freed.
-            unsafe { &*new }
+            let process = unsafe { &*new };
+            process.driver.start();
+            process
         }
         Err(_) => {
-            // SAFETY: `new` was never shared. Another thread of this process was quicker.
+            // SAFETY: `new` was never shared. Another thread of this process was quicker; its driver is leaked.
             drop(unsafe { Box::from_raw(new) });
             process()
         }
@@ -102,36 +104,11 @@ where
     F::Output: Send,
 {
     let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Parked(thread::current())));
     loop {
-        match py.detach(|| wait(future.as_mut(), &waker)) {
+        match py.detach(|| process().driver.wait(future.as_mut(), SLICE)) {
             Some(output) => return Ok(output),
             None => py.check_signals()?,
         }
-    }
-}
-
-/// Whose thread waits. Parking it needs no timer of the runtime's, which is a lock, and may be a system call to wake it.
-struct Parked(Thread);
-
-impl Wake for Parked {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Waits for a slice.
-fn wait<F: Future>(mut future: Pin<&mut F>, waker: &Waker) -> Option<F::Output> {
-    let (_context, until) = (process().runtime.enter(), Instant::now() + SLICE);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
-            return Some(output);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return None;
-        }
-        thread::park_timeout(left);
     }
 }
 
@@ -182,7 +159,7 @@ pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
     let deadline = Instant::now() + Duration::try_from_secs_f64(limit).unwrap_or_default();
     let left = || deadline.saturating_duration_since(Instant::now());
     py.detach(|| {
-        let all = process().runtime.block_on(drained(left()));
+        let all = process().driver.wait(pin!(drained(left())), Duration::MAX).unwrap_or(false);
         STOPPING.store(true, Ordering::Release);
         process().calls.rest(left());
         all

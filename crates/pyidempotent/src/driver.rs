@@ -1,0 +1,112 @@
+//! [`Driver`]: which thread drives the runtime.
+//!
+//! A thread that waits for the store drives the runtime itself: it writes to the server and reads its answer, and no
+//! other thread has to be woken for that, twice. While nobody waits, a thread of our own drives it. That thread stands
+//! by while calls follow each other closely, and takes over when they pause, or when a loop has work under way.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// How long calls have to pause until our own thread drives again: what goes on in the background is late by this much.
+const PAUSE: Duration = Duration::from_millis(3);
+
+pub struct Driver {
+    runtime: Runtime,
+    own: OnceLock<Thread>,
+    /// Whether our own thread leaves the runtime to those who wait.
+    stands_by: AtomicBool,
+    leave: Notify,
+    /// Threads that wait, and how many have begun to.
+    waiting: AtomicUsize,
+    begun: AtomicUsize,
+    /// What loops have under way.
+    under_way: AtomicUsize,
+}
+
+/// Something that a loop has under way: until it is dropped, our own thread drives.
+pub struct UnderWay(&'static Driver);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Driver {
+    pub fn new(runtime: Runtime) -> Self {
+        Self {
+            runtime,
+            own: OnceLock::new(),
+            stands_by: AtomicBool::new(false),
+            leave: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            under_way: AtomicUsize::new(0),
+        }
+    }
+
+    /// Starts our own thread.
+    pub fn start(&'static self) {
+        let thread = thread::Builder::new().name("idempotency".into());
+        let served = thread.spawn(|| {
+            loop {
+                self.runtime.block_on(self.leave.notified());
+                self.stand_by();
+            }
+        });
+        let _ = self.own.set(served.expect("the operating system gives a thread").thread().clone());
+    }
+
+    /// Until calls pause, or a loop has work under way.
+    fn stand_by(&self) {
+        self.stands_by.store(true, Ordering::SeqCst);
+        while self.under_way.load(Ordering::SeqCst) == 0 {
+            let begun = self.begun.load(Ordering::Relaxed);
+            thread::park_timeout(PAUSE);
+            if self.waiting.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == begun {
+                break;
+            }
+        }
+        self.stands_by.store(false, Ordering::SeqCst);
+    }
+
+    /// Says that a loop submits work.
+    pub fn under_way(&'static self) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        if self.stands_by.load(Ordering::SeqCst)
+            && let Some(own) = self.own.get()
+        {
+            own.unpark();
+        }
+        UnderWay(self)
+    }
+
+    /// Drives the runtime until a future ends, at most for so long.
+    pub fn wait<F: Future>(&self, mut future: Pin<&mut F>, limit: Duration) -> Option<F::Output> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        // What a loop has under way keeps our own thread at it, which then reads the answer for this one too.
+        if self.under_way.load(Ordering::SeqCst) == 0 && !self.stands_by.load(Ordering::SeqCst) {
+            self.leave.notify_one();
+        }
+        let output = self.runtime.block_on(async {
+            let mut limit = std::pin::pin!(sleep(limit));
+            poll_fn(|context| match future.as_mut().poll(context) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending => limit.as_mut().poll(context).map(|()| None),
+            })
+            .await
+        });
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        output
+    }
+}
