@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -329,7 +330,7 @@ class _Request(RequestCall):
 
     def user(self) -> bytes | None:
         """The user that flask-login knows."""
-        return known_user(self._app)
+        return known_user(self._app) if "flask_login" in sys.modules else None
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""

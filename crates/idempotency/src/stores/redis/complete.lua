@@ -11,12 +11,17 @@ if held then
   if string.sub(held, 5, 5) ~= 'F' then
     return 1
   end
-  -- Above maxmemory Redis refuses a script's first write if it may need memory, and none after it. This one
-  -- needs none, so that a completion is never refused for want of room: only a claim is.
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
 elseif ARGV[4] ~= '1' then
   return 0
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+local stored = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+if stored.err then
+  -- Above maxmemory Redis refuses a script's first write if it may need memory, and none after it. PEXPIRE needs none,
+  -- so that a completion is never refused for want of room: only a claim is.
+  if held then
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  end
+  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+end
 redis.pcall('PUBLISH', KEYS[1], '') -- a hint: where it is not permitted, waiters look by themselves
 return 1
