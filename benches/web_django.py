@@ -5,10 +5,11 @@ import os
 import django
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
-from django.http import JsonResponse
+from django.http import HttpResponse, JsonResponse
 from django.urls import path
 
-OURS = os.environ["SUBJECT"] == "ours"
+SUBJECT = os.environ["SUBJECT"]
+OURS = SUBJECT == "ours"
 settings.configure(
     ROOT_URLCONF=__name__,
     ALLOWED_HOSTS=["*"],
@@ -24,6 +25,19 @@ django.setup()
 
 def pay(request):
     return JsonResponse({"status": "charged", "amount": int(request.GET["amount"])})
+
+
+if SUBJECT.startswith("floor"):
+    from web_floor import Redis
+
+    server, view = Redis(os.environ["STORE"]), pay
+
+    def pay(request):
+        server.get()
+        if SUBJECT == "floor of a replay":
+            return HttpResponse(b'{"status": "charged", "amount": 42}', content_type="application/json")
+        server.get()
+        return view(request)
 
 
 urlpatterns = [path("pay", pay)]

@@ -22,6 +22,10 @@ if subject == "ours":
     from pyidempotent.asgi import IdempotencyMiddleware
 
     app.add_middleware(IdempotencyMiddleware, backend=store)
+elif subject == "floor":
+    from web_floor import Middleware as Floor
+
+    app.add_middleware(Floor)
 elif subject == "idemkit":
     from idemkit import HttpConfig, InMemoryBackend
     from idemkit import IdempotencyMiddleware as Middleware

@@ -12,7 +12,22 @@ def pay():
     return {"status": "charged", "amount": int(request.args["amount"])}
 
 
-if os.environ["SUBJECT"] == "ours":
+SUBJECT = os.environ["SUBJECT"]
+if SUBJECT.startswith("floor"):
+    from web_floor import Redis
+
+    server = Redis(os.environ["STORE"])
+
+    @app.before_request
+    def trips():
+        server.get()
+        if SUBJECT == "floor of a replay":
+            return app.response_class(b'{"amount":42,"status":"charged"}\n', mimetype="application/json")
+        server.get()
+        return None
+
+
+if SUBJECT == "ours":
     from pyidempotent.flask import Idempotency
 
     Idempotency(app, os.environ["STORE"])
