@@ -50,7 +50,7 @@ impl Answer {
         Ok(())
     }
 
-    fn decoded<'a>(stored: &'a [u8]) -> PyResult<http::Answer<&'a [u8]>> {
+    fn decoded(stored: &[u8]) -> PyResult<http::Answer<&[u8]>> {
         http::Answer::decode(stored).ok_or_else(|| PyValueError::new_err("the stored answer is damaged"))
     }
 
