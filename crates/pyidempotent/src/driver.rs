@@ -25,19 +25,26 @@ pub struct Driver {
     /// Whether our own thread leaves the runtime to those who wait.
     stands_by: AtomicBool,
     leave: Notify,
-    /// Threads that wait, and how many have begun to.
+    /// How many threads wait, and how many have begun to.
     waiting: AtomicUsize,
     begun: AtomicUsize,
     /// What loops have under way.
     under_way: AtomicUsize,
 }
 
-/// Something that a loop has under way: until it is dropped, our own thread drives.
-pub struct UnderWay(&'static Driver);
+/// Something that is counted until it is dropped, however that comes.
+pub struct Counted<'a>(&'a AtomicUsize);
 
-impl Drop for UnderWay {
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -72,41 +79,39 @@ impl Driver {
         while self.under_way.load(Ordering::SeqCst) == 0 {
             let begun = self.begun.load(Ordering::Relaxed);
             thread::park_timeout(PAUSE);
-            if self.waiting.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == begun {
+            if self.waiting.load(Ordering::SeqCst) == 0 && self.begun.load(Ordering::Relaxed) == begun {
                 break;
             }
         }
         self.stands_by.store(false, Ordering::SeqCst);
     }
 
-    /// Says that a loop submits work.
-    pub fn under_way(&'static self) -> UnderWay {
-        self.under_way.fetch_add(1, Ordering::SeqCst);
+    /// Says that a loop submits work: until that is dropped, our own thread drives.
+    pub fn under_way(&'static self) -> Counted<'static> {
+        let counted = Counted::new(&self.under_way);
         if self.stands_by.load(Ordering::SeqCst)
             && let Some(own) = self.own.get()
         {
             own.unpark();
         }
-        UnderWay(self)
+        counted
     }
 
     /// Drives the runtime until a future ends, at most for so long.
     pub fn wait<F: Future>(&self, mut future: Pin<&mut F>, limit: Duration) -> Option<F::Output> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _counted = Counted::new(&self.waiting);
         self.begun.fetch_add(1, Ordering::Relaxed);
         // What a loop has under way keeps our own thread at it, which then reads the answer for this one too.
         if self.under_way.load(Ordering::SeqCst) == 0 && !self.stands_by.load(Ordering::SeqCst) {
             self.leave.notify_one();
         }
-        let output = self.runtime.block_on(async {
+        self.runtime.block_on(async {
             let mut limit = std::pin::pin!(sleep(limit));
             poll_fn(|context| match future.as_mut().poll(context) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
                 Poll::Pending => limit.as_mut().poll(context).map(|()| None),
             })
             .await
-        });
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        output
+        })
     }
 }
