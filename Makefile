@@ -23,9 +23,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
 
+# The scenarios and the other tests run side by side: both mostly wait.
+SCENARIOS := tests/test_conformance.py
 test: $(VENV)/.test build servers
 	cargo test --workspace --all-features --quiet
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SCENARIOS) >$(VENV)/scenarios.log 2>&1 & scenarios=$$!; \
+		$(BIN)/python -m pytest --ignore $(SCENARIOS); others=$$?; \
+		wait $$scenarios; scenarios=$$?; cat $(VENV)/scenarios.log; exit $$((others + scenarios))
 
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app
