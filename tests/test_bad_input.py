@@ -67,6 +67,7 @@ async def async_generator(order: str) -> Any:
         (lambda: idempotent(BACKEND, key_format="loose"), ValueError, "'lenient', 'strict', not 'loose'"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, namespace=7), TypeError, "namespace must be a str"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, key_header=7), TypeError, "key_header must be a str"),  # type: ignore[arg-type]
+        (lambda: idempotent(BACKEND, key_header="X-Cl\u00e9"), ValueError, "key_header must be the name of a header"),
         (lambda: idempotent(BACKEND, max_request_bytes=-1), ValueError, "max_request_bytes"),
         (lambda: idempotent(BACKEND, max_response_bytes=1.5), ValueError, "max_response_bytes"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, ttl=60, lease=61), ValueError, "lease .61s. must not be longer than ttl .60s."),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +125,63 @@ def test_a_body_that_was_looked_at_before_is_held_to_its_limit(reads: Callable[[
     assert [send(b"12345").data for _ in range(2)] == [b"12345", b"12345"]
     assert send(b"54321").status_code == 422
     assert shop.runs == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "more"),
+    [("3 ", {}), ("", {"wsgi.input_terminated": False}), ("", {"wsgi.input_terminated": True})],
+    ids=["spaces", "terminated or not", "terminated"],
+)
+def test_a_body_counts_however_its_length_is_told(declared: str, more: dict[str, Any]) -> None:
+    shop = Shop(lambda: request.get_data(as_text=True) or "nothing")
+
+    def send(body: bytes) -> Any:
+        overrides = {"CONTENT_LENGTH": declared, "wsgi.input": io.BytesIO(body), **more}
+        headers = {"Idempotency-Key": shop.key}
+        return shop.app.test_client().post("/pay", headers=headers, environ_overrides=overrides)
+
+    assert send(b"aaa").text == "aaa"
+    assert send(b"bbb").status_code == 422
+
+
+def test_a_connection_that_breaks_within_a_body_is_the_clients_error() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise ConnectionResetError
+
+    shop = Shop(number)
+    overrides = {"CONTENT_LENGTH": "5", "wsgi.input": Broken()}
+    headers = {"Idempotency-Key": shop.key}
+    assert shop.app.test_client().post("/pay", headers=headers, environ_overrides=overrides).status_code == 400
+    assert shop.state is None
+
+
+@pytest.mark.parametrize("option", ["max_request_bytes", "max_response_bytes"])
+def test_a_limit_may_be_larger_than_any_number_type(option: str) -> None:
+    shop = Shop(number, **{option: 10**30})
+    assert same_answer(shop.pay(), shop.pay())
+
+
+def test_what_an_environ_leads_to_is_collected() -> None:
+    class Left:
+        pass
+
+    def view() -> dict[str, str]:
+        left = request.environ["shop.left"] = Left()
+        frame = sys._getframe()
+        while frame.f_code.co_name != "_protect":
+            assert frame.f_back is not None
+            frame = frame.f_back
+        left.frame = frame  # type: ignore[attr-defined]  # as an exception's traceback holds it
+        del frame
+        lefts.append(weakref.ref(left))
+        return number()
+
+    lefts: list[weakref.ref[Left]] = []
+    shop = Shop(view)
+    shop.pay()
+    gc.collect()
+    assert lefts[0]() is None
 
 
 def test_the_applications_own_limit_holds() -> None:

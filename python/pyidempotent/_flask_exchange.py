@@ -60,11 +60,10 @@ class Exchange:
             seen.cut = f"it is malformed: {error}"
         if status in _WITHOUT_BODY:
             return response
-        source = response.response
-        if isinstance(source, list | tuple):
-            for part in source:
-                seen.add(part.encode() if isinstance(part, str) else part)
+        if response.is_sequence:
+            seen.add(b"".join(response.iter_encoded()))
         else:
+            source = response.response
             parts = cast("Iterable[bytes]", source if response.direct_passthrough else response.iter_encoded())
             response.response = self._stream = CapturedParts(running, parts, source)
         return response
@@ -72,7 +71,7 @@ class Exchange:
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The server's, for the application."""
         running = self.running
-        if running is None or not running.is_inside or (self._stream is not None and self._streams):
+        if running is None or not running.is_inside or self._streams:
             return self._start_response(status, headers, exc_info)
         self._held = status, list(headers)
         return _write
@@ -83,7 +82,7 @@ class Exchange:
         if running is None:
             return parts
         self._leave(running)
-        if self._stream is not None and self._streams:
+        if self._streams:
             return parts
         if self._held is not None and running.seen.status is None:
             running.seen.start(int(self._held[0].split()[0]), [])

@@ -278,18 +278,6 @@ def read_body(request: Request, limit: int) -> tuple[bytes, bytes]:
     declared = request.content_length if environ.get("CONTENT_LENGTH", "").isdigit() else None
     content_type = environ.get("CONTENT_TYPE", "").encode("latin-1")
     is_kept, is_parsed, is_touched = "_cached_data" in seen, "form" in seen, "stream" in seen
-    if not (is_kept or is_parsed or is_touched) and request.max_content_length is None:
-        # Nobody has asked for the stream, and there is no limit of its own that it would hold.
-        body = b""
-        if declared is not None or environ.get("wsgi.input_terminated"):
-            body = _read(environ["wsgi.input"], limit + 1 if declared is None else declared)
-        if len(body) > limit:
-            raise too_large(limit)
-        if declared is not None and len(body) < declared:
-            raise sys.modules["werkzeug.exceptions"].ClientDisconnected
-        if body:
-            environ["wsgi.input"] = BytesIO(body)
-        return content_type, body
     if is_parsed and not is_kept and (request.form or request.files or request.mimetype in _FORMS):
         # From the stream, before us: the body is gone, and what it said is there.
         files = request.files.items(multi=True)

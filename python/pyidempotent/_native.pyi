@@ -333,7 +333,12 @@ class Answer:
     """
 
     def __new__(
-        cls, status: int, headers: list[tuple[bytes, bytes]], body: bytes, cut: str | None = None, whole: bool = True
+        cls,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes | bytearray | memoryview,
+        cut: str | None = None,
+        whole: bool = True,
     ) -> Answer: ...
     @property
     def status(self) -> int: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -110,6 +111,8 @@ class Site:
         for name, text in (("key_header", key_header), ("namespace", namespace)):
             if not isinstance(text, str):
                 raise TypeError(f"{name} must be a str, not {text!r}")
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key_header):  # a token (RFC 9110, section 5.1)
+            raise ValueError(f"key_header must be the name of a header, not {key_header!r}")
         for name, count in (("max_request_bytes", max_request_bytes), ("max_response_bytes", max_response_bytes)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
                 raise ValueError(f"{name} must be a number of bytes, 0 or more, not {count!r}")
@@ -124,13 +127,14 @@ class Site:
         #: The header's name as it is in a request's facts.
         self.header = key_header.lower().encode("latin-1")
         self.strict = key_format == "strict"
-        self.required = required
+        self.required = bool(required)
         self.namespace = namespace
         self.settle = settle
         self.store_exceptions = exceptions
         self.retry_after = seconds("retry_after", retry_after)
-        self.max_request_bytes = max_request_bytes
-        self.max_response_bytes = max_response_bytes
+        # More than this no body has.
+        self.max_request_bytes = min(max_request_bytes, sys.maxsize)
+        self.max_response_bytes = min(max_response_bytes, sys.maxsize)
         self.store_set_cookie = store_set_cookie
         self.problem_docs = problem_docs
         self.wait = seconds("wait", wait)
@@ -174,8 +178,8 @@ class Site:
             required=self.required,
             settle=self.settle,
             retry_after=self.retry_after,
-            max_request_bytes=min(self.max_request_bytes, sys.maxsize),
-            max_response_bytes=min(self.max_response_bytes, sys.maxsize),
+            max_request_bytes=self.max_request_bytes,
+            max_response_bytes=self.max_response_bytes,
             store_set_cookie=self.store_set_cookie,
         )
 

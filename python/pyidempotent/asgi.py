@@ -135,8 +135,7 @@ class IdempotencyMiddleware:
             return
         routes = self.routes
         plan = routes.plan_for(path_within(scope)) if routes.patterns else routes.default
-        facts = Facts.of_scope(scope)
-        if plan is None or not plan.concerns(facts):
+        if plan is None or not plan.concerns(scope["headers"]):
             await self.app(scope, receive, send)
             return
         held: Site | None = scope.get(ATTEMPT)
@@ -144,7 +143,7 @@ class IdempotencyMiddleware:
             held.refuse_inside("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
             await self.app(scope, receive, send)
             return
-        call = _Request(plan, facts, scope, receive)
+        call = _Request(plan, Facts.of_scope(scope), scope, receive)
         try:
             if plan.asked:
                 if "fingerprint" in plan.asked:
@@ -304,8 +303,8 @@ class _Running:
         if message.get("trailers"):  # which come after its end
             self._seen.cut = "it has trailers"
         try:
-            self._seen.start(message["status"], message.get("headers", ()))
-        except (KeyError, TypeError, ValueError):
+            self._seen.start(int(message["status"]), message.get("headers", ()))
+        except (KeyError, TypeError, ValueError, OverflowError):
             self._malformed()
 
     def _is_last(self, message: Message) -> bool:

@@ -19,6 +19,9 @@ use tokio::time::sleep;
 /// How long calls have to pause until our own thread drives again: what goes on in the background is late by this much.
 const PAUSE: Duration = Duration::from_millis(3);
 
+/// The same, after somebody has waited for long.
+const LONG_PAUSE: Duration = Duration::from_millis(50);
+
 pub struct Driver {
     runtime: Runtime,
     own: OnceLock<Thread>,
@@ -76,10 +79,16 @@ impl Driver {
     /// Until calls pause, or a loop has work under way.
     fn stand_by(&self) {
         self.stands_by.store(true, Ordering::SeqCst);
+        let mut pause = PAUSE;
         while self.under_way.load(Ordering::SeqCst) == 0 {
             let begun = self.begun.load(Ordering::Relaxed);
-            thread::park_timeout(PAUSE);
-            if self.waiting.load(Ordering::SeqCst) == 0 && self.begun.load(Ordering::Relaxed) == begun {
+            thread::park_timeout(pause);
+            if self.begun.load(Ordering::Relaxed) != begun {
+                pause = PAUSE;
+            } else if self.waiting.load(Ordering::SeqCst) != 0 {
+                // Somebody waits for long, and drives meanwhile: there is nothing to look after.
+                pause = (pause * 2).min(LONG_PAUSE);
+            } else {
                 break;
             }
         }

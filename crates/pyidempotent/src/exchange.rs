@@ -1,11 +1,11 @@
 //! The engine's HTTP exchange: [`Answer`], what is seen of one ([`Capture`]), and the tables.
 
 use idempotency::http::{self, REFUSALS};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString, PyTuple};
 
 use crate::errors;
 
@@ -67,8 +67,18 @@ impl Answer {
 impl Answer {
     #[new]
     #[pyo3(signature = (status, headers, body, cut=None, whole=true))]
-    fn new(status: i64, headers: Py<PyList>, body: Py<PyBytes>, cut: Option<Py<PyString>>, whole: bool) -> Self {
-        Self { status, headers, body, cut, whole }
+    fn new(
+        status: i64,
+        headers: &Bound<'_, PyAny>,
+        body: Bound<'_, PyAny>,
+        cut: Option<Py<PyString>>,
+        whole: bool,
+    ) -> PyResult<Self> {
+        let lines = PyList::empty(headers.py());
+        for pair in headers.try_iter()? {
+            lines.append(line_of(pair?)?)?;
+        }
+        Ok(Self { status, headers: lines.unbind(), body: bytes_of(body)?.unbind(), cut, whole })
     }
 
     /// The wire form, without the headers that are not stored.
@@ -201,6 +211,18 @@ pub fn frozen<'py>(bytes: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
 /// Name and value of a header's line.
 pub type Line<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 
+/// The same, of what is bytes in some form: a number or a list of them is none.
+fn bytes_of<'py>(bytes: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let is_buffer = bytes.is_instance_of::<PyBytes>()
+        || bytes.is_instance_of::<PyByteArray>()
+        || bytes.is_instance_of::<PyMemoryView>();
+    if !is_buffer {
+        let kind = bytes.get_type().qualname()?;
+        return Err(PyTypeError::new_err(format!("a body is bytes, not {kind}")));
+    }
+    frozen(bytes)
+}
+
 /// The same, of text that is latin-1.
 pub fn latin_1<'py>(text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = text.py();
@@ -274,7 +296,7 @@ impl Capture {
     #[pyo3(signature = (chunk, /))]
     fn add(&mut self, chunk: Bound<'_, PyAny>) -> PyResult<bool> {
         let py = chunk.py();
-        let chunk = frozen(chunk)?; // a buffer may be used again
+        let chunk = bytes_of(chunk)?; // a copy: a buffer may be used again
         self.size += chunk.as_bytes().len();
         if self.size > self.limit {
             let why = format!("it has more than {} bytes, which is max_response_bytes", self.limit);

@@ -5,6 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::{PyTraverseError, PyVisit};
 
 use crate::errors;
 use crate::exchange::{Line, declared, frozen, latin_1, line_of};
@@ -191,6 +192,14 @@ fn caller_names(py: Python<'_>) -> PyResult<&Vec<Py<PyString>>> {
 
 #[pymethods]
 impl Facts {
+    /// An environ may hold anything.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match &self.headers {
+            Headers::Lines(lines) => visit.call(lines),
+            Headers::Environ(environ) => visit.call(environ),
+        }
+    }
+
     #[new]
     fn new(method: Py<PyString>, path: Py<PyBytes>, query: Py<PyBytes>, headers: Py<PyAny>) -> Self {
         Self { method, path, query, headers: Headers::Lines(headers) }

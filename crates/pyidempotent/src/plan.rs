@@ -135,6 +135,7 @@ impl Plan {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.function)?;
         visit.call(&self.site)?;
+        visit.call(&self.options)?;
         self.parameters
             .iter()
             .filter_map(|parameter| parameter.default.as_ref())

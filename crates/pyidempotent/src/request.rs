@@ -55,6 +55,8 @@ impl RequestCall {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.plan)?;
         visit.call(&self.site)?;
+        visit.call(&self.options)?;
+        visit.call(&self.facts)?;
         visit.call(&self.asked)
     }
 

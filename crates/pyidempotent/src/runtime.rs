@@ -49,8 +49,10 @@ fn start(id: u32, seen: *mut Process) -> &'static Process {
     // the connection before it writes. A pool's worker would run the connection after every one of them.
     let runtime = Builder::new_current_thread().enable_all().build().expect("the operating system gives a poller");
     let (handle, calls) = (runtime.handle().clone(), Pool::default());
-    let driver = Box::leak(Box::new(Driver::new(runtime)));
-    let new = Box::into_raw(Box::new(Process { id, runtime: handle, driver, calls, engines: Mutex::default() }));
+    let driver = Box::into_raw(Box::new(Driver::new(runtime)));
+    // SAFETY: it lives as long as its process, which is either leaked or gone before it, below.
+    let made = Process { id, runtime: handle, driver: unsafe { &*driver }, calls, engines: Mutex::default() };
+    let new = Box::into_raw(Box::new(made));
     match CURRENT.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             // SAFETY: `new` was just leaked and is never freed.
@@ -59,8 +61,11 @@ fn start(id: u32, seen: *mut Process) -> &'static Process {
             process
         }
         Err(_) => {
-            // SAFETY: `new` was never shared. Another thread of this process was quicker; its driver is leaked.
-            drop(unsafe { Box::from_raw(new) });
+            // SAFETY: neither was ever shared. Another thread of this process was quicker.
+            unsafe {
+                drop(Box::from_raw(new));
+                drop(Box::from_raw(driver));
+            }
             process()
         }
     }
