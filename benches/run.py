@@ -50,7 +50,7 @@ KNOWN_MISSES: dict[str, str] = {
         "arguments less for the script. Not wanted: a bridge that polls would keep a core busy for nothing"
     ),
     "Redis, 1 at a time, first": (
-        "Two round trips are 2.0 × already. The server takes 17 µs for each of the two scripts (three and four "
+        "Two round trips are 2.0 × already. The server takes 17 µs for each of the two scripts (three or four "
         "commands from Lua on cold caches; 8 µs when warm), which alone makes it about 2.8 ×; our side adds 40 µs of "
         "processor time beyond two bare GETs', which are 5 µs when warm. Tried: the same as for the replay. A claim "
         "without a script (SET NX GET) would have no fence from the server's clock; a completion needs its "
@@ -59,13 +59,13 @@ KNOWN_MISSES: dict[str, str] = {
     "Redis, 8 threads, replay": (
         "It depends on what else the machine does. Where both cores are free redis-py's threads fight over the GIL "
         "and take 110 µs; where another process holds one they take turns, and 40. Ours take 18 to 27 in both cases, "
-        "of which 64 % are the kernel's, for changing threads 1.5 times per call: to the runtime and back, and for "
-        "the GIL. Tried: a quarter of the interpreter's instructions under the GIL, threads that park themselves "
-        "instead of by a timer of the runtime's"
+        "of which most are the kernel's, for waking and for "
+        "the GIL. Tried: a quarter of the interpreter's instructions under the GIL, threads that drive the "
+        "runtime themselves while they wait"
     ),
     "Redis, 64 concurrent, first": (
         "It is at its bar: 7.9 and 9.0 in two runs on a quiet machine. By part: Python 41 %, boundary 6, engine 20, "
-        "allocation 12, wire and kernel 21; two scripts of three and four commands keep the server busy meanwhile"
+        "allocation 12, wire and kernel 21; two scripts of three commands keep the server busy meanwhile"
     ),
     "memory, 64 concurrent, replay": (
         "It is at its bar: 5.7 to 7.4 in four runs. Half of it is the interpreter: the wrapper's coroutine, the "

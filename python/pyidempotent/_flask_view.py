@@ -95,14 +95,14 @@ class FlaskFunctionCall(EndpointCall):
         """A function's caller gets the exception."""
         return None
 
-    # All else is as without a request. To a type checker the parameters of native methods have no names.
+    # All else is as without a request.
     operation = FunctionCall.operation
     fingerprint = FunctionCall.fingerprint
-    verdict = FunctionCall.verdict  # type: ignore[assignment]
-    status = FunctionCall.status  # type: ignore[assignment]
-    pack = FunctionCall.pack  # type: ignore[assignment]
-    note = FunctionCall.note  # type: ignore[assignment]
-    replay = FunctionCall.replay  # type: ignore[assignment]
+    verdict = FunctionCall.verdict
+    status = FunctionCall.status
+    pack = FunctionCall.pack
+    note = FunctionCall.note
+    replay = FunctionCall.replay
     stored_exceptions = FunctionCall.stored_exceptions
 
 
@@ -157,23 +157,23 @@ class FlaskViewCall(FlaskFunctionCall):
         self.facts.refuse_declared(limit)
         return self.fingerprint_of(read_body(self.request, limit))
 
-    def status(self, outcome: Outcome) -> int | None:
+    def status(self, outcome: Outcome, /) -> int | None:
         """The status that the client sees."""
-        error = outcome.exception
+        error: Any = outcome.exception
         if error is None:
             return int(outcome.value.status_code)
         if not _is_http_exception(error):
             return None
-        return int(error.get_response().status_code)  # type: ignore[attr-defined]  # of an HTTPException
+        return int(error.get_response().status_code)
 
-    def pack(self, outcome: Outcome) -> bytes:
+    def pack(self, outcome: Outcome, /) -> bytes:
         """The answer; an HTTP exception as one, for which the application may have a handler."""
-        error = outcome.exception
+        error: Any = outcome.exception
         if error is None:
             return self._pack(outcome.value)
         if not _is_http_exception(error):
             return FunctionCall.pack(self, outcome)
-        response = error.response  # type: ignore[attr-defined]  # of an HTTPException
+        response = error.response
         if response is not None:
             return self._pack(response)
         return pack_exception(error, self.plan.classes, self.stored_exceptions())
@@ -187,12 +187,12 @@ class FlaskViewCall(FlaskFunctionCall):
         answer = Answer(response.status_code, raw_headers(response), body)
         return pack_answer(answer, self.site.store_set_cookie)
 
-    def note(self, outcome: Outcome) -> dict[str, Any]:
+    def note(self, outcome: Outcome, /) -> dict[str, Any]:
         """The status and the location of the answer."""
         response = outcome.value
         return note_of(self.status(outcome), () if response is None else raw_headers(response))
 
-    def replay(self, payload: bytes) -> Outcome:
+    def replay(self, payload: bytes, /) -> Outcome:
         """The stored answer, marked as a replay."""
         if payload[:1] == ANSWER:
             return Outcome(value=response_of(self.app, replayed(payload)))

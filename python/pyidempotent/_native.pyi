@@ -229,14 +229,8 @@ class Facts:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers, in order."""
 
-    def lines(self, name: bytes, /) -> list[bytes]:
-        """Every line of one header."""
-
     def line(self, name: bytes, /) -> bytes:
         """The first line of a header, or nothing."""
-
-    def has(self, name: bytes, /) -> bool:
-        """Whether there is a header of this name."""
 
     def callers(self) -> list[str]:
         """The names of the headers that may say who calls."""

@@ -164,21 +164,22 @@ class EndpointCall(FunctionCall):
         content_type, content = body
         return self.facts.fingerprint(content, content_type)
 
-    def verdict(self, outcome: Outcome) -> str:
+    def verdict(self, outcome: Outcome, /) -> str:
         """By the status table; an exception that is no answer releases the key, unless its type is stored."""
         status = self.status(outcome)
         return super().verdict(outcome) if status is None else verdict_of(status)
 
-    def status(self, outcome: Outcome) -> int | None:
+    def status(self, outcome: Outcome, /) -> int | None:
         """The status that the client sees, as far as an endpoint decides it."""
-        if outcome.exception is not None:
-            return outcome.exception.status_code if _is_http_exception(outcome.exception) else None  # type: ignore[attr-defined]
+        error: Any = outcome.exception
+        if error is not None:
+            return error.status_code if _is_http_exception(error) else None
         if _is_response(outcome.value):
             return int(outcome.value.status_code)
         route = self.request.scope.get("route")
         return getattr(self.response, "status_code", None) or getattr(route, "status_code", None) or 200
 
-    def pack(self, outcome: Outcome) -> bytes:
+    def pack(self, outcome: Outcome, /) -> bytes:
         """The answer: a response whole, anything else as FastAPI will render it again."""
         error, value = outcome.exception, outcome.value
         if error is not None and _is_http_exception(error):
@@ -198,12 +199,12 @@ class EndpointCall(FunctionCall):
         answer = Answer(value.status_code, value.raw_headers, bytes(body))
         return pack_answer(answer, self.site.store_set_cookie)
 
-    def note(self, outcome: Outcome) -> dict[str, Any]:
+    def note(self, outcome: Outcome, /) -> dict[str, Any]:
         """The status and the location of the answer."""
         answer = outcome.value if _is_response(outcome.value) else self.response
         return note_of(self.status(outcome), () if answer is None else answer.raw_headers)
 
-    def replay(self, payload: bytes) -> Outcome:
+    def replay(self, payload: bytes, /) -> Outcome:
         """The stored answer, marked as a replay."""
         kind = payload[:1]
         if kind == ANSWER:

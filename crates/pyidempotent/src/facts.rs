@@ -20,9 +20,9 @@ use crate::site::Site;
 ///     headers: in order, names in lower case.
 ///
 /// >>> from pyidempotent._native import Facts
-/// >>> facts = Facts("POST", b"/pay", b"", [(b"content-length", b"2"), (b"x-a", b"1"), (b"x-a", b"2")])
-/// >>> facts.line(b"content-length"), facts.line(b"x-b"), facts.lines(b"x-a")
-/// (b'2', b'', [b'1', b'2'])
+/// >>> facts = Facts("POST", b"/pay", b"", [(b"x-a", b"1"), (b"x-a", b"2"), (b"x-api-key", b"s")])
+/// >>> facts.line(b"x-a"), facts.line(b"x-b"), facts.callers()
+/// (b'1', b'', ['x-api-key'])
 #[pyclass(frozen, module = "pyidempotent._native")]
 pub struct Facts {
     #[pyo3(get)]
@@ -81,22 +81,7 @@ impl Facts {
     }
 
     fn first<'py>(&self, py: Python<'py>, name: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let mut found = None;
-        match &self.headers {
-            Headers::Lines(lines) => Self::each(py, lines, |(header, value)| {
-                let is = header.as_bytes() == name;
-                if is {
-                    found = Some(value);
-                }
-                is
-            })?,
-            Headers::Environ(environ) => {
-                if let Some(value) = environ.bind(py).get_item(environ_name(name))? {
-                    found = Some(latin_1(&value)?);
-                }
-            }
-        }
-        Ok(found)
+        Ok(self.of_name(py, name)?.into_iter().next())
     }
 
     pub fn path<'py>(&self, py: Python<'py>) -> &Bound<'py, PyBytes> {
@@ -288,32 +273,17 @@ impl Facts {
         Ok(list)
     }
 
-    /// Every line of one header.
-    #[pyo3(signature = (name, /))]
-    fn lines<'py>(&self, py: Python<'py>, name: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-        self.of_name(py, name)
-    }
-
     /// The first line of a header, or nothing.
     #[pyo3(signature = (name, /))]
     fn line<'py>(&self, py: Python<'py>, name: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         Ok(self.first(py, name)?.unwrap_or_else(|| PyBytes::new(py, b"")))
     }
 
-    /// Whether there is a header of this name.
-    #[pyo3(signature = (name, /))]
-    fn has(&self, py: Python<'_>, name: &[u8]) -> PyResult<bool> {
-        match &self.headers {
-            Headers::Lines(_) => Ok(self.first(py, name)?.is_some()),
-            Headers::Environ(environ) => environ.bind(py).contains(environ_name(name)),
-        }
-    }
-
     /// The names of the headers that may say who calls.
     fn callers(&self, py: Python<'_>) -> PyResult<Vec<&'static str>> {
         let mut found = vec![];
         for name in callers() {
-            if self.has(py, name.as_bytes())? {
+            if self.first(py, name.as_bytes())?.is_some() {
                 found.push(name);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -192,11 +192,7 @@ impl RequestCall {
         let mut packed = vec![ANSWER];
         match answer.get().encode_into(py, self.options.get().store_set_cookie, &mut packed) {
             Ok(()) => Ok(PyBytes::new(py, &packed)),
-            Err(error)
-                if error.is_instance_of::<PyTypeError>(py)
-                    || error.is_instance_of::<PyValueError>(py)
-                    || error.is_instance_of::<PyOverflowError>(py) =>
-            {
+            Err(error) if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyValueError>(py) => {
                 let said = format!("it is malformed: {}", error.value(py));
                 let raised = errors::unstorable(py, PyValueError::new_err(said));
                 raised.set_cause(py, Some(error));

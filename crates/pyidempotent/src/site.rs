@@ -49,7 +49,7 @@ impl Site {
         store_set_cookie: bool,
     ) -> Self {
         Self {
-            header: key_header.to_lowercase().chars().map(|letter| u8::try_from(letter).unwrap_or(b'?')).collect(),
+            header: key_header.to_ascii_lowercase().into_bytes(),
             key_header,
             format: if strict { KeyFormat::Strict } else { KeyFormat::Lenient },
             required,

@@ -66,8 +66,7 @@ class IdempotencyMiddleware:
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
             markcoroutinefunction(self)
-            # Django looks at the colour of the method that it finds.
-            self.process_view = self._process_view_async  # type: ignore[method-assign]
+            self.process_view = self._process_view_async  # type: ignore[method-assign]  # Django asks for its colour
 
     def __call__(self, request: HttpRequest) -> Any:
         """Serves one request."""
