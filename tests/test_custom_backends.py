@@ -72,7 +72,7 @@ class OverwritesOnClaim(Broken):
 class DoesNotLock(Broken):
     def claim(self, key: bytes, step: Step) -> None:
         value = self.read(key)
-        time.sleep(0.002)
+        time.sleep(0.002)  # so that others come in between
         self.write(key, step(value))
 
     renew = complete = release = claim

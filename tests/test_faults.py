@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from clients import until
 from faults import Proxy
 from pyidempotent import IdempotencyProcessing, IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends import Backend
@@ -268,8 +269,7 @@ def test_sigterm_finishes_and_records_what_is_under_way(redis_server: RedisServe
             target=lambda: answers.append(httpx.post(f"{server.url}/pay", headers=headers, timeout=10))
         )
         client.start()
-        while "runs" not in server.output():
-            time.sleep(0.01)
+        until(lambda: "runs" in server.output())
         server.stop()
         client.join()
     assert answers[0].json() == "paid"

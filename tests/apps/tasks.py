@@ -146,7 +146,7 @@ def effect_of(name: str, gate: str | None) -> str:
     note("begin", name, os.getpid())
     note("effect", name)
     if gate is None:
-        time.sleep(0.005)
+        time.sleep(0.005)  # so that a kill may fall in between
     else:
         wait_at_gate(gate)
     note("end", name)
