@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from asgi_client import App, Client, Message, body, problem, protected, start
 from clients import new_key
 from pyidempotent import current
+from pyidempotent._native import CurrentAttempt
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends.memory import MemoryBackend
 from servers import RedisServer
@@ -226,6 +228,44 @@ def test_malformed_messages_reach_the_server_whose_error_it_is(messages: list[Me
     else:
         assert asyncio.run(client.post(send=server)) == messages
     asyncio.run(client.post())  # whatever became of the key, it is no error of ours
+
+
+def test_what_a_server_sets_up_with_the_last_part_does_not_keep_the_attempt() -> None:
+    """The timer of an idle connection, for one, which has the context that it was set in."""
+    contexts: list[Context] = []
+    after: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(200, (b"content-length", b"2")))
+        await send(body(b"ok"))
+        after.append(current().key)
+
+    async def server(message: Message) -> None:
+        contexts.append(copy_context())
+
+    client = protected(app)
+    asyncio.run(client.post(send=server))
+    assert len(contexts) == 2
+    for context in contexts:
+        assert not any(isinstance(value, CurrentAttempt) for value in context.values())
+    assert after == [client.key]
+
+
+def test_an_application_may_answer_from_a_task_of_its_own() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def answer() -> None:
+            await send(start(200, (b"content-length", b"2")))
+            await send(body(b"ok"))
+
+        await asyncio.create_task(answer())
+        after.append(current().key)
+
+    after: list[str] = []
+    client = protected(app)
+    first = asyncio.run(client.post())
+    assert first == [start(200, (b"content-length", b"2")), body(b"ok")]
+    assert after == [client.key]
+    assert asyncio.run(client.post())[1] == body(b"ok")
 
 
 @pytest.mark.parametrize("began", [False, True])

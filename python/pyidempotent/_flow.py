@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pyidempotent import _native
 from pyidempotent._current import CurrentAttempt, Operation, _current
-from pyidempotent._native import Flow, protect
+from pyidempotent._native import Flow, RequestCall, protect
 from pyidempotent._results import Outcome
 from pyidempotent._site import Site
 
@@ -22,6 +22,7 @@ __all__ = [
     "Flow",
     "advance",
     "advance_async",
+    "arrival",
     "enter",
     "hurry",
     "leave",
@@ -39,7 +40,10 @@ _NONE: dict[str, Any] = {}
 
 
 class Call(Protocol):
-    """What a face knows about a call: where its key comes from, what is stored of its end, what a replay looks like."""
+    """What a face knows about a call: where its key comes from, what is stored of its end, what a replay looks like.
+
+    Of a request whose whole answer is stored a `RequestCall` knows it, natively.
+    """
 
     @property
     def site(self) -> Site:
@@ -80,7 +84,7 @@ class Call(Protocol):
 
 
 def advance(
-    call: Call,
+    call: Call | RequestCall,
     flow: Flow,
     told: Any,
     body: Callable[[Any], Any],
@@ -110,7 +114,7 @@ def advance(
 
 
 async def advance_async(
-    call: Call,
+    call: Call | RequestCall,
     flow: Flow,
     told: Any,
     body: Callable[[Any], Awaitable[Any]],
@@ -124,12 +128,7 @@ async def advance_async(
         if step is END or (step is RUN and run is None):
             return about
         if step is WAIT:
-            try:
-                told = await about
-            except BaseException:
-                # Cancelled, or the loop is closing: the claim is given back.
-                _native.abandon(about)
-                raise
+            told = await arrival(about)
             continue
         if step is BODY:
             told = await body(about)
@@ -145,6 +144,16 @@ async def advance_async(
             raise
         finally:
             leave(token)
+
+
+async def arrival(future: Any) -> Any:
+    """The result of a `WAIT`."""
+    try:
+        return await future
+    except BaseException:
+        # Cancelled, or the loop is closing: the claim is given back.
+        _native.abandon(future)
+        raise
 
 
 def no_body(_: Any) -> Any:

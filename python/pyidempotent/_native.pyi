@@ -260,7 +260,7 @@ class Facts:
 
 @disjoint_base
 class RequestCall:
-    """A request whose whole answer is stored. Faces derive from it: what a framework's request is like is theirs."""
+    """A request whose whole answer is stored. Faces derive from it: who the user is, they know."""
 
     def __new__(cls, plan: RoutePlan, facts: Facts, *_more: Any) -> Self: ...
     @property
@@ -273,46 +273,8 @@ class RequestCall:
     def asked(self) -> dict[str, Any]:
         """What the callables of the user's have said, by option."""
 
-    refused: int | None
-    """The status of a refusal that was met inside."""
-
-    def key(self) -> str | None:
-        """The key in the header, or as ``key=`` says."""
-
-    def operation(self) -> _Operation:
-        """Method and path as the client sent it, or ``name=``."""
-
     def user(self) -> bytes | None:
         """The authenticated user that the framework itself knows, if it does."""
-
-    def caller(self) -> bytes | None:
-        """Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be."""
-
-    def fingerprint(self) -> bytes | None:
-        """The body comes first, which the application will want anyway."""
-
-    def body(self) -> Any:
-        """What has to be read."""
-
-    def fingerprint_of(self, body: bytes, content_type: bytes | None = None, /) -> bytes:
-        """The digest of the request, or as ``fingerprint=`` says.
-
-        Parameters:
-            body: the whole body.
-            content_type: in the place of the header's.
-        """
-
-    def verdict(self, outcome: Outcome, /) -> str:
-        """By the status table. Without an answer the run failed; one that broke off leaves it unknown."""
-
-    def status(self, outcome: Outcome, /) -> int | None:
-        """The status that the client sees."""
-
-    def pack(self, outcome: Outcome, /) -> bytes:
-        """The answer, without what is not stored."""
-
-    def replay(self, payload: bytes, /) -> Outcome:
-        """The stored answer, marked as a replay."""
 
 @final
 class Answer:
@@ -361,13 +323,14 @@ class Capture:
         limit: the most bytes of a body that is kept.
     """
 
-    status: int | None
     cut: str | None
     """Why the answer can't be kept."""
     broke_off: bool
     """Whether it broke off before its end, so that nobody knows what became of the work."""
 
     def __new__(cls, limit: int) -> Capture: ...
+    @property
+    def status(self) -> int | None: ...
     @property
     def headers(self) -> list[tuple[bytes, bytes]]: ...
     @property
@@ -388,20 +351,26 @@ class Capture:
             TypeError, ValueError: where they can be none.
         """
 
+    def start_message(self, message: Mapping[str, Any], /) -> bool:
+        """The same of an ASGI message, which may be malformed; whether its whole length is known: no stream."""
+
     def add(self, chunk: bytes | bytearray | memoryview, /) -> bool:
         """A part of its body; whether that completes the declared length."""
 
-    def answer(self) -> Answer | None:
-        """What was seen; ``None`` where it has not started."""
+    def add_message(self, message: Mapping[str, Any], /) -> bool:
+        """A part of its body, of an ASGI message; whether it is the one that ends the answer."""
+
+    def outcome(self, error: Exception | None, /) -> Outcome:
+        """How the request ended: the answer as it was seen, if it has started, and what was raised, if anything was."""
 
 @final
 class Flow:
     """Where a protected call stands: it says what has to be done next, and is told what came of it."""
 
-    def step(self, call: Call, told: Any, /) -> tuple[str, Any]:
+    def step(self, call: Call | RequestCall, told: Any, /) -> tuple[str, Any]:
         """The next step on this thread: the store is waited for inside."""
 
-    def step_async(self, call: Call, told: Any, /) -> tuple[str, Any]:
+    def step_async(self, call: Call | RequestCall, told: Any, /) -> tuple[str, Any]:
         """The next step in the running loop."""
 
 @final
@@ -437,8 +406,6 @@ class CurrentAttempt:
     def release(self) -> None:
         """Declares that nothing happened: the key is free again when the handler ends, however it ends."""
 
-    @property
-    def _refusal(self) -> int | None: ...
     def _refused(self, status: int, /) -> None: ...
     def _hurry(self, verdict: str, /) -> None: ...
 
@@ -463,7 +430,7 @@ class Outcome:
     def status(self) -> int | None: ...
     def __eq__(self, other: object, /) -> bool: ...
 
-def protect(call: Call, /) -> Flow: ...
+def protect(call: Call | RequestCall, /) -> Flow: ...
 
 @final
 class Step:

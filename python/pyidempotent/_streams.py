@@ -11,7 +11,7 @@ from pyidempotent._current import CurrentAttempt, _current
 from pyidempotent._flow import Flow, advance, advance_async, hurry, no_body
 from pyidempotent._native import Capture
 from pyidempotent._plan import RequestCall
-from pyidempotent._results import Answer, Outcome
+from pyidempotent._results import Answer
 
 
 class Running:
@@ -35,16 +35,14 @@ class Running:
     def settle(self, error: Exception | None = None) -> Answer | None:
         """Ends the attempt; the answer of the attempt that completed in its place, where one did."""
         self.is_settled = True
-        self._call.refused = self.attempt._refusal
-        outcome = Outcome(self.seen.answer(), error)
+        outcome = self.seen.outcome(error)
         ended = advance(self._call, self._flow, outcome, no_body)
         return None if ended is outcome else ended.value
 
     async def settle_async(self, error: Exception | None = None) -> Answer | None:
         """The same in the running loop."""
         self.is_settled = True
-        self._call.refused = self.attempt._refusal
-        outcome = Outcome(self.seen.answer(), error)
+        outcome = self.seen.outcome(error)
         ended = await advance_async(self._call, self._flow, outcome, no_body)
         return None if ended is outcome else ended.value
 

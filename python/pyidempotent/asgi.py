@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextvars import Token
 from typing import TYPE_CHECKING, Any, cast
 
 from pyidempotent._current import CurrentAttempt
 from pyidempotent._drain import drain
-from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
+from pyidempotent._flow import BODY, WAIT, Flow, arrival, enter, hurry, leave, protect
 from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large
 from pyidempotent._native import Capture, Facts
 from pyidempotent._plan import Asked, Plan, RequestCall, Routes
@@ -150,7 +151,9 @@ class IdempotencyMiddleware:
                     await read_body(call)  # it may be made of it
                 await call.ask_async(request_of(scope, call.again()))
             flow = protect(call)
-            begun = await advance_async(call, flow, None, read_body)
+            step, begun = flow.step_async(call, None)
+            while step is BODY or step is WAIT:
+                step, begun = flow.step_async(call, await (read_body if step is BODY else arrival)(begun))
         except IdempotencyError as error:
             await _refuse(error, call, send)
         except _Cut:
@@ -169,13 +172,14 @@ class IdempotencyMiddleware:
 class _Request(RequestCall):
     """A request on its way to the application."""
 
-    __slots__ = ("content", "receive", "scope")
+    __slots__ = ("_is_unread", "content", "receive", "scope")
 
     def __init__(self, plan: Plan, facts: Facts, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
-        #: The body, once it is read.
+        #: The body, once it is read; and whether it has yet to be received again.
         self.content: bytes | None = None
+        self._is_unread = False
 
     def user(self) -> bytes | None:
         """The user that Starlette knows."""
@@ -186,12 +190,14 @@ class _Request(RequestCall):
         """What receives the body that was read, and then the server's own messages."""
         if self.content is None:
             return self.receive
-        pending: list[Message] = [{"type": "http.request", "body": self.content, "more_body": False}]
+        self._is_unread = True
+        return self._receive_again
 
-        async def receive() -> Message:
-            return pending.pop() if pending else await self.receive()
-
-        return receive
+    async def _receive_again(self) -> Message:
+        if self._is_unread:
+            self._is_unread = False
+            return {"type": "http.request", "body": self.content, "more_body": False}
+        return await self.receive()
 
 
 class _Cut(Exception):
@@ -224,7 +230,7 @@ _PAST = ("http.response.pathsend", "http.response.zerocopysend")
 class _Running:
     """A request that runs: its answer is captured on its way out, and stored before its last byte goes."""
 
-    __slots__ = ("_call", "_flow", "_held", "_is_replaced", "_is_settled", "_running", "_seen", "_send")
+    __slots__ = ("_call", "_entered", "_flow", "_held", "_is_replaced", "_is_settled", "_running", "_seen", "_send")
 
     def __init__(self, call: _Request, flow: Flow, running: CurrentAttempt, send: Send) -> None:
         self._call = call
@@ -236,6 +242,7 @@ class _Running:
         self._held: Message | None = None
         self._is_settled = False
         self._is_replaced = False
+        self._entered: Token[CurrentAttempt | None] | None = None
 
     async def run(self, app: Application) -> None:
         """Runs the application."""
@@ -245,7 +252,7 @@ class _Running:
         offered = scope.get("extensions")
         if offered:
             scope["extensions"] = {name: value for name, value in offered.items() if name not in _PAST}
-        token = enter(self._running)
+        self._entered = enter(self._running)
         try:
             try:
                 await app(scope, self._call.again(), self.send)
@@ -273,58 +280,52 @@ class _Running:
                 self._seen.broke_off = True
                 await self._settle(None)
         finally:
-            leave(token)
+            self._leave()
 
     async def send(self, message: Message) -> None:
         """What the application sends."""
-        kind, seen = message["type"], self._seen
+        kind, seen, has_left = message["type"], self._seen, False
         if self._is_settled:
             if self._is_replaced:
                 return
         elif kind == "http.response.start" and seen.status is None:
-            self._start(message)
-            if seen.is_short:
+            if seen.start_message(message):
                 self._held = message
                 return
             # It may stream, and its client may wait for its start.
-        elif kind == "http.response.body" and seen.status is not None and self._is_last(message):
+        elif kind == "http.response.body" and seen.status is not None and seen.add_message(message):
             instead = await self._settle(None)
             if instead is not None and self._held is not None:
                 self._is_replaced = True
                 await _send(instead, self._send)
                 return
+            # A server sets the timer of an idle connection now, in this context: it is not to keep the attempt.
+            has_left = self._leave()
         held, self._held = self._held, None
         if held is not None:
             await self._send(held)
         await self._send(message)
+        if has_left:
+            self._entered = enter(self._running)  # for what the application does after its answer
 
-    def _start(self, message: Message) -> None:
-        """Captures the answer's start."""
-        if message.get("trailers"):  # which come after its end
-            self._seen.cut = "it has trailers"
-        try:
-            self._seen.start(int(message["status"]), message.get("headers", ()))
-        except (KeyError, TypeError, ValueError, OverflowError):
-            self._malformed()
-
-    def _is_last(self, message: Message) -> bool:
-        """Captures a part of the body; whether it is the one that waits for the store."""
-        body = message.get("body", b"")
-        if not isinstance(body, bytes | bytearray | memoryview):
-            self._malformed()
+    def _leave(self) -> bool:
+        """From here on `current` does not find the attempt; whether it did, in this context."""
+        if self._entered is None:
             return False
-        return self._seen.add(body) or not message.get("more_body", False)
-
-    def _malformed(self) -> None:
-        """The application's error, not ours: the server will say so."""
-        self._seen.status, self._seen.cut = self._seen.status or 0, "it is malformed"
+        try:
+            leave(self._entered)
+        except ValueError:  # in a task of the application's own, which has a copy
+            return False
+        self._entered = None
+        return True
 
     async def _settle(self, error: Exception | None) -> Answer | None:
         """Ends the attempt; the answer of the attempt that completed in its place."""
         self._is_settled = True
-        self._call.refused = self._running._refusal
-        outcome = Outcome(self._seen.answer(), error)
-        ended = await advance_async(self._call, self._flow, outcome, read_body)
+        outcome = self._seen.outcome(error)
+        step, ended = self._flow.step_async(self._call, outcome)
+        if step is WAIT:
+            _, ended = self._flow.step_async(self._call, await arrival(ended))
         return None if ended is outcome else ended.value
 
 

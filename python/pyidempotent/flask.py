@@ -33,7 +33,7 @@ from pyidempotent._flask_view import (
     response_of,
     views_of,
 )
-from pyidempotent._flow import advance, no_body, protect, refuse_to_block
+from pyidempotent._flow import advance, protect, refuse_to_block
 from pyidempotent._http import METHODS
 from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
@@ -269,7 +269,7 @@ class _Protection:
                 call.read()  # it may be made of it
             call.ask(current)
         flow = protect(call)
-        begun = advance(call, flow, None, no_body)
+        begun = advance(call, flow, None, _Request.read)
         if type(begun) is Outcome:
             return response_of(self.app, begun.value)
         if begun is not None:
@@ -331,8 +331,3 @@ class _Request(RequestCall):
     def user(self) -> bytes | None:
         """The user that flask-login knows."""
         return known_user(self._app) if "flask_login" in sys.modules else None
-
-    def fingerprint(self) -> bytes | None:
-        """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""
-        content_type, content = self.read()
-        return self.fingerprint_of(content, content_type)

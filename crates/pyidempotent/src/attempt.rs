@@ -8,14 +8,41 @@ use idempotency::{Settled, StorageKey, Verdict};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::bridge;
 use crate::runtime::{Answer, Colour, at_once, block_on};
 
+/// What is done: the name of a function, or method and path of a request.
+pub enum Operation {
+    Call(Py<PyString>),
+    Http(Py<PyString>, Py<PyBytes>),
+}
+
+impl FromPyObject<'_, '_> for Operation {
+    type Error = PyErr;
+
+    fn extract(operation: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        match operation.cast::<PyTuple>() {
+            Ok(_) => operation.extract().map(|(method, path)| Self::Http(method, path)),
+            Err(_) => Ok(Self::Call(operation.extract()?)),
+        }
+    }
+}
+
+impl Operation {
+    /// As Python sees it.
+    pub fn bind<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Call(name) => Ok(name.bind(py).clone().into_any()),
+            Self::Http(method, path) => Ok((method, path).into_pyobject(py)?.into_any()),
+        }
+    }
+}
+
 /// Where a key means something, and the key.
 pub struct Asked {
-    pub operation: Py<PyAny>,
+    pub operation: Operation,
     pub caller: Option<Py<PyBytes>>,
     pub key: Py<PyString>,
 }
@@ -54,6 +81,11 @@ impl CurrentAttempt {
 
     pub fn is_released(&self) -> bool {
         self.released.load(Ordering::Relaxed)
+    }
+
+    /// The status of a refusal that a protected call inside met; 0: none.
+    pub fn refused(&self) -> u16 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     fn with_held<T>(&self, read: impl FnOnce(Option<&mut idempotency::Attempt>) -> T) -> T {
@@ -105,7 +137,7 @@ impl CurrentAttempt {
     fn scope<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static SCOPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let scope = SCOPE.import(py, "pyidempotent._current", "Scope")?;
-        scope.call1((&self.namespace, &self.asked.operation, &self.asked.caller))
+        scope.call1((&self.namespace, self.asked.operation.bind(py)?, &self.asked.caller))
     }
 
     /// Whether another attempt is known to have taken this one's place.
@@ -122,12 +154,6 @@ impl CurrentAttempt {
     /// Declares that nothing happened: the key is free again when the handler ends, however it ends.
     fn release(&self) {
         self.released.store(true, Ordering::Relaxed);
-    }
-
-    /// The status of a refusal that a protected call inside met.
-    #[getter]
-    fn _refusal(&self) -> Option<u16> {
-        Some(self.refused.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
     /// A protected call inside met a refusal.

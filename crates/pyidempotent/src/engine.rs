@@ -3,13 +3,13 @@
 use std::pin::pin;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use idempotency::{AfterCrash, Call, Fingerprint, Idempotency, Key, Operation, Options, Scope, ScopedKeys, StoreError};
+use idempotency::{AfterCrash, Call, Fingerprint, Idempotency, Key, Options, Scope, ScopedKeys, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyBytes, PyString};
 
-use crate::attempt::Asked;
+use crate::attempt::{Asked, Operation};
 use crate::backends::{Backend, seconds};
 use crate::runtime::{Answer, Colour, at_once, block_on, poll_once};
 use crate::{bridge, errors};
@@ -22,23 +22,6 @@ pub struct Engine {
     namespace: PyBackedStr,
     /// The name of a function that was called without a caller, and its hashed scope: most call sites have one.
     hashed: OnceLock<(Py<PyString>, ScopedKeys)>,
-}
-
-/// `name` of a function, or `(method, path)` of a request.
-enum OperationArg {
-    Call(PyBackedStr),
-    Http(PyBackedStr, PyBackedBytes),
-}
-
-impl FromPyObject<'_, '_> for OperationArg {
-    type Error = PyErr;
-
-    fn extract(operation: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        match operation.cast::<PyTuple>() {
-            Ok(_) => operation.extract().map(|(method, path)| Self::Http(method, path)),
-            Err(_) => operation.extract().map(Self::Call),
-        }
-    }
 }
 
 /// A claim's answer on its way to its flow. Collected untaken, what was claimed is released in the background.
@@ -86,22 +69,24 @@ impl Engine {
     fn storage_key<'py>(
         &self,
         py: Python<'py>,
-        operation: OperationArg,
+        operation: Operation,
         caller: Option<&[u8]>,
         key: &str,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let key = Key::new(key).map_err(|error| errors::key_error(py, &error))?;
-        Ok(PyBytes::new(py, &self.scope(&operation, caller).storage_key(&key).0))
+        Ok(PyBytes::new(py, &self.scope(py, &operation, caller)?.storage_key(&key).0))
     }
 }
 
 impl Engine {
-    fn scope<'a>(&'a self, operation: &'a OperationArg, caller: Option<&'a [u8]>) -> Scope<'a> {
+    fn scope<'a>(&'a self, py: Python<'a>, operation: &'a Operation, caller: Option<&'a [u8]>) -> PyResult<Scope<'a>> {
         let operation = match operation {
-            OperationArg::Call(name) => Operation::Call(name),
-            OperationArg::Http(method, path) => Operation::Http { method, path },
+            Operation::Call(name) => idempotency::Operation::Call(name.to_str(py)?),
+            Operation::Http(method, path) => {
+                idempotency::Operation::Http { method: method.to_str(py)?, path: path.as_bytes(py) }
+            }
         };
-        Scope { namespace: &self.namespace, operation, caller }
+        Ok(Scope { namespace: &self.namespace, operation, caller })
     }
 
     pub fn namespace(&self, py: Python<'_>) -> Py<PyString> {
@@ -146,11 +131,10 @@ impl Engine {
         let key = Key::new(text).map_err(|error| errors::key_error(py, &error))?;
         let engine = self.backend.get().engine().map_err(|error| errors::store_error(py, &error))?;
         let engine = engine.with_options(self.options).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let operation: OperationArg = asked.operation.extract(py)?;
-        let scope = self.scope(&operation, asked.caller.as_ref().map(|caller| caller.as_bytes(py)));
-        let storage_key = match (asked.operation.bind(py).cast_exact::<PyString>(), &asked.caller) {
-            (Ok(name), None) => {
-                let (hashed, keys) = self.hashed.get_or_init(|| (name.clone().unbind(), scope.keys()));
+        let scope = self.scope(py, &asked.operation, asked.caller.as_ref().map(|caller| caller.as_bytes(py)))?;
+        let storage_key = match (&asked.operation, &asked.caller) {
+            (Operation::Call(name), None) => {
+                let (hashed, keys) = self.hashed.get_or_init(|| (name.clone_ref(py), scope.keys()));
                 if hashed.is(name) { keys.storage_key(&key) } else { scope.storage_key(&key) }
             }
             _ => scope.storage_key(&key),

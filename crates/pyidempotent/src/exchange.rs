@@ -1,13 +1,15 @@
 //! The engine's HTTP exchange: [`Answer`], what is seen of one ([`Capture`]), and the tables.
 
 use idempotency::http::{self, REFUSALS};
-use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
+use pyo3::exceptions::{PyKeyError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyInt, PyList, PyMemoryView, PyString, PyTuple};
+use pyo3::{IntoPyObjectExt, intern};
 
 use crate::errors;
+use crate::facts::optional;
+use crate::outcome::Outcome;
 
 /// The first byte of a stored answer; `pyidempotent._results` knows them all.
 pub const ANSWER: u8 = b'R';
@@ -152,11 +154,11 @@ pub fn verdict_of(status: i64) -> &'static str {
 /// >>> from pyidempotent._native import Capture
 /// >>> seen = Capture(1000)
 /// >>> seen.start(200, [(b"content-length", b"4")])
-/// >>> seen.add(b"do"), seen.add(b"ne"), seen.answer()
+/// >>> seen.add(b"do"), seen.add(b"ne"), seen.outcome(None).value
 /// (False, True, Answer(status=200, headers=[(b'content-length', b'4')], body=b'done'))
 #[pyclass(module = "pyidempotent._native")]
 pub struct Capture {
-    #[pyo3(get, set)]
+    #[pyo3(get)]
     status: Option<i64>,
     #[pyo3(get)]
     headers: Py<PyList>,
@@ -195,6 +197,43 @@ impl Capture {
     fn has_no_body(&self) -> bool {
         self.status.is_some_and(|status| WITHOUT_BODY.contains(&status))
     }
+
+    /// What was seen; `None` where it has not started.
+    fn answer(&self, py: Python<'_>) -> Option<Answer> {
+        let status = self.status?;
+        // A server breaks off an answer that is not as long as it said.
+        let is_short = self.length.is_some_and(|length| (self.size as u64) < length) && !self.has_no_body();
+        let body = match &self.chunks[..] {
+            [whole] => whole.clone_ref(py),
+            chunks => {
+                let chunks: Vec<&[u8]> = chunks.iter().map(|chunk| chunk.as_bytes(py)).collect();
+                PyBytes::new(py, &chunks.concat()).unbind()
+            }
+        };
+        let (headers, cut) = (self.headers.clone_ref(py), self.cut.as_ref().map(|cut| cut.clone_ref(py)));
+        Some(Answer { status, headers, body, cut, whole: !(self.broke_off || is_short) })
+    }
+
+    /// The application's error, not ours: the server will say so.
+    fn is_malformed(&mut self, py: Python<'_>) {
+        self.status.get_or_insert(0);
+        self.cut = Some(intern!(py, "it is malformed").clone().unbind());
+    }
+
+    fn begin_message(&mut self, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = message.py();
+        let status = message.get_item(intern!(py, "status"))?;
+        let status = status.extract().or_else(|_| py.get_type::<PyInt>().call1((status,))?.extract())?;
+        match optional(message, intern!(py, "headers"))? {
+            Some(headers) => self.begin(status, &headers, frozen),
+            None => self.begin(status, PyTuple::empty(py).as_any(), frozen),
+        }
+    }
+}
+
+/// Whether an ASGI message says so.
+fn says(message: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<bool> {
+    optional(message, name)?.map_or(Ok(false), |said| said.is_truthy())
 }
 
 /// Bytes that nobody changes.
@@ -211,12 +250,21 @@ pub fn frozen<'py>(bytes: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
 /// Name and value of a header's line.
 pub type Line<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 
+fn is_bytes(value: &Bound<'_, PyAny>) -> bool {
+    value.is_instance_of::<PyBytes>() || value.is_instance_of::<PyByteArray>() || value.is_instance_of::<PyMemoryView>()
+}
+
+/// Whether an error says that a message is malformed.
+fn is_of_a_message(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyKeyError>(py)
+        || error.is_instance_of::<PyTypeError>(py)
+        || error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyOverflowError>(py)
+}
+
 /// The same, of what is bytes in some form: a number or a list of them is none.
 fn bytes_of<'py>(bytes: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let is_buffer = bytes.is_instance_of::<PyBytes>()
-        || bytes.is_instance_of::<PyByteArray>()
-        || bytes.is_instance_of::<PyMemoryView>();
-    if !is_buffer {
+    if !is_bytes(&bytes) {
         let kind = bytes.get_type().qualname()?;
         return Err(PyTypeError::new_err(format!("a body is bytes, not {kind}")));
     }
@@ -286,6 +334,37 @@ impl Capture {
         self.begin(status, headers, |text| latin_1(&text))
     }
 
+    /// The same of an ASGI message, which may be malformed; whether its whole length is known: no stream.
+    #[pyo3(signature = (message, /))]
+    fn start_message(&mut self, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let py = message.py();
+        if says(message, intern!(py, "trailers"))? {
+            // They come after its end.
+            self.cut = Some(intern!(py, "it has trailers").clone().unbind());
+        }
+        match self.begin_message(message) {
+            Err(error) if !is_of_a_message(py, &error) => return Err(error),
+            Err(_) => self.is_malformed(py),
+            Ok(()) => {}
+        }
+        Ok(self.is_short())
+    }
+
+    /// A part of its body, of an ASGI message; whether it is the one that ends the answer.
+    #[pyo3(signature = (message, /))]
+    fn add_message(&mut self, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let py = message.py();
+        let ends = match optional(message, intern!(py, "body"))? {
+            None => self.add(PyBytes::new(py, b"").into_any())?,
+            Some(body) if is_bytes(&body) => self.add(body)?,
+            Some(_) => {
+                self.is_malformed(py);
+                return Ok(false);
+            }
+        };
+        Ok(ends || !says(message, intern!(py, "more_body"))?)
+    }
+
     /// Whether its whole length is known from its start: it does not stream.
     #[getter]
     fn is_short(&self) -> bool {
@@ -308,20 +387,10 @@ impl Capture {
         Ok(self.length.is_some_and(|length| self.size as u64 >= length))
     }
 
-    /// What was seen; ``None`` where it has not started.
-    fn answer(&self, py: Python<'_>) -> Option<Answer> {
-        let status = self.status?;
-        // A server breaks off an answer that is not as long as it said.
-        let is_short = self.length.is_some_and(|length| (self.size as u64) < length) && !self.has_no_body();
-        let body = match &self.chunks[..] {
-            [whole] => whole.clone_ref(py),
-            chunks => {
-                let chunks: Vec<&[u8]> = chunks.iter().map(|chunk| chunk.as_bytes(py)).collect();
-                PyBytes::new(py, &chunks.concat()).unbind()
-            }
-        };
-        let (headers, cut) = (self.headers.clone_ref(py), self.cut.as_ref().map(|cut| cut.clone_ref(py)));
-        Some(Answer { status, headers, body, cut, whole: !(self.broke_off || is_short) })
+    /// How the request ended: the answer as it was seen, if it has started, and what was raised, if anything was.
+    #[pyo3(signature = (error, /))]
+    fn outcome(&self, py: Python<'_>, error: Py<PyAny>) -> PyResult<Outcome> {
+        Ok(Outcome { value: self.answer(py).into_py_any(py)?, exception: error, status: None })
     }
 }
 

@@ -142,7 +142,7 @@ impl Facts {
 }
 
 /// What a mapping has under a name.
-fn optional<'py>(mapping: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+pub fn optional<'py>(mapping: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
     match mapping.cast_exact::<PyDict>() {
         Ok(dict) => dict.get_item(name),
         Err(_) => {

@@ -9,6 +9,7 @@
 //! | `run` | the attempt, or `None` for a run without a key | the `Outcome` |
 //! | `end` | the `Outcome` of the call | |
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use idempotency::{Begun, Settled, Verdict};
@@ -19,7 +20,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::attempt::{Asked, Completion, CurrentAttempt};
+use crate::attempt::{Asked, Completion, CurrentAttempt, Operation};
 use crate::call::FunctionCall;
 use crate::engine::{self, Engine};
 use crate::errors;
@@ -29,35 +30,53 @@ use crate::runtime::{Answer, Colour};
 use crate::site::Site;
 use crate::value::{Classes, decode_value, encode_value};
 
-/// A call, as the flow asks it: by the methods of `pyidempotent._flow.Call`, and a plain function's directly.
+/// A call, as the flow asks it: directly where it is a request's or a plain function's, and otherwise by the methods of
+/// `pyidempotent._flow.Call`.
 enum Call<'a, 'py> {
     Function(&'a Bound<'py, FunctionCall>),
+    Request(&'a Bound<'py, RequestCall>),
     Other(&'a Bound<'py, PyAny>),
 }
 
 impl<'a, 'py> Call<'a, 'py> {
     fn new(call: &'a Bound<'py, PyAny>) -> Self {
-        // A class derived from it may answer otherwise.
-        call.cast_exact().map_or(Self::Other(call), Self::Function)
+        // A class derived from a function's may answer otherwise.
+        match (call.cast_exact(), call.cast()) {
+            (Ok(call), _) => Self::Function(call),
+            (_, Ok(call)) => Self::Request(call),
+            _ => Self::Other(call),
+        }
+    }
+
+    fn options(&self) -> PyResult<Py<Site>> {
+        match self {
+            Self::Function(call) => Ok(call.get().options().clone_ref(call.py())),
+            Self::Request(call) => Ok(call.get().options.clone_ref(call.py())),
+            // It may have a site of its own.
+            Self::Other(call) => Site::of(&call.getattr(intern!(call.py(), "site"))?),
+        }
     }
 
     fn key(&self) -> PyResult<Option<Bound<'py, PyString>>> {
         match self {
             Self::Function(call) => FunctionCall::key(call),
+            Self::Request(call) => call.get().key(call.py()),
             Self::Other(call) => call.call_method0(intern!(call.py(), "key"))?.extract().map_err(PyErr::from),
         }
     }
 
-    fn operation(&self) -> PyResult<Bound<'py, PyAny>> {
+    fn operation(&self) -> PyResult<Operation> {
         match self {
-            Self::Function(call) => Ok(call.get().name(call.py()).clone().into_any()),
-            Self::Other(call) => call.call_method0(intern!(call.py(), "operation")),
+            Self::Function(call) => Ok(Operation::Call(call.get().name(call.py()).clone().unbind())),
+            Self::Request(call) => call.get().operation(call.py()),
+            Self::Other(call) => call.call_method0(intern!(call.py(), "operation"))?.extract(),
         }
     }
 
     fn caller(&self) -> PyResult<Option<Bound<'py, PyBytes>>> {
         match self {
             Self::Function(call) => FunctionCall::caller(call),
+            Self::Request(call) => RequestCall::caller(call),
             Self::Other(call) => call.call_method0(intern!(call.py(), "caller"))?.extract().map_err(PyErr::from),
         }
     }
@@ -65,28 +84,50 @@ impl<'a, 'py> Call<'a, 'py> {
     fn fingerprint(&self) -> PyResult<Option<[u8; 32]>> {
         match self {
             Self::Function(call) => FunctionCall::digest(call).map(Some),
+            Self::Request(call) => call.get().fingerprint(call.py()),
             Self::Other(call) => call.call_method0(intern!(call.py(), "fingerprint"))?.extract(),
         }
     }
 
     fn body(&self) -> PyResult<Bound<'py, PyAny>> {
-        self.any().call_method0(intern!(self.any().py(), "body"))
+        match self {
+            Self::Request(call) => {
+                call.get().refuse_declared(call.py())?;
+                Ok(call.as_any().clone())
+            }
+            _ => self.any().call_method0(intern!(self.any().py(), "body")),
+        }
     }
 
     fn fingerprint_of(&self, body: &Bound<'py, PyAny>) -> PyResult<[u8; 32]> {
-        self.any().call_method1(intern!(body.py(), "fingerprint_of"), (body,))?.extract()
+        match self {
+            Self::Request(call) => call.get().fingerprint_of(body),
+            _ => self.any().call_method1(intern!(body.py(), "fingerprint_of"), (body,))?.extract(),
+        }
     }
 
-    fn verdict(&self, outcome: &Bound<'py, Outcome>) -> PyResult<String> {
+    fn verdict(&self, outcome: &Bound<'py, Outcome>, running: &CurrentAttempt) -> PyResult<Cow<'static, str>> {
         match self {
-            Self::Function(call) => call.get().verdict(call.py(), outcome.get()).map(str::to_owned),
-            Self::Other(call) => call.call_method1(intern!(call.py(), "verdict"), (outcome,))?.extract(),
+            Self::Function(call) => call.get().verdict(call.py(), outcome.get()).map(Cow::Borrowed),
+            Self::Request(call) => call.get().verdict(call.py(), outcome.get(), running.refused()).map(Cow::Borrowed),
+            Self::Other(call) => {
+                let word: String = call.call_method1(intern!(call.py(), "verdict"), (outcome,))?.extract()?;
+                Ok(Cow::Owned(word))
+            }
+        }
+    }
+
+    fn status(&self, outcome: &Bound<'py, Outcome>) -> PyResult<Option<u16>> {
+        match self {
+            Self::Request(call) => call.get().status(call.py(), outcome.get()),
+            _ => self.any().call_method1(intern!(outcome.py(), "status"), (outcome,))?.extract(),
         }
     }
 
     fn pack(&self, outcome: &Bound<'py, Outcome>) -> PyResult<Arc<[u8]>> {
         match self {
             Self::Function(call) => FunctionCall::packed(call, outcome.get()),
+            Self::Request(call) => call.get().pack(call.py(), outcome.get()),
             Self::Other(call) => {
                 let packed = call.call_method1(intern!(call.py(), "pack"), (outcome,))?;
                 Ok(packed.cast::<PyBytes>()?.as_bytes().into())
@@ -94,9 +135,14 @@ impl<'a, 'py> Call<'a, 'py> {
         }
     }
 
+    fn note(&self, outcome: &Bound<'py, Outcome>) -> PyResult<Bound<'py, PyAny>> {
+        self.any().call_method1(intern!(outcome.py(), "note"), (outcome,))
+    }
+
     fn replay(&self, payload: &[u8]) -> PyResult<Bound<'py, Outcome>> {
         match self {
             Self::Function(call) => Bound::new(call.py(), FunctionCall::replayed(call, payload)?),
+            Self::Request(call) => Bound::new(call.py(), RequestCall::replay(call.py(), payload)?),
             Self::Other(call) => {
                 let payload = PyBytes::new(call.py(), payload);
                 Ok(call.call_method1(intern!(call.py(), "replay"), (payload,))?.cast_into()?)
@@ -107,6 +153,7 @@ impl<'a, 'py> Call<'a, 'py> {
     fn any(&self) -> &Bound<'py, PyAny> {
         match self {
             Self::Function(call) => call.as_any(),
+            Self::Request(call) => call.as_any(),
             Self::Other(call) => call,
         }
     }
@@ -138,14 +185,7 @@ type Step<'py> = (&'py Bound<'py, PyString>, Bound<'py, PyAny>);
 #[pyfunction]
 #[pyo3(signature = (call, /))]
 pub fn protect(call: &Bound<'_, PyAny>) -> PyResult<Flow> {
-    let py = call.py();
-    let options = match (Call::new(call), call.cast::<RequestCall>()) {
-        (Call::Function(call), _) => call.get().options().clone_ref(py),
-        (Call::Other(_), Ok(call)) => call.get().options.clone_ref(py),
-        // It may have a site of its own.
-        (Call::Other(call), _) => Site::of(&call.getattr(intern!(py, "site"))?)?,
-    };
-    Ok(Flow { options, at: At::Start })
+    Ok(Flow { options: Call::new(call).options()?, at: At::Start })
 }
 
 #[pymethods]
@@ -183,7 +223,7 @@ impl Flow {
                     self.at = At::Unprotected;
                     return Ok((intern!(py, "run"), py.None().into_bound(py)));
                 };
-                let (operation, caller) = (call.operation()?.unbind(), call.caller()?.map(Bound::unbind));
+                let (operation, caller) = (call.operation()?, call.caller()?.map(Bound::unbind));
                 let asked = Asked { operation, caller, key: key.unbind() };
                 match call.fingerprint()? {
                     Some(fingerprint) => self.claim(call, asked, fingerprint, colour),
@@ -318,10 +358,10 @@ impl Flow {
             return Ok(Verdict::Release);
         }
         let word = match self.asked_of_settle(call, outcome)? {
-            Some(word) => word,
-            None => call.verdict(outcome)?,
+            Some(word) => Cow::Owned(word),
+            None => call.verdict(outcome, running)?,
         };
-        match word.as_str() {
+        match &*word {
             "store" => {}
             "release" => return Ok(Verdict::Release),
             "hold" => return Ok(Verdict::Hold),
@@ -337,9 +377,8 @@ impl Flow {
         };
         let log = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
         let words = "the result of %s %s is not kept, and a repeat gets 410: %s";
-        log.call_method1("error", (words, call.operation()?, running.key(py), why))?;
-        let note = call.any().call_method1(intern!(py, "note"), (outcome,))?;
-        Ok(Verdict::NotKept(encode_value(vec![], &note, Classes::None)?.into()))
+        log.call_method1("error", (words, call.operation()?.bind(py)?, running.key(py), why))?;
+        Ok(Verdict::NotKept(encode_value(vec![], &call.note(outcome)?, Classes::None)?.into()))
     }
 
     /// The word of the `settle=` hook, if it has one.
@@ -347,7 +386,7 @@ impl Flow {
         let py = outcome.py();
         let Some(settle) = &self.options.get().settle else { return Ok(None) };
         let settle = settle.bind(py);
-        let status = call.any().call_method1(intern!(py, "status"), (outcome,))?.extract()?;
+        let status = call.status(outcome)?;
         let Outcome { value, exception, .. } = outcome.get();
         let seen = Outcome { value: value.clone_ref(py), exception: exception.clone_ref(py), status };
         let word = settle.call1((seen,))?;

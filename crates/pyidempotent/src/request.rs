@@ -1,6 +1,6 @@
 //! [`RequestCall`]: a request whose whole answer is stored, as its flow asks it.
 
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -9,6 +9,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::attempt::Operation;
 use crate::errors;
 use crate::exchange::{ANSWER, Answer, replayed, verdict_of};
 use crate::facts::Facts;
@@ -16,7 +17,7 @@ use crate::outcome::Outcome;
 use crate::plan::fingerprint_call;
 use crate::site::Site;
 
-/// A request whose whole answer is stored. Faces derive from it: what a framework's request is like is theirs.
+/// A request whose whole answer is stored. Faces derive from it: who the user is, they know.
 #[pyclass(frozen, subclass, module = "pyidempotent._native")]
 pub struct RequestCall {
     /// The `pyidempotent._plan.Plan` of its route, and its `Site`.
@@ -27,11 +28,8 @@ pub struct RequestCall {
     pub options: Py<Site>,
     #[pyo3(get)]
     facts: Py<Facts>,
-    /// What the callables of the user's have said, by option.
-    #[pyo3(get)]
-    asked: Py<PyDict>,
-    /// The status of a refusal that was met inside; 0: none.
-    refused: AtomicU16,
+    /// Most requests have nothing to ask.
+    asked: OnceLock<Py<PyDict>>,
 }
 
 fn value_of<'py>(outcome: &'py Outcome, py: Python<'py>) -> PyResult<Option<&'py Bound<'py, Answer>>> {
@@ -48,8 +46,7 @@ impl RequestCall {
         let py = plan.py();
         let site = plan.getattr(intern!(py, "site"))?;
         let options = Site::of(&site)?;
-        let asked = PyDict::new(py).unbind();
-        Ok(Self { plan: plan.clone().unbind(), site: site.unbind(), options, facts, asked, refused: AtomicU16::new(0) })
+        Ok(Self { plan: plan.clone().unbind(), site: site.unbind(), options, facts, asked: OnceLock::new() })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -57,18 +54,31 @@ impl RequestCall {
         visit.call(&self.site)?;
         visit.call(&self.options)?;
         visit.call(&self.facts)?;
-        visit.call(&self.asked)
+        self.asked.get().map_or(Ok(()), |asked| visit.call(asked))
     }
 
-    /// The status of a refusal that was met inside.
-    #[setter]
-    fn set_refused(&self, status: Option<u16>) {
-        self.refused.store(status.unwrap_or(0), Ordering::Relaxed);
+    /// What the callables of the user's have said, by option.
+    #[getter]
+    fn asked<'py>(&self, py: Python<'py>) -> &Bound<'py, PyDict> {
+        self.asked.get_or_init(|| PyDict::new(py).unbind()).bind(py)
+    }
+
+    /// The authenticated user that the framework itself knows, if it does.
+    fn user(&self, py: Python<'_>) -> Py<PyAny> {
+        py.None()
+    }
+}
+
+/// What its flow asks.
+impl RequestCall {
+    fn said<'py>(&self, option: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = option.py();
+        self.asked.get().map_or(Ok(None), |asked| asked.bind(py).get_item(option))
     }
 
     /// The key in the header, or as ``key=`` says.
-    fn key<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyString>>> {
-        let Some(key) = self.asked.bind(py).get_item(intern!(py, "key"))? else {
+    pub fn key<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyString>>> {
+        let Some(key) = self.said(intern!(py, "key"))? else {
             return self.facts.get().key(py, self.options.get());
         };
         if key.is_none() {
@@ -82,22 +92,17 @@ impl RequestCall {
     }
 
     /// Method and path as the client sent it, or ``name=``.
-    fn operation<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn operation(&self, py: Python<'_>) -> PyResult<Operation> {
         let name = self.plan.bind(py).getattr(intern!(py, "name"))?;
         if name.is_truthy()? {
-            return Ok(name);
+            return Ok(Operation::Call(name.cast_into::<PyString>()?.unbind()));
         }
         let facts = self.facts.get();
-        Ok((facts.method(py), facts.path(py)).into_pyobject(py)?.into_any())
-    }
-
-    /// The authenticated user that the framework itself knows, if it does.
-    fn user(&self, py: Python<'_>) -> Py<PyAny> {
-        py.None()
+        Ok(Operation::Http(facts.method(py).clone().unbind(), facts.path(py).clone().unbind()))
     }
 
     /// Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be.
-    fn caller<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    pub fn caller<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         static CALLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         static ANONYMOUS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let (py, call) = (slf.py(), slf.get());
@@ -105,7 +110,7 @@ impl RequestCall {
         if plan.getattr(intern!(py, "shared"))?.is_truthy()? {
             return Ok(None);
         }
-        if let Some(found) = call.asked.bind(py).get_item(intern!(py, "scope"))? {
+        if let Some(found) = call.said(intern!(py, "scope"))? {
             let caller = CALLER.import(py, "pyidempotent._plan", "caller_of")?.call1((plan, found))?;
             if !caller.is_none() {
                 return Ok(Some(caller.cast_into()?));
@@ -126,63 +131,58 @@ impl RequestCall {
         Ok(None)
     }
 
-    /// The body comes first, which the application will want anyway.
-    fn fingerprint(&self, py: Python<'_>) -> Py<PyAny> {
-        py.None()
+    /// The digest of what ``fingerprint=`` has said, if it was asked. Otherwise the body comes first, which the
+    /// application will want anyway.
+    pub fn fingerprint(&self, py: Python<'_>) -> PyResult<Option<[u8; 32]>> {
+        let Some(said) = self.said(intern!(py, "fingerprint"))? else { return Ok(None) };
+        let asked = PyDict::new(py);
+        asked.set_item(intern!(py, "fingerprint"), said)?;
+        Ok(Some(fingerprint_call(py, &asked)?.extract()?))
     }
 
-    /// What has to be read.
-    fn body<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        let (py, call) = (slf.py(), slf.get());
-        call.facts.get().refuse_declared(py, call.options.get().max_request_bytes)?;
-        Ok(slf.clone())
+    /// Refuses what says that it is too long to be read.
+    pub fn refuse_declared(&self, py: Python<'_>) -> PyResult<()> {
+        self.facts.get().refuse_declared(py, self.options.get().max_request_bytes)
     }
 
-    /// The digest of the request, or as ``fingerprint=`` says.
+    /// The digest of the request.
     ///
     /// Parameters:
-    ///     body: the whole body.
-    ///     content_type: in the place of the header's.
-    #[pyo3(signature = (body, content_type=None, /))]
-    fn fingerprint_of<'py>(
-        &self,
-        py: Python<'py>,
-        body: &[u8],
-        content_type: Option<&[u8]>,
-    ) -> PyResult<Bound<'py, PyBytes>> {
-        match self.asked.bind(py).get_item(intern!(py, "fingerprint"))? {
-            None => Ok(PyBytes::new(py, &self.facts.get().digest(py, body, content_type)?)),
-            Some(said) => {
-                let asked = PyDict::new(py);
-                asked.set_item(intern!(py, "fingerprint"), said)?;
-                fingerprint_call(py, &asked)
+    ///     body: the whole body, or it and the content type in the place of the header's: ``(content_type, body)``.
+    pub fn fingerprint_of(&self, body: &Bound<'_, PyAny>) -> PyResult<[u8; 32]> {
+        let (py, facts) = (body.py(), self.facts.get());
+        match body.cast::<PyBytes>() {
+            Ok(body) => facts.digest(py, body.as_bytes(), None),
+            Err(_) => {
+                let (content_type, body): (Bound<'_, PyBytes>, Bound<'_, PyBytes>) = body.extract()?;
+                facts.digest(py, body.as_bytes(), Some(content_type.as_bytes()))
             }
         }
     }
 
     /// By the status table. Without an answer the run failed; one that broke off leaves it unknown.
-    #[pyo3(signature = (outcome, /))]
-    fn verdict(&self, py: Python<'_>, outcome: &Outcome) -> PyResult<&'static str> {
+    ///
+    /// Parameters:
+    ///     refused: the status of a refusal that was met inside; 0: none.
+    pub fn verdict(&self, py: Python<'_>, outcome: &Outcome, refused: u16) -> PyResult<&'static str> {
         let Some(answer) = value_of(outcome, py)? else { return Ok("fail") };
         let answer = answer.get();
-        let refused = i64::from(self.refused.load(Ordering::Relaxed));
         Ok(match outcome.raised(py).is_some() || !answer.whole {
             true => "hold",
             // A refusal of ours, of a call inside, as the application's handler told it: nothing for a repeat.
-            false if refused != 0 && answer.status == refused => "release",
+            false if refused != 0 && answer.status == i64::from(refused) => "release",
             false => verdict_of(answer.status),
         })
     }
 
     /// The status that the client sees.
-    #[pyo3(signature = (outcome, /))]
-    fn status(&self, py: Python<'_>, outcome: &Outcome) -> PyResult<Option<i64>> {
-        Ok(value_of(outcome, py)?.map(|answer| answer.get().status))
+    pub fn status(&self, py: Python<'_>, outcome: &Outcome) -> PyResult<Option<u16>> {
+        let Some(answer) = value_of(outcome, py)? else { return Ok(None) };
+        Ok(Some(u16::try_from(answer.get().status)?))
     }
 
     /// The answer, without what is not stored.
-    #[pyo3(signature = (outcome, /))]
-    fn pack<'py>(&self, py: Python<'py>, outcome: &Outcome) -> PyResult<Bound<'py, PyBytes>> {
+    pub fn pack(&self, py: Python<'_>, outcome: &Outcome) -> PyResult<Arc<[u8]>> {
         let Some(answer) = value_of(outcome, py)? else {
             return Err(errors::unstorable(py, PyValueError::new_err("there is no answer")));
         };
@@ -191,7 +191,7 @@ impl RequestCall {
         }
         let mut packed = vec![ANSWER];
         match answer.get().encode_into(py, self.options.get().store_set_cookie, &mut packed) {
-            Ok(()) => Ok(PyBytes::new(py, &packed)),
+            Ok(()) => Ok(packed.into()),
             Err(error) if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyValueError>(py) => {
                 let said = format!("it is malformed: {}", error.value(py));
                 let raised = errors::unstorable(py, PyValueError::new_err(said));
@@ -203,8 +203,7 @@ impl RequestCall {
     }
 
     /// The stored answer, marked as a replay.
-    #[pyo3(signature = (payload, /))]
-    fn replay(&self, py: Python<'_>, payload: &[u8]) -> PyResult<Outcome> {
+    pub fn replay(py: Python<'_>, payload: &[u8]) -> PyResult<Outcome> {
         Ok(Outcome::of_value(Bound::new(py, replayed(py, payload)?)?.into_any()))
     }
 }

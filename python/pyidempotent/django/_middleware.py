@@ -21,7 +21,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flow import Flow, advance, advance_async, enter, no_body, protect
+from pyidempotent._flow import Flow, advance, advance_async, enter, protect
 from pyidempotent._http import METHODS
 from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, RequestCall
@@ -116,7 +116,7 @@ class IdempotencyMiddleware:
             if call.wants_user:
                 call.known_user = user_of(request)
             flow = protect(call)
-            begun = advance(call, flow, None, no_body)
+            begun = advance(call, flow, None, _Request.read)
         except IdempotencyError as error:
             return _answered(request, refusal(request, error, call.facts, plan.site))
         return call.begin(flow, begun)
@@ -131,7 +131,7 @@ class IdempotencyMiddleware:
             if call.wants_user:
                 call.known_user = await user_of_async(request)
             flow = protect(call)
-            begun = await advance_async(call, flow, None, no_body)
+            begun = await advance_async(call, flow, None, _Request.read_async)
         except IdempotencyError as error:
             return _answered(request, refusal(request, error, call.facts, plan.site))
         return call.begin(flow, begun)
@@ -202,12 +202,13 @@ class _Request(RequestCall):
         """The user that Django knows."""
         return self.known_user
 
-    def fingerprint(self) -> bytes | None:
-        """The digest of the request, or as ``fingerprint=`` says. Django's body needs no loop."""
-        if "fingerprint" in self.asked:
-            return self.fingerprint_of(b"")
-        content_type, content = read_body(self.request, self.facts, self.site.max_request_bytes)
-        return self.fingerprint_of(content, content_type)
+    def read(self) -> tuple[bytes, bytes]:
+        """Content type and body."""
+        return read_body(self.request, self.facts, self.site.max_request_bytes)
+
+    async def read_async(self) -> tuple[bytes, bytes]:
+        """The same: Django's body needs no loop."""
+        return self.read()
 
     def begin(self, flow: Flow, begun: Any) -> Any:
         """Leaves word of what began; the answer where there is one already."""
