@@ -214,8 +214,8 @@ impl Capture {
         Some(Answer { status, headers, body, cut, whole: !(self.broke_off || is_short) })
     }
 
-    /// The application's error, not ours: the server will say so.
-    fn is_malformed(&mut self, py: Python<'_>) {
+    /// It is malformed. That is the application's error, not ours: the server will say so.
+    fn spoil(&mut self, py: Python<'_>) {
         self.status.get_or_insert(0);
         self.cut = Some(intern!(py, "it is malformed").clone().unbind());
     }
@@ -344,7 +344,7 @@ impl Capture {
         }
         match self.begin_message(message) {
             Err(error) if !is_of_a_message(py, &error) => return Err(error),
-            Err(_) => self.is_malformed(py),
+            Err(_) => self.spoil(py),
             Ok(()) => {}
         }
         Ok(self.is_short())
@@ -358,7 +358,7 @@ impl Capture {
             None => self.add(PyBytes::new(py, b"").into_any())?,
             Some(body) if is_bytes(&body) => self.add(body)?,
             Some(_) => {
-                self.is_malformed(py);
+                self.spoil(py);
                 return Ok(false);
             }
         };

@@ -41,10 +41,12 @@ enum Call<'a, 'py> {
 impl<'a, 'py> Call<'a, 'py> {
     fn new(call: &'a Bound<'py, PyAny>) -> Self {
         // A class derived from a function's may answer otherwise.
-        match (call.cast_exact(), call.cast()) {
-            (Ok(call), _) => Self::Function(call),
-            (_, Ok(call)) => Self::Request(call),
-            _ => Self::Other(call),
+        if let Ok(call) = call.cast_exact() {
+            Self::Function(call)
+        } else if let Ok(call) = call.cast() {
+            Self::Request(call)
+        } else {
+            Self::Other(call)
         }
     }
 
