@@ -67,6 +67,52 @@ def test_after_the_body_the_application_receives_the_servers_own_messages() -> N
     assert asyncio.run(protected(app).post(*parts))[0]["status"] == 200
 
 
+@pytest.mark.parametrize("option", ["key", "scope", "fingerprint"])
+def test_a_callable_may_read_the_body_which_the_application_reads_again(option: str) -> None:
+    async def asked(request: Any) -> str:
+        return str(json.loads(await request.body())["id"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        received.append(await receive())
+        await App()(scope, receive, send)
+
+    def event(text: bytes) -> Message:
+        return {"type": "http.request", "body": text, "more_body": False}
+
+    received: list[Message] = []
+    client = protected(app, **{option: asked})
+    posts = [asyncio.run(client.post(event(b'{"id": 7}'))) for _ in range(2)]
+    assert [answer[0]["status"] for answer in posts] == [200, 200]
+    assert received == [event(b'{"id": 7}')]
+    with pytest.raises(ValueError, match="Expecting value"):
+        asyncio.run(client.post(event(b'{"id":')))
+    too_long = protected(app, **{option: asked}, max_request_bytes=4)
+    assert asyncio.run(too_long.post(event(b'{"id": 7}')))[0]["status"] == 413
+
+
+def test_whoever_receives_the_body_again_takes_it_from_nobody() -> None:
+    async def asked(request: Any) -> str:
+        kept.append(request)
+        return "k"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bodies.append(await kept[0].body())
+        bodies.append((await receive())["body"])
+        await App()(scope, receive, send)
+
+    kept: list[Any] = []
+    bodies: list[bytes] = []
+    asyncio.run(protected(app, fingerprint=asked).post())
+    assert bodies == [b"A", b"A"]
+
+
+@pytest.mark.parametrize("options", [{}, {"fingerprint": lambda request: "f"}])
+def test_a_body_that_says_that_it_is_too_long_is_not_read(options: dict[str, Any]) -> None:
+    client = protected(App(), **options)
+    headers = [(b"idempotency-key", client.key.encode()), (b"content-length", b"99999999999")]
+    assert asyncio.run(client.post(headers=headers))[0]["status"] == 413
+
+
 def test_extensions_that_send_past_the_middleware_are_not_offered_to_a_protected_request() -> None:
     seen: list[Any] = []
 

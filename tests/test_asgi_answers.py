@@ -11,7 +11,7 @@ import pytest
 
 from asgi_client import App, Client, Message, body, problem, protected, start
 from clients import new_key
-from pyidempotent import current
+from pyidempotent import attempt, current
 from pyidempotent._native import CurrentAttempt
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends.memory import MemoryBackend
@@ -266,6 +266,59 @@ def test_an_application_may_answer_from_a_task_of_its_own() -> None:
     assert first == [start(200, (b"content-length", b"2")), body(b"ok")]
     assert after == [client.key]
     assert asyncio.run(client.post())[1] == body(b"ok")
+
+
+def test_a_block_around_the_last_part_keeps_its_own_attempt() -> None:
+    store = MemoryBackend()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with attempt(store, key="job") as job:
+            inner.append(current().key)
+            await send(start(200, (b"content-length", b"2")))
+            await send(body(b"ok"))
+            inner.append(current().key)
+            current().release()
+        replayed.append(job.replayed)
+        outer.append(current().key)
+
+    inner: list[str] = []
+    outer: list[str] = []
+    replayed: list[bool] = []
+    clients = [protected(app) for _ in range(3)]
+    for client in clients:
+        asyncio.run(client.post())
+    assert inner == ["job"] * 6
+    assert outer == [client.key for client in clients]
+    assert replayed == [False] * 3  # it was released, and not the request's
+
+
+def test_the_attempt_is_found_after_a_last_part_that_could_not_be_sent() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(200, (b"content-length", b"2")))
+        with pytest.raises(OSError, match="gone"):
+            await send(body(b"ok"))
+        after.append(current().key)
+
+    async def gone(message: Message) -> None:
+        raise OSError("gone")
+
+    after: list[str] = []
+    client = protected(app)
+    asyncio.run(client.post(send=gone))
+    assert after == [client.key]
+
+
+def test_a_body_of_nothing_is_malformed_in_any_kind_of_mapping() -> None:
+    class Kind(dict[str, Any]):
+        pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(Kind({"type": "http.response.body", "body": None}))
+
+    client = protected(app)
+    asyncio.run(client.post())
+    assert asyncio.run(client.status()) != 200
 
 
 @pytest.mark.parametrize("began", [False, True])

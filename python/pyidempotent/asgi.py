@@ -15,11 +15,11 @@ and outside of what only decorates answers. ``@idempotent`` on an endpoint runs 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextvars import Token
 from typing import TYPE_CHECKING, Any, cast
 
-from pyidempotent._current import CurrentAttempt
+from pyidempotent._current import CurrentAttempt, _current
 from pyidempotent._drain import drain
 from pyidempotent._flow import BODY, WAIT, Flow, arrival, enter, hurry, leave, protect
 from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large
@@ -97,7 +97,8 @@ class IdempotencyMiddleware:
             query, content type and body.
         options: as for `idempotent`; ``required`` is False unless told.
 
-    The callables may be async. The request is Starlette's, or a `Request` where there is no Starlette.
+    The callables may be async, and may read the body, which the application reads again. The request is Starlette's, or
+    a `Request` where there is no Starlette.
 
     Raises:
         TypeError, ValueError: at construction, for options that can't be.
@@ -149,7 +150,7 @@ class IdempotencyMiddleware:
             if plan.asked:
                 if "fingerprint" in plan.asked:
                     await read_body(call)  # it may be made of it
-                await call.ask_async(request_of(scope, call.again()))
+                await call.ask_async(request_of(scope, _Again(call).receive))
             flow = protect(call)
             step, begun = flow.step_async(call, None)
             while step is BODY or step is WAIT:
@@ -172,14 +173,13 @@ class IdempotencyMiddleware:
 class _Request(RequestCall):
     """A request on its way to the application."""
 
-    __slots__ = ("_is_unread", "content", "receive", "scope")
+    __slots__ = ("content", "receive", "scope")
 
     def __init__(self, plan: Plan, facts: Facts, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
-        #: The body, once it is read; and whether it has yet to be received again.
+        #: The body, once it is read.
         self.content: bytes | None = None
-        self._is_unread = False
 
     def user(self) -> bytes | None:
         """The user that Starlette knows."""
@@ -188,16 +188,24 @@ class _Request(RequestCall):
 
     def again(self) -> Receive:
         """What receives the body that was read, and then the server's own messages."""
-        if self.content is None:
-            return self.receive
-        self._is_unread = True
-        return self._receive_again
+        return self.receive if self.content is None else _Again(self).receive
 
-    async def _receive_again(self) -> Message:
+
+class _Again:
+    """Receives the whole body, which is read where it was not yet, and then the server's own messages."""
+
+    __slots__ = ("_call", "_is_unread")
+
+    def __init__(self, call: _Request) -> None:
+        self._call = call
+        self._is_unread = True
+
+    async def receive(self) -> Message:
+        """The next message."""
         if self._is_unread:
             self._is_unread = False
-            return {"type": "http.request", "body": self.content, "more_body": False}
-        return await self.receive()
+            return {"type": "http.request", "body": await read_body(self._call), "more_body": False}
+        return await self._call.receive()
 
 
 class _Cut(Exception):
@@ -209,6 +217,7 @@ async def read_body(call: _Request) -> bytes:
     if call.content is not None:
         return call.content
     limit, size, chunks = call.site.max_request_bytes, 0, []
+    call.facts.refuse_declared(limit)
     more = True
     while more:
         message = await call.receive()
@@ -219,7 +228,7 @@ async def read_body(call: _Request) -> bytes:
         if size > limit:
             raise too_large(limit)
         more = message.get("more_body", False)
-    call.content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    call.content = b"".join(chunks)
     return call.content
 
 
@@ -242,7 +251,6 @@ class _Running:
         self._held: Message | None = None
         self._is_settled = False
         self._is_replaced = False
-        self._entered: Token[CurrentAttempt | None] | None = None
 
     async def run(self, app: Application) -> None:
         """Runs the application."""
@@ -252,7 +260,7 @@ class _Running:
         offered = scope.get("extensions")
         if offered:
             scope["extensions"] = {name: value for name, value in offered.items() if name not in _PAST}
-        self._entered = enter(self._running)
+        self._entered: Token[CurrentAttempt | None] = enter(self._running)
         try:
             try:
                 await app(scope, self._call.again(), self.send)
@@ -280,11 +288,11 @@ class _Running:
                 self._seen.broke_off = True
                 await self._settle(None)
         finally:
-            self._leave()
+            leave(self._entered)
 
     async def send(self, message: Message) -> None:
         """What the application sends."""
-        kind, seen, has_left = message["type"], self._seen, False
+        kind, seen = message["type"], self._seen
         if self._is_settled:
             if self._is_replaced:
                 return
@@ -295,28 +303,38 @@ class _Running:
             # It may stream, and its client may wait for its start.
         elif kind == "http.response.body" and seen.status is not None and seen.add_message(message):
             instead = await self._settle(None)
+            messages = (message,) if self._held is None else (self._held, message)
             if instead is not None and self._held is not None:
-                self._is_replaced = True
-                await _send(instead, self._send)
-                return
-            # A server sets the timer of an idle connection now, in this context: it is not to keep the attempt.
-            has_left = self._leave()
+                self._is_replaced, messages = True, _messages(instead)
+            self._held = None
+            await self._send_last(messages)
+            return
         held, self._held = self._held, None
         if held is not None:
             await self._send(held)
         await self._send(message)
-        if has_left:
-            self._entered = enter(self._running)  # for what the application does after its answer
+
+    async def _send_last(self, messages: Iterable[Message]) -> None:
+        """Sends the end of an answer where `current` does not find the attempt: what a server sets up with it, as the
+        timer of an idle connection, has this context, and is not to keep the attempt."""
+        nested = None if self._leave() else enter(None)
+        try:
+            for message in messages:
+                await self._send(message)
+        finally:
+            if nested is None:
+                self._entered = enter(self._running)
+            else:
+                leave(nested)
 
     def _leave(self) -> bool:
-        """From here on `current` does not find the attempt; whether it did, in this context."""
-        if self._entered is None:
+        """Takes back that the attempt was entered; False where it can't: something else was entered after it."""
+        if _current.get() is not self._running:
             return False
         try:
             leave(self._entered)
         except ValueError:  # in a task of the application's own, which has a copy
             return False
-        self._entered = None
         return True
 
     async def _settle(self, error: Exception | None) -> Answer | None:
@@ -341,9 +359,16 @@ def drained(send: Send) -> Send:
     return waiting
 
 
+def _messages(answer: Answer) -> tuple[Message, Message]:
+    return (
+        {"type": "http.response.start", "status": answer.status, "headers": answer.headers},
+        {"type": "http.response.body", "body": answer.body, "more_body": False},
+    )
+
+
 async def _send(answer: Answer, send: Send) -> None:
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+    for message in _messages(answer):
+        await send(message)
 
 
 async def _refuse(error: IdempotencyError, call: _Request, send: Send) -> None:

@@ -145,9 +145,8 @@ impl Facts {
 pub fn optional<'py>(mapping: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
     match mapping.cast_exact::<PyDict>() {
         Ok(dict) => dict.get_item(name),
-        Err(_) => {
-            Ok(Some(mapping.call_method1(intern!(mapping.py(), "get"), (name,))?).filter(|value| !value.is_none()))
-        }
+        Err(_) if mapping.contains(name)? => mapping.get_item(name).map(Some),
+        Err(_) => Ok(None),
     }
 }
 

@@ -93,10 +93,7 @@ impl<'a, 'py> Call<'a, 'py> {
 
     fn body(&self) -> PyResult<Bound<'py, PyAny>> {
         match self {
-            Self::Request(call) => {
-                call.get().refuse_declared(call.py())?;
-                Ok(call.as_any().clone())
-            }
+            Self::Request(call) => Ok(call.as_any().clone()),
             _ => self.any().call_method0(intern!(self.any().py(), "body")),
         }
     }

@@ -1,6 +1,6 @@
 //! [`RequestCall`]: a request whose whole answer is stored, as its flow asks it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -28,8 +28,8 @@ pub struct RequestCall {
     pub options: Py<Site>,
     #[pyo3(get)]
     facts: Py<Facts>,
-    /// Most requests have nothing to ask.
-    asked: OnceLock<Py<PyDict>>,
+    /// What the callables of the user's have said, if there are any.
+    asked: Option<Py<PyDict>>,
 }
 
 fn value_of<'py>(outcome: &'py Outcome, py: Python<'py>) -> PyResult<Option<&'py Bound<'py, Answer>>> {
@@ -46,7 +46,9 @@ impl RequestCall {
         let py = plan.py();
         let site = plan.getattr(intern!(py, "site"))?;
         let options = Site::of(&site)?;
-        Ok(Self { plan: plan.clone().unbind(), site: site.unbind(), options, facts, asked: OnceLock::new() })
+        let asks = plan.getattr(intern!(py, "asked"))?.is_truthy()?;
+        let asked = asks.then(|| PyDict::new(py).unbind());
+        Ok(Self { plan: plan.clone().unbind(), site: site.unbind(), options, facts, asked })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -54,13 +56,13 @@ impl RequestCall {
         visit.call(&self.site)?;
         visit.call(&self.options)?;
         visit.call(&self.facts)?;
-        self.asked.get().map_or(Ok(()), |asked| visit.call(asked))
+        visit.call(&self.asked)
     }
 
     /// What the callables of the user's have said, by option.
     #[getter]
-    fn asked<'py>(&self, py: Python<'py>) -> &Bound<'py, PyDict> {
-        self.asked.get_or_init(|| PyDict::new(py).unbind()).bind(py)
+    fn asked<'py>(&self, py: Python<'py>) -> Bound<'py, PyDict> {
+        self.asked.as_ref().map_or_else(|| PyDict::new(py), |asked| asked.bind(py).clone())
     }
 
     /// The authenticated user that the framework itself knows, if it does.
@@ -73,7 +75,7 @@ impl RequestCall {
 impl RequestCall {
     fn said<'py>(&self, option: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = option.py();
-        self.asked.get().map_or(Ok(None), |asked| asked.bind(py).get_item(option))
+        self.asked.as_ref().map_or(Ok(None), |asked| asked.bind(py).get_item(option))
     }
 
     /// The key in the header, or as ``key=`` says.
@@ -138,11 +140,6 @@ impl RequestCall {
         let asked = PyDict::new(py);
         asked.set_item(intern!(py, "fingerprint"), said)?;
         Ok(Some(fingerprint_call(py, &asked)?.extract()?))
-    }
-
-    /// Refuses what says that it is too long to be read.
-    pub fn refuse_declared(&self, py: Python<'_>) -> PyResult<()> {
-        self.facts.get().refuse_declared(py, self.options.get().max_request_bytes)
     }
 
     /// The digest of the request.
