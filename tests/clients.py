@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -132,10 +133,8 @@ def refused(
 
 def until(happens: Callable[[], Any]) -> Any:
     """Asks again until the answer is true; for what only the passing of time brings."""
-    import time
-
     deadline = time.monotonic() + 15
     while not (answer := happens()):
         assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.02)
+        time.sleep(0.02)  # see above: there is no event
     return answer

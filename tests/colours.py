@@ -31,7 +31,7 @@ class Colour:
         async def coloured(*args: Any, **kwargs: Any) -> Any:
             return await asyncio.to_thread(body, *args, **kwargs)
 
-        coloured.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]
+        coloured.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]  # what inspect looks for
         coloured.__qualname__, coloured.__module__ = body.__qualname__, body.__module__
         protected = idempotent(*args, **options)(coloured)
         return lambda *args, **kwargs: asyncio.run(protected(*args, **kwargs))

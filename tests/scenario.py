@@ -178,7 +178,7 @@ class Scenario:
             except AssertionError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.05)
+                time.sleep(0.05)  # for what only the passing of time brings, a lease's end above all
             else:
                 return answer
 

@@ -63,7 +63,7 @@ class Server:
                 raise RuntimeError(f"{self.command()[0]} ended with {self.process.returncode}:\n{self.output()}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
-            time.sleep(0.02)
+            time.sleep(0.02)  # nothing tells when another process listens
         raise RuntimeError(f"{self.command()} does not listen on {self.port} after {STARTUP} s:\n{self.output()}")
 
     def output(self) -> str:

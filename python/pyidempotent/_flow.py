@@ -22,7 +22,6 @@ __all__ = [
     "Flow",
     "advance",
     "advance_async",
-    "arrival",
     "enter",
     "hurry",
     "leave",
@@ -128,7 +127,12 @@ async def advance_async(
         if step is END or (step is RUN and run is None):
             return about
         if step is WAIT:
-            told = await arrival(about)
+            try:
+                told = await about
+            except BaseException:
+                # Cancelled, or the loop is closing: the claim is given back.
+                _native.abandon(about)
+                raise
             continue
         if step is BODY:
             told = await body(about)
@@ -144,16 +148,6 @@ async def advance_async(
             raise
         finally:
             leave(token)
-
-
-async def arrival(future: Any) -> Any:
-    """The result of a `WAIT`."""
-    try:
-        return await future
-    except BaseException:
-        # Cancelled, or the loop is closing: the claim is given back.
-        _native.abandon(future)
-        raise
 
 
 def no_body(_: Any) -> Any:

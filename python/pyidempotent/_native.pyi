@@ -333,10 +333,6 @@ class Capture:
     def status(self) -> int | None: ...
     @property
     def headers(self) -> list[tuple[bytes, bytes]]: ...
-    @property
-    def is_short(self) -> bool:
-        """Whether its whole length is known from its start: it does not stream."""
-
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], /) -> None:
         """Its status and headers.
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pyidempotent._current import CurrentAttempt, _current
 from pyidempotent._drain import drain
-from pyidempotent._flow import BODY, WAIT, Flow, arrival, enter, hurry, leave, protect
+from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
 from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large
 from pyidempotent._native import Capture, Facts
 from pyidempotent._plan import Asked, Plan, RequestCall, Routes
@@ -149,12 +149,10 @@ class IdempotencyMiddleware:
         try:
             if plan.asked:
                 if "fingerprint" in plan.asked:
-                    await read_body(call)  # it may be made of it
+                    await read_body(call)  # its limit holds, whether or not it is looked at
                 await call.ask_async(request_of(scope, _Again(call).receive))
             flow = protect(call)
-            step, begun = flow.step_async(call, None)
-            while step is BODY or step is WAIT:
-                step, begun = flow.step_async(call, await (read_body if step is BODY else arrival)(begun))
+            begun = await advance_async(call, flow, None, read_body)
         except IdempotencyError as error:
             await _refuse(error, call, send)
         except _Cut:
@@ -341,9 +339,7 @@ class _Running:
         """Ends the attempt; the answer of the attempt that completed in its place."""
         self._is_settled = True
         outcome = self._seen.outcome(error)
-        step, ended = self._flow.step_async(self._call, outcome)
-        if step is WAIT:
-            _, ended = self._flow.step_async(self._call, await arrival(ended))
+        ended = await advance_async(self._call, self._flow, outcome, read_body)
         return None if ended is outcome else ended.value
 
 

@@ -210,7 +210,7 @@ class _Protection:
         self._own: dict[tuple[str | None, str], Any] = {}
         self._sites: WeakKeyDictionary[Site, Site] = WeakKeyDictionary()
         self._dispatch, self._wsgi_app = app.dispatch_request, app.wsgi_app
-        app.dispatch_request = self.dispatch_request  # type: ignore[method-assign]
+        app.dispatch_request = self.dispatch_request  # type: ignore[method-assign]  # it has no hook around a view
         app.wsgi_app = self.wsgi_app  # type: ignore[method-assign]  # as Flask's documentation wraps it
 
     def site_of(self, site: Site) -> Site:
@@ -235,7 +235,7 @@ class _Protection:
 
     def dispatch_request(self, *args: Any) -> Any:
         """In the place of the application's own: calls the view, or gives the answer of its first run."""
-        current: Request = request._get_current_object()  # type: ignore[attr-defined]
+        current: Request = request._get_current_object()  # type: ignore[attr-defined]  # of a LocalProxy, which has its types
         plan = self._plan_for(current)
         try:
             if plan is None:
@@ -266,7 +266,7 @@ class _Protection:
         call = _Request(plan, Facts.of_environ(current.environ), current, self.app)
         if plan.asked:
             if "fingerprint" in plan.asked:
-                call.read()  # it may be made of it
+                call.read()  # its limit holds, whether or not it is looked at
             call.ask(current)
         flow = protect(call)
         begun = advance(call, flow, None, _Request.read)
@@ -308,20 +308,17 @@ class _Protection:
 class _Request(RequestCall):
     """A request on its way to its view."""
 
-    __slots__ = ("_app", "_read", "request")
+    __slots__ = ("_app", "request")
 
     def __init__(self, plan: Plan, facts: Facts, request: Request, app: Flask) -> None:
         self.request = request
         self._app = app
-        self._read: tuple[bytes, bytes] | None = None
 
     def read(self) -> tuple[bytes, bytes]:
         """Content type and body."""
-        if self._read is None:
-            limit = self.site.max_request_bytes
-            self.facts.refuse_declared(limit)
-            self._read = read_body(self.request, limit)
-        return self._read
+        limit = self.site.max_request_bytes
+        self.facts.refuse_declared(limit)
+        return read_body(self.request, limit)
 
     def ask(self, request: Any) -> None:
         """Asks the callables of the user's, as Flask calls what may be async."""

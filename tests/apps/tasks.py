@@ -43,7 +43,7 @@ def wait_at_gate(name: str) -> None:
     deadline = time.monotonic() + 30
     while not gate.exists():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.01)  # a file of another process's, of which nothing tells
 
 
 Once = idempotent_task(STORE, lease=LEASE, ttl=600)

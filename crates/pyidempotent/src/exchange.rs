@@ -198,6 +198,11 @@ impl Capture {
         self.status.is_some_and(|status| WITHOUT_BODY.contains(&status))
     }
 
+    /// Whether its whole length is known from its start: it does not stream.
+    fn is_short(&self) -> bool {
+        self.length.is_some() || self.has_no_body()
+    }
+
     /// What was seen; `None` where it has not started.
     fn answer(&self, py: Python<'_>) -> Option<Answer> {
         let status = self.status?;
@@ -363,12 +368,6 @@ impl Capture {
             }
         };
         Ok(ends || !says(message, intern!(py, "more_body"))?)
-    }
-
-    /// Whether its whole length is known from its start: it does not stream.
-    #[getter]
-    fn is_short(&self) -> bool {
-        self.length.is_some() || self.has_no_body()
     }
 
     /// A part of its body; whether that completes the declared length.

@@ -141,11 +141,11 @@ class ViewCall(EndpointCall):
 
     def status(self, outcome: Outcome) -> int | None:
         """The status that the client sees, as far as a view decides it."""
-        error = outcome.exception
+        error: Any = outcome.exception
         if error is None:
             return outcome.value.status_code if isinstance(outcome.value, HttpResponseBase) else None
         if _is_rest_exception(error):
-            return int(error.status_code)  # type: ignore[attr-defined]
+            return int(error.status_code)
         return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), None)
 
     def pack(self, outcome: Outcome) -> bytes:
