@@ -13,7 +13,7 @@ import uuid
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -208,7 +208,8 @@ def test_a_call_runs_once_in_both_colours(colour: Colour, make_backend: Callable
     record = backend.get("a", operation="shop.charge")
     assert record is not None
     assert record.state == "completed"
-    assert backend.resolve("a", operation="shop.charge", fence=record.fence)
+    assert not backend.resolve("a", operation="shop.charge", fence=record.fence), "it is completed"
+    assert backend.resolve("a", operation="shop.charge", fence=record.fence, force=True)
     assert charge("a") == "charged a"
     assert runs == ["a", "a"]
 
@@ -342,28 +343,38 @@ def test_what_its_threads_keep_is_kept() -> None:
 def test_leases_are_judged_by_the_clock_that_it_gives() -> None:
     class Remote(Broken):
         now = 1_700_000_000.0
+        values: ClassVar[dict[bytes, bytes]] = {}
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._values = self.values
 
         def claim(self, key: bytes, step: Step) -> None:
             with self._lock:
-                self.write(key, step(self.read(key), now=self.now))
+                self.write(key, step(self.read(key), now=Remote.now))
 
         renew = complete = release = claim
 
-    backend, inside = Remote(), []
+    inside: list[str] = []
 
-    @idempotent(backend, key="order", name="shop.charge", lease=60, ttl=120)
     def charge(order: str) -> None:
         inside.append(order)
         if len(inside) == 1:
             with pytest.raises(IdempotencyProcessing):
-                charge(order)
-            backend.now += 60
-            charge(order)
+                elsewhere(order)
+            Remote.now += 60
+            with pytest.raises(IdempotencyProcessing):
+                here(order)  # it lives, as its own process knows
+            Remote.now += 60
+            elsewhere(order)
 
-    charge("a")
+    # Two backends are as two processes.
+    options: dict[str, Any] = {"key": "order", "name": "shop.charge", "lease": 60, "ttl": 120}
+    here, elsewhere = (idempotent(Remote(), **options)(charge) for _ in range(2))
+    here("a")
     assert inside == ["a", "a"]
-    (value,) = backend._values.values()
-    assert expires_at(value) == backend.now + 120
+    (value,) = Remote.values.values()
+    assert expires_at(value) == Remote.now + 120
     with pytest.raises(ValueError, match="not an idempotency record"):
         expires_at(b"something else")
 

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::{Claim, Held};
+use crate::decide::{Claim, Held, Resolution};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::{Digest, Fingerprint};
 use crate::key::{Key, Operation, Scope, StorageKey};
-use crate::record::{AfterCrash, Record, State, Token};
+use crate::record::{AfterCrash, Micros, Record, State, Token};
 use crate::store::{Claimed, Completed, Store};
 
 const LEASE: Duration = Duration::from_millis(150);
 const TTL: Duration = Duration::from_millis(600);
 /// Long enough that nothing lapses while a step is checked.
 const LONG: Duration = Duration::from_secs(60);
+/// Until when an absent record is written: not at all.
+const NEVER: Micros = 0;
 
 /// Checks a store against every rule of [`Store`]. It uses keys of its own; an empty store is not needed.
 ///
@@ -38,11 +40,12 @@ pub async fn check(store: impl Store) {
     a_lapsed_claim_is_taken_over_once(store).await;
     a_renewed_claim_is_not_taken_over(store).await;
     a_late_owner_that_nobody_followed_completes(store).await;
-    an_absent_record_is_recreated_only_when_told(store).await;
+    an_absent_record_is_recreated_only_in_time(store).await;
     a_lapsed_record_stays_for_its_ttl(store).await;
     a_completed_record_expires(store).await;
     fences_grow(store).await;
-    an_operator_resolves_by_fence(store).await;
+    an_operator_resolves_what_is_unknown_or_lapsed(store).await;
+    an_operator_does_not_resolve_what_came_back_to_life_or_ended(store).await;
     of_many_claims_one_holds(store).await;
     keys_do_not_meet(store).await;
     what_is_unfinished_is_listed(store).await;
@@ -160,10 +163,10 @@ async fn a_completion_is_kept_as_it_is(store: &dyn Store) {
         let own = claimed(store, &key, attempt(LONG, LONG), None).await;
         let done = completed(&own, result);
         for _ in 0..2 {
-            let answer = store.complete(&key, &done, false).await.answers();
+            let answer = store.complete(&key, &done, NEVER).await.answers();
             assert!(matches!(answer, Completed::Stored), "an owner completes, and sending it again succeeds");
         }
-        let again = store.complete(&key, &completed(&own, b"other"), true).await.answers();
+        let again = store.complete(&key, &completed(&own, b"other"), Micros::MAX).await.answers();
         assert!(matches!(again, Completed::Stored), "a completion sent again succeeds");
         assert_eq!(
             stored(store, &key).await,
@@ -180,7 +183,7 @@ async fn only_the_owner_completes(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LONG, LONG), None).await;
     let stranger = completed(&attempt(LONG, LONG), b"x");
-    match store.complete(&key, &stranger, true).await.answers() {
+    match store.complete(&key, &stranger, Micros::MAX).await.answers() {
         Completed::Refused(Some(held)) => {
             assert_eq!(held.record, own, "a refused completion is told what stands there")
         }
@@ -198,7 +201,7 @@ async fn only_the_owner_releases(store: &dyn Store) {
     assert!(!store.release(&key, &own).await.answers(), "a released claim is gone");
     assert_eq!(stored(store, &key).await, None, "a released key is absent");
     let next = claimed(store, &key, attempt(LONG, LONG), None).await;
-    store.complete(&key, &completed(&next, b"r"), false).await.answers();
+    store.complete(&key, &completed(&next, b"r"), NEVER).await.answers();
     assert!(!store.release(&key, &next).await.answers(), "a completed record is not released, not even by its owner");
     assert!(stored(store, &key).await.is_some(), "a completed record stays");
 }
@@ -216,7 +219,7 @@ async fn a_lapsed_claim_is_taken_over_once(store: &dyn Store) {
     refused(store, &key, attempt(LONG, LONG), Some(&first), "a claim is taken over once").await;
     assert!(!store.renew(&key, &first).await.answers(), "who was taken over does not renew");
     assert!(!store.release(&key, &first).await.answers(), "who was taken over does not release");
-    let late = store.complete(&key, &completed(&first, b"late"), true).await.answers();
+    let late = store.complete(&key, &completed(&first, b"late"), Micros::MAX).await.answers();
     assert!(matches!(late, Completed::Refused(Some(_))), "who was taken over does not complete");
     assert_eq!(stored(store, &key).await, Some(second), "who was taken over changes nothing");
 }
@@ -240,18 +243,24 @@ async fn a_late_owner_that_nobody_followed_completes(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LEASE, LONG), None).await;
     pass(LEASE).await;
-    let answer = store.complete(&key, &completed(&own, b"late"), false).await.answers();
+    let answer = store.complete(&key, &completed(&own, b"late"), NEVER).await.answers();
     assert!(matches!(answer, Completed::Stored), "completing late is fine while the token matches");
 }
 
-async fn an_absent_record_is_recreated_only_when_told(store: &dyn Store) {
+async fn an_absent_record_is_recreated_only_in_time(store: &dyn Store) {
     let key = fresh_key();
-    let lost = Record { fence: 7, ..completed(&attempt(LONG, LONG), b"r") };
-    let answer = store.complete(&key, &lost, false).await.answers();
-    assert!(matches!(answer, Completed::Refused(None)), "an absent claim is not completed");
-    assert_eq!(stored(store, &key).await, None, "a refused completion writes nothing");
-    let answer = store.complete(&key, &lost, true).await.answers();
-    assert!(matches!(answer, Completed::Stored), "an absent record is recreated when that is asked for");
+    // A fence is the clock at the claim.
+    let own = claimed(store, &key, attempt(LONG, LONG), None).await;
+    let (lost, lease_end) = (completed(&own, b"r"), own.fence + own.lease);
+    assert!(store.release(&key, &own).await.answers(), "an owner releases its claim");
+    pass(Duration::ZERO).await; // the clock is past the fence by now
+    for too_late in [NEVER, own.fence] {
+        let answer = store.complete(&key, &lost, too_late).await.answers();
+        assert!(matches!(answer, Completed::Refused(None)), "an absent claim is not completed once its time is over");
+        assert_eq!(stored(store, &key).await, None, "a refused completion writes nothing");
+    }
+    let answer = store.complete(&key, &lost, lease_end).await.answers();
+    assert!(matches!(answer, Completed::Stored), "an absent record is recreated before the time given");
     assert_eq!(stored(store, &key).await, Some(lost), "a recreated record is complete");
 }
 
@@ -271,7 +280,7 @@ async fn a_completed_record_expires(store: &dyn Store) {
     let key = fresh_key();
     let own = claimed(store, &key, attempt(LEASE, TTL), None).await;
     tokio::time::sleep(LEASE).await;
-    store.complete(&key, &completed(&own, b"r"), false).await.answers();
+    store.complete(&key, &completed(&own, b"r"), NEVER).await.answers();
     tokio::time::sleep(TTL - LEASE / 2).await;
     assert!(stored(store, &key).await.is_some(), "`ttl` counts from the completion");
     pass(LEASE).await;
@@ -292,19 +301,59 @@ async fn fences_grow(store: &dyn Store) {
     }
 }
 
-async fn an_operator_resolves_by_fence(store: &dyn Store) {
+async fn resolve(store: &dyn Store, key: &StorageKey, fence: u64, into: Option<&Record>, force: bool) -> bool {
+    let resolution = Resolution { fence, into: into.cloned(), force };
+    store.resolve(key, &resolution).await.answers()
+}
+
+async fn an_operator_resolves_what_is_unknown_or_lapsed(store: &dyn Store) {
+    for is_unknown in [true, false] {
+        let key = fresh_key();
+        let own = claimed(store, &key, attempt(LEASE, LONG), None).await;
+        let word = Record { token: Token::random(), ..completed(&own, b"by hand") };
+        assert!(!resolve(store, &key, own.fence, None, false).await, "a live claim is not removed");
+        assert!(!resolve(store, &key, own.fence, Some(&word), false).await, "a live claim is not resolved");
+        let seen = match is_unknown {
+            true => Record { state: State::Unknown, ..own.clone() },
+            false => own.clone(),
+        };
+        match is_unknown {
+            true => drop(store.complete(&key, &seen, NEVER).await.answers()),
+            false => pass(LEASE).await,
+        }
+        assert!(!resolve(store, &key, own.fence + 1, Some(&word), true).await, "another fence is not resolved");
+        assert!(!resolve(store, &key, own.fence + 1, None, true).await, "another fence is not removed");
+        assert_eq!(stored(store, &key).await, Some(seen), "a refused resolution changes nothing");
+        assert!(resolve(store, &key, own.fence, Some(&word), false).await, "what is unknown or lapsed is resolved");
+        assert_eq!(stored(store, &key).await, Some(word), "a resolved record is the operator's");
+        let late = store.complete(&key, &completed(&own, b"late"), Micros::MAX).await.answers();
+        assert!(matches!(late, Completed::Refused(Some(_))), "the old attempt does not overwrite an operator's word");
+    }
     let key = fresh_key();
-    let own = claimed(store, &key, attempt(LONG, LONG), None).await;
-    let word = Record { token: Token::random(), ..completed(&own, b"by hand") };
-    assert!(!store.resolve(&key, own.fence + 1, Some(&word)).await.answers(), "another fence is not resolved");
-    assert!(!store.resolve(&key, own.fence + 1, None).await.answers(), "another fence is not removed");
-    assert_eq!(stored(store, &key).await, Some(own.clone()), "a refused resolution changes nothing");
-    assert!(store.resolve(&key, own.fence, Some(&word)).await.answers(), "the right fence is resolved");
-    assert_eq!(stored(store, &key).await, Some(word), "a resolved record is the operator's");
-    let late = store.complete(&key, &completed(&own, b"late"), true).await.answers();
-    assert!(matches!(late, Completed::Refused(Some(_))), "the old attempt does not overwrite an operator's word");
-    assert!(store.resolve(&key, own.fence, None).await.answers(), "the right fence is removed");
+    let own = claimed(store, &key, attempt(LEASE, LONG), None).await;
+    pass(LEASE).await;
+    assert!(resolve(store, &key, own.fence, None, false).await, "what has lapsed is removed");
     assert_eq!(stored(store, &key).await, None, "a removed record is absent");
+}
+
+async fn an_operator_does_not_resolve_what_came_back_to_life_or_ended(store: &dyn Store) {
+    let key = fresh_key();
+    let own = claimed(store, &key, attempt(LEASE, LONG), None).await;
+    pass(LEASE).await;
+    assert!(store.renew(&key, &own).await.answers(), "a late renewal is fine while the token matches");
+    assert!(!resolve(store, &key, own.fence, None, false).await, "a claim that came back to life is not removed");
+    let done = completed(&own, b"r");
+    store.complete(&key, &done, NEVER).await.answers();
+    let word = Record { token: Token::random(), ..completed(&own, b"by hand") };
+    for into in [None, Some(&word)] {
+        assert!(!resolve(store, &key, own.fence, into, false).await, "a stored result is not resolved");
+        assert_eq!(stored(store, &key).await, Some(done.clone()), "a refused resolution changes nothing");
+    }
+    assert!(resolve(store, &key, own.fence, Some(&word), true).await, "an operator who insists replaces a result");
+    assert!(resolve(store, &key, own.fence, None, true).await, "an operator who insists removes a result");
+    let live = claimed(store, &key, attempt(LONG, LONG), None).await;
+    assert!(resolve(store, &key, live.fence, None, true).await, "an operator who insists removes a live claim");
+    assert!(!resolve(store, &key, live.fence, None, true).await, "an absent record is not resolved");
 }
 
 async fn what_is_unfinished_is_listed(store: &dyn Store) {
@@ -313,9 +362,9 @@ async fn what_is_unfinished_is_listed(store: &dyn Store) {
     let (unknown_key, done_key) = (fresh_key(), fresh_key());
     let unknown = claimed(store, &unknown_key, attempt(LONG, LONG), None).await;
     let held = Record { state: State::Unknown, ..unknown.clone() };
-    store.complete(&unknown_key, &held, false).await.expect("a completion is answered");
+    store.complete(&unknown_key, &held, NEVER).await.expect("a completion is answered");
     let done = claimed(store, &done_key, attempt(LONG, LONG), None).await;
-    store.complete(&done_key, &completed(&done, b"r"), false).await.expect("a completion is answered");
+    store.complete(&done_key, &completed(&done, b"r"), NEVER).await.expect("a completion is answered");
     pass(LEASE).await;
     let listed = match store.unfinished(usize::MAX).await {
         Ok(listed) => listed,

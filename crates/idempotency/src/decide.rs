@@ -23,6 +23,13 @@ pub struct Held {
     pub lease_end: Micros,
 }
 
+impl Held {
+    /// Whether it is a claim whose lease has ended. `now` is the clock that `lease_end` was read on.
+    pub fn is_lapsed(&self, now: Micros) -> bool {
+        self.record.state == State::InFlight && self.lease_end <= now
+    }
+}
+
 /// What is asked of [`decide`].
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -99,10 +106,24 @@ pub enum Claiming {
 pub fn claim(held: Option<Held>, claim: &Claim, now: Micros, fence_clock: Micros) -> Claiming {
     let previous = match (held, &claim.takes_over) {
         (None, _) => 0,
-        (Some(held), Some(seen)) if held.record == *seen && held.lease_end <= now => seen.fence + 1,
+        (Some(held), Some(seen)) if held.record == *seen && held.is_lapsed(now) => seen.fence + 1,
         (Some(held), _) => return Claiming::Stands(held),
     };
     Claiming::Write(Record { fence: previous.max(fence_clock), ..claim.record.clone() })
+}
+
+/// How work may begin on a claim that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The lease still holds.
+    Now,
+    /// The lease may have ended, as in a process that was stopped: renew first, and claim again where that fails.
+    AfterRenewal,
+}
+
+/// Whether work may begin. Both are times of one clock; `lease_end` counts from before the claim was sent.
+pub fn start<T: PartialOrd>(lease_end: T, now: T) -> Start {
+    if now < lease_end { Start::Now } else { Start::AfterRenewal }
 }
 
 /// Whether a renewal or a release by this token may touch `held`.
@@ -121,14 +142,35 @@ pub enum Settle {
     Refused,
 }
 
-/// The completion's step. `recreate`: an absent record may be written, because the attempt's own lease has not ended.
-pub fn complete(held: Option<&Held>, token: Token, recreate: bool) -> Settle {
+/// The completion's step. An absent record is written while `fence_clock`, the wall clock of the store, has not reached
+/// `recreate_until`: until then the attempt's own lease lasts, and no successor can have come and gone.
+pub fn complete(held: Option<&Held>, token: Token, recreate_until: Micros, fence_clock: Micros) -> Settle {
     match held {
-        None if recreate => Settle::Write,
+        None if fence_clock < recreate_until => Settle::Write,
         Some(held) if held.record.token == token => match held.record.state {
             State::InFlight => Settle::Write,
             _ => Settle::Already,
         },
         _ => Settle::Refused,
     }
+}
+
+/// An operator's word on a record.
+#[derive(Clone, Debug)]
+pub struct Resolution {
+    /// The fence of the record that the operator looked at. Every later attempt has a greater one.
+    pub fence: u64,
+    /// What stands there instead; `None`: nothing, so that a repeat runs.
+    pub into: Option<Record>,
+    /// Resolves a live claim or a stored result too.
+    pub force: bool,
+}
+
+/// Whether the resolution's step is taken. A fence does not change when its attempt completes or renews, so that the
+/// record must still be unknown or lapsed, unless the operator insists.
+pub fn resolve(held: Option<&Held>, resolution: &Resolution, now: Micros) -> bool {
+    held.is_some_and(|held| {
+        let is_open = held.record.state == State::Unknown || held.is_lapsed(now);
+        held.record.fence == resolution.fence && (is_open || resolution.force)
+    })
 }

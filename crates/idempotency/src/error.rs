@@ -10,8 +10,12 @@ pub enum StoreErrorKind {
     NotExecuted,
     /// A timeout or a lost connection: it may have been executed.
     Unknown,
+    /// The store answered with an error of its own: the operation may have been executed.
+    Refused,
     /// There is no room for another claim. Nothing was executed.
     Full,
+    /// The store can never take this result. Nothing was executed.
+    TooLarge,
     /// Something that is not ours, or newer than us, stands under the key. Nothing was executed.
     Foreign,
     /// The store can't be used as it is set up (password, version, path). Nothing was executed.
@@ -41,6 +45,17 @@ impl StoreError {
     /// What became of the operation.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+
+    /// Of two sendings of one operation the worse counts: where the first may have been executed, both may.
+    pub(crate) fn after(self, first: &Self) -> Self {
+        let kind = if first.may_be_executed() { first.kind } else { self.kind };
+        Self { kind, ..self }
+    }
+
+    /// Whether the operation may have been executed after all.
+    pub(crate) fn may_be_executed(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Unknown | StoreErrorKind::Refused)
     }
 
     /// The same error for another operation that it undid too, without its source.

@@ -182,6 +182,16 @@ impl ScopedKeys {
 pub struct StorageKey(pub [u8; 32]);
 
 impl StorageKey {
+    /// The record's short id: the first 12 digits of the storage key. Log lines name records by it, since a key may be
+    /// the only secret that a client has.
+    ///
+    /// ```
+    /// assert_eq!(idempotency::StorageKey([0xab; 32]).id(), "abababababab");
+    /// ```
+    pub fn id(&self) -> String {
+        hex(&self.0[..6])
+    }
+
     /// A child key for a downstream call: the same for every attempt of this key, different for every `name`.
     pub fn derive(&self, name: &str) -> String {
         let digest = Digest::new("idempotency derived key 1").part(&self.0).part(name.as_bytes());

@@ -10,7 +10,7 @@
 //! assert!(expires(b"something else").is_err());
 //! ```
 
-use crate::decide::{self, Claim, Claiming, Held, Settle};
+use crate::decide::{self, Claim, Claiming, Held, Resolution, Settle};
 use crate::record::{Micros, Record, RecordError, Token};
 use crate::store::{Claimed, Completed};
 
@@ -21,14 +21,14 @@ pub enum Step {
     Claim(Claim),
     /// [`Store::renew`](crate::Store::renew).
     Renew(Token),
-    /// [`Store::complete`](crate::Store::complete): the record, and whether an absent one is written.
-    Complete(Record, bool),
+    /// [`Store::complete`](crate::Store::complete): the record, and until when an absent one is written.
+    Complete(Record, Micros),
     /// [`Store::release`](crate::Store::release).
     Release(Token),
     /// [`Store::get`](crate::Store::get).
     Get,
-    /// [`Store::resolve`](crate::Store::resolve): the fence, and what replaces its record.
-    Resolve(u64, Option<Record>),
+    /// [`Store::resolve`](crate::Store::resolve).
+    Resolve(Resolution),
 }
 
 /// What becomes of the value.
@@ -81,17 +81,20 @@ impl Step {
                 let own = held.filter(|held| decide::owns(Some(held), *token));
                 done(own.map(|held| Change::Write(write(&held.record, now))))
             }
-            Self::Complete(record, recreate) => match decide::complete(held.as_ref(), record.token, *recreate) {
-                Settle::Write => (Change::Write(write(record, now)), Answer::Completed(Completed::Stored)),
-                Settle::Already => (Change::Nothing, Answer::Completed(Completed::Stored)),
-                Settle::Refused => (Change::Nothing, Answer::Completed(Completed::Refused(held))),
-            },
+            Self::Complete(record, recreate_until) => {
+                match decide::complete(held.as_ref(), record.token, *recreate_until, now) {
+                    Settle::Write => (Change::Write(write(record, now)), Answer::Completed(Completed::Stored)),
+                    Settle::Already => (Change::Nothing, Answer::Completed(Completed::Stored)),
+                    Settle::Refused => (Change::Nothing, Answer::Completed(Completed::Refused(held))),
+                }
+            }
             Self::Release(token) => done(decide::owns(held.as_ref(), *token).then_some(Change::Remove)),
             Self::Get => (Change::Nothing, Answer::Found(held.map(|held| (held, now)))),
-            Self::Resolve(fence, into) => {
-                let known = held.is_some_and(|held| held.record.fence == *fence);
-                let change = into.as_ref().map_or(Change::Remove, |record| Change::Write(write(record, now)));
-                done(known.then_some(change))
+            Self::Resolve(resolution) => {
+                let is_taken = decide::resolve(held.as_ref(), resolution, now);
+                let change =
+                    resolution.into.as_ref().map_or(Change::Remove, |record| Change::Write(write(record, now)));
+                done(is_taken.then_some(change))
             }
         })
     }

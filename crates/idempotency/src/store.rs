@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::decide::{Claim, Held};
+use crate::decide::{Claim, Held, Resolution};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record};
@@ -75,7 +75,7 @@ pub struct Watch {
 ///
 /// ```
 /// use std::{collections::HashMap, sync::Mutex, time::Instant};
-/// use idempotency::decide::{self, Claim, Claiming, Held, Settle};
+/// use idempotency::decide::{self, Claim, Claiming, Held, Resolution, Settle};
 /// use idempotency::store::{Claimed, Completed, Reply, Store};
 /// use idempotency::{Record, StorageKey};
 ///
@@ -111,8 +111,8 @@ pub struct Watch {
 ///             own
 ///         })
 ///     }
-///     fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
-///         self.step(key, |held, now, records| match decide::complete(held.as_ref(), record.token, recreate) {
+///     fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, until: u64) -> Reply<'a, Completed> {
+///         self.step(key, |held, now, records| match decide::complete(held.as_ref(), record.token, until, now) {
 ///             Settle::Write => { records.insert(*key, entry(record.clone(), now)); Completed::Stored }
 ///             Settle::Already => Completed::Stored,
 ///             Settle::Refused => Completed::Refused(held),
@@ -128,16 +128,16 @@ pub struct Watch {
 ///     fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, u64)>> {
 ///         self.step(key, |held, now, _| held.map(|held| (held, now)))
 ///     }
-///     fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+///     fn resolve<'a>(&'a self, key: &'a StorageKey, word: &'a Resolution) -> Reply<'a, bool> {
 ///         self.step(key, |held, now, records| {
-///             let known = held.is_some_and(|held| held.record.fence == fence);
-///             if known {
-///                 match into {
+///             let is_taken = decide::resolve(held.as_ref(), word, now);
+///             if is_taken {
+///                 match &word.into {
 ///                     Some(record) => { records.insert(*key, entry(record.clone(), now)); }
 ///                     None => { records.remove(key); }
 ///                 }
 ///             }
-///             known
+///             is_taken
 ///         })
 ///     }
 /// }
@@ -155,8 +155,9 @@ pub trait Store: Send + Sync + 'static {
     fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool>;
 
     /// Replaces the attempt's own in-flight record by `record`, for `record.ttl`. Sent again by the same attempt it
-    /// succeeds and changes nothing. `recreate`: an absent record is written too.
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed>;
+    /// succeeds and changes nothing. An absent record is written too while the clock that fences come from has not
+    /// reached `recreate_until`; 0: never.
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed>;
 
     /// Removes the attempt's own in-flight record. `false`: there is none, and nothing changed.
     fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool>;
@@ -164,8 +165,14 @@ pub trait Store: Send + Sync + 'static {
     /// What stands there, and the clock its lease is on.
     fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>>;
 
-    /// An operator's word: replaces the record of exactly this fence, or removes it. `false`: no such record.
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool>;
+    /// An operator's word: replaces or removes the record of exactly this fence, while it is unknown or lapsed or
+    /// where the operator insists. `false`: there is no such record, and nothing changed.
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool>;
+
+    /// The longest that an operation takes before it fails.
+    fn time_limit(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 
     /// Removes what has expired; how many. A store that expires by itself has nothing to do.
     fn purge(&self) -> Reply<'_, u64> {
@@ -191,8 +198,8 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
         (**self).renew(key, attempt)
     }
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
-        (**self).complete(key, record, recreate)
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
+        (**self).complete(key, record, recreate_until)
     }
     fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
         (**self).release(key, attempt)
@@ -200,8 +207,11 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
         (**self).get(key)
     }
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
-        (**self).resolve(key, fence, into)
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
+        (**self).resolve(key, resolution)
+    }
+    fn time_limit(&self) -> Duration {
+        (**self).time_limit()
     }
     fn purge(&self) -> Reply<'_, u64> {
         (**self).purge()

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::place::*;
+use idempotency::decide::Start;
 use idempotency::{
     AfterCrash, Attempt, Begun, Call, Decision, Idempotency, Options, OptionsError, Outcome, RunError, Settled, State,
     StoreErrorKind, Verdict,
@@ -17,8 +18,9 @@ on_every_store! {
     a_result_that_is_not_kept_is_told_and_nothing_runs
     of_fifty_at_once_one_runs
     a_dropped_begin_frees_the_key
-    a_dropped_attempt_frees_the_key
+    a_dropped_attempt_frees_the_key_unless_its_work_began
     a_panic_frees_the_key
+    a_run_that_is_dropped_half_way_is_held
     a_settle_that_is_dropped_goes_on
     a_settle_that_is_dropped_before_its_first_poll_goes_on
     failures_end_as_the_crash_policy_says
@@ -93,23 +95,23 @@ async fn a_dropped_begin_frees_the_key(place: Place) {
     }
 }
 
-async fn a_dropped_attempt_frees_the_key(place: Place) {
+async fn a_dropped_attempt_frees_the_key_unless_its_work_began(place: Place) {
     let (engine, other) = (place.engine(), place.engine());
     let refusing = place.engine().after_crash(AfterCrash::Refuse);
-    for (key, engine, start, free) in
-        [(1, &engine, false, true), (2, &engine, true, true), (3, &refusing, false, true), (4, &refusing, true, false)]
-    {
+    let drops = [
+        (1, &engine, false, "run"),
+        (2, &engine, true, "in flight"),
+        (3, &refusing, false, "run"),
+        (4, &refusing, true, "unknown"),
+    ];
+    for (key, engine, start, then) in drops {
         let mut attempt = begun(engine, &call(key)).await;
         if start {
-            attempt.start();
+            assert_eq!(attempt.start(), Start::Now);
         }
         drop(attempt);
         drained(engine).await;
-        match other.begin(&call(key)).await.unwrap() {
-            Begun::Run(_) => assert!(free, "what began under refuse is unknown"),
-            Begun::Unknown => assert!(!free, "key {key} is not free"),
-            other => panic!("key {key}: {other:?}"),
-        }
+        assert_eq!(met(&other, &call(key)).await, then, "key {key}");
     }
 }
 
@@ -123,6 +125,27 @@ async fn a_panic_frees_the_key(place: Place) {
     assert!(tokio::spawn(panics).await.unwrap_err().is_panic());
     drained(&engine).await;
     begun(&place.engine(), &call(1)).await;
+}
+
+async fn a_run_that_is_dropped_half_way_is_held(place: Place) {
+    for (key, policy, then) in [(1, AfterCrash::Rerun, "in flight"), (2, AfterCrash::Refuse, "unknown")] {
+        let engine = place.engine().after_crash(policy).lease(LEASE * 3);
+        let began = tokio::sync::Notify::new();
+        let running = async {
+            let work = async |_: &Attempt| -> Result<Vec<u8>, ()> {
+                began.notify_one();
+                std::future::pending().await
+            };
+            engine.run(&call(key), work).await
+        };
+        // As hyper does with a handler whose client left.
+        tokio::select! { _ = running => panic!("it never ends"), () = began.notified() => {} }
+        drained(&engine).await;
+        assert_eq!(met(&place.engine(), &call(key)).await, then, "{policy:?}");
+    }
+    tokio::time::sleep(LEASE * 3).await;
+    assert_eq!(met(&place.engine(), &call(1)).await, "run", "its lease has lapsed");
+    assert_eq!(met(&place.engine(), &call(2)).await, "unknown");
 }
 
 async fn a_settle_that_is_dropped_goes_on(place: Place) {
@@ -146,7 +169,7 @@ async fn a_settle_that_is_dropped_goes_on(place: Place) {
 async fn a_settle_that_is_dropped_before_its_first_poll_goes_on(place: Place) {
     let (engine, other) = (place.engine(), place.engine());
     let mut attempt = begun(&engine, &call(1)).await;
-    attempt.start();
+    assert_eq!(attempt.start(), Start::Now);
     // What `select!` does to the branch that it does not look at.
     drop(attempt.settle(complete("kept")));
     drained(&engine).await;
@@ -181,7 +204,7 @@ async fn failures_end_as_the_crash_policy_says(place: Place) {
     for (key, policy, verdict, then) in ends {
         let engine = place.engine().after_crash(policy).lease(LEASE);
         let mut attempt = begun(&engine, &call(key)).await;
-        attempt.start();
+        assert_eq!(attempt.start(), Start::Now);
         let shown = format!("{verdict:?} under {policy:?}");
         assert_eq!(attempt.settle(verdict).await, Settled::Stored, "{shown}");
         assert_eq!(met(&engine, &paying(key, 1)).await, if then == "run" { "run" } else { "mismatch" }, "{shown}");
@@ -197,15 +220,15 @@ async fn failures_end_as_the_crash_policy_says(place: Place) {
 async fn an_operator_resolves_both_ways(place: Place) {
     let engine = place.engine().after_crash(AfterCrash::Refuse);
     for (key, result) in [(1, Some("by hand")), (2, None)] {
-        assert!(!engine.resolve(&call(key).key, 1, None).await.unwrap(), "nothing stands there");
+        assert!(!engine.resolve(&call(key).key, 1, None, true).await.unwrap(), "nothing stands there");
         let attempt = begun(&engine, &call(key)).await;
         let fence = attempt.fence();
         attempt.settle(Verdict::Hold).await;
         let (held, _) = engine.get(&call(key).key).await.unwrap().unwrap();
         assert_eq!((held.record.state, held.record.fence), (State::Unknown, fence));
         let word = result.map(|text| text.as_bytes().into());
-        assert!(!engine.resolve(&call(key).key, fence + 1, word.clone()).await.unwrap(), "another fence");
-        assert!(engine.resolve(&call(key).key, fence, word).await.unwrap());
+        assert!(!engine.resolve(&call(key).key, fence + 1, word.clone(), true).await.unwrap(), "another fence");
+        assert!(engine.resolve(&call(key).key, fence, word, false).await.unwrap());
         match result {
             Some(text) => assert_eq!(replayed(&place.engine(), &call(key)).await, text),
             None => assert!(begun(&place.engine(), &call(key)).await.fence() > fence),
@@ -213,7 +236,7 @@ async fn an_operator_resolves_both_ways(place: Place) {
     }
     // An attempt that still runs when an operator speaks changes nothing afterwards.
     let attempt = begun(&engine, &call(3)).await;
-    assert!(engine.resolve(&call(3).key, attempt.fence(), Some(b"by hand"[..].into())).await.unwrap());
+    assert!(engine.resolve(&call(3).key, attempt.fence(), Some(b"by hand"[..].into()), true).await.unwrap());
     assert_eq!(attempt.settle(complete("late")).await, Settled::Replaced(b"by hand"[..].into()));
     assert_eq!(replayed(&place.engine(), &call(3)).await, "by hand");
 }

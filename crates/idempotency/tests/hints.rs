@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::Redis;
 use common::place::{begun, call, complete, redis_store, replayed};
-use idempotency::decide::{Claim, Held};
+use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::store::{Claimed, Completed, Reply, Watch};
 use idempotency::stores::RedisStore;
 use idempotency::{Idempotency, Micros, Record, StorageKey, Store};
@@ -23,8 +23,8 @@ impl Store for HardlyLooks {
         self.0.renew(key, attempt)
     }
 
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
-        self.0.complete(key, record, recreate)
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
+        self.0.complete(key, record, recreate_until)
     }
 
     fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
@@ -35,8 +35,8 @@ impl Store for HardlyLooks {
         self.0.get(key)
     }
 
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
-        self.0.resolve(key, fence, into)
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
+        self.0.resolve(key, resolution)
     }
 
     fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {

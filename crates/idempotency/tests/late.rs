@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use idempotency::clock::FakeClock;
-use idempotency::decide::{Claim, Held};
+use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::store::{Claimed, Completed, Reply, Store};
 use idempotency::stores::MemoryStore;
 use idempotency::{
@@ -44,8 +44,8 @@ impl Store for Late {
     fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
         self.0.memory.renew(key, attempt)
     }
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
-        self.0.memory.complete(key, record, recreate)
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
+        self.0.memory.complete(key, record, recreate_until)
     }
     fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
         Box::pin(async move {
@@ -57,8 +57,8 @@ impl Store for Late {
     fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
         self.0.memory.get(key)
     }
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
-        self.0.memory.resolve(key, fence, into)
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
+        self.0.memory.resolve(key, resolution)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::place::*;
+use idempotency::decide::Start;
 use idempotency::{AfterCrash, Attempt, Begun, Outcome, Settled, Verdict};
 
 on_every_store! {
@@ -75,7 +76,7 @@ async fn a_waiter_is_answered_when_its_leader_ends(place: Place) {
 async fn fifty_waiters_whose_leader_fails_run_once_more(place: Place) {
     let engines = [place.engine(), place.engine()];
     let mut leader = begun(&engines[0], &call(1)).await;
-    leader.start();
+    assert_eq!(leader.start(), Start::Now);
     let ran = Arc::new(AtomicUsize::new(1));
     let waiting: Vec<_> = (0..50)
         .map(|n| (engines[n % 2].clone().wait(Duration::from_secs(20)), ran.clone()))

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use idempotency::clock::{Clock, FakeClock};
-use idempotency::decide::{Claim, Claiming, Held, Request};
+use idempotency::decide::{Claim, Claiming, Held, Request, Resolution};
 use idempotency::store::{Claimed, Completed, Reply, Store};
 use idempotency::stores::MemoryStore;
 use idempotency::{AfterCrash, Decision, Fingerprint, Micros, Record, State, StorageKey, Token, decide};
@@ -74,6 +74,7 @@ enum Step {
     Resolve {
         fence_off: u64,
         result: Option<u8>,
+        force: bool,
     },
     Pass {
         micros: u64,
@@ -88,8 +89,8 @@ fn step() -> impl Strategy<Value = Step> {
     let state = prop_oneof![3 => Just(State::Completed), 1 => Just(State::NotKept), 1 => Just(State::Unknown)];
     let settle = (who.clone(), state, any::<u8>(), any::<bool>())
         .prop_map(|(who, state, result, recreate)| Step::Settle { who, state, result, recreate });
-    let resolve = (0u64..2, proptest::option::of(any::<u8>()))
-        .prop_map(|(fence_off, result)| Step::Resolve { fence_off, result });
+    let resolve = (0u64..2, proptest::option::of(any::<u8>()), any::<bool>())
+        .prop_map(|(fence_off, result, force)| Step::Resolve { fence_off, result, force });
     prop_oneof![
         5 => begin,
         2 => who.clone().prop_map(|who| Step::Again { who }),
@@ -243,10 +244,11 @@ impl World {
             }
             Step::Settle { who, state, result, recreate } => {
                 let own = &self.players[who].record;
-                // As the engine: a record is recreated only before its own lease ended, by who was granted one.
-                let recreate = recreate && self.players[who].believes_until.is_some_and(|until| now < until);
+                // As the engine: until the lease ends that it was granted. It may arrive at any time after that.
+                let until = self.players[who].believes_until.filter(|_| recreate).unwrap_or(0);
+                let recreate = now < until;
                 let done = Record { state, result: [result].into(), ..own.clone() };
-                match answer(self.store.complete(&KEY, &done, recreate)) {
+                match answer(self.store.complete(&KEY, &done, until)) {
                     Completed::Stored if in_flight || before.is_none() => {
                         assert!(owns(own) || before.is_none() && recreate);
                         assert_eq!(self.held().unwrap().record, done);
@@ -272,7 +274,7 @@ impl World {
                 assert_eq!(self.held(), if released { None } else { before });
                 self.players[who].believes_until = None;
             }
-            Step::Resolve { fence_off, result } => {
+            Step::Resolve { fence_off, result, force } => {
                 let Some(held) = before.clone() else { return };
                 let into = result.map(|result| Record {
                     state: State::Completed,
@@ -280,8 +282,10 @@ impl World {
                     result: [result].into(),
                     ..held.record.clone()
                 });
-                let resolved = answer(self.store.resolve(&KEY, held.record.fence + fence_off, into.as_ref()));
-                assert_eq!(resolved, fence_off == 0, "an operator names the fence he saw");
+                let resolution = Resolution { fence: held.record.fence + fence_off, into: into.clone(), force };
+                let resolved = answer(self.store.resolve(&KEY, &resolution));
+                let is_open = held.record.state == State::Unknown || in_flight && held.lease_end <= now;
+                assert_eq!(resolved, fence_off == 0 && (is_open || force), "an operator decides what is open");
                 if resolved {
                     // By hand: whatever attempt ran is out, and what it believes does not count any more.
                     self.players.iter_mut().for_each(|player| player.believes_until = None);

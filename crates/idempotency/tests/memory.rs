@@ -48,7 +48,7 @@ async fn a_completion_lives_its_ttl_from_its_own_time() {
     let claimed = claim(&store, record(1, 1, 10), None).await;
     pass(&clock, 8);
     let done = Record { state: State::Completed, result: (*b"done").into(), ..claimed };
-    assert!(matches!(store.complete(&KEY, &done, false).await, Ok(Completed::Stored)));
+    assert!(matches!(store.complete(&KEY, &done, 0).await, Ok(Completed::Stored)));
     pass(&clock, 9); // the claim would have gone long ago
     assert_eq!(store.get(&KEY).await.unwrap().map(|(held, _)| held.record), Some(done));
     pass(&clock, 1);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::Redis;
 use common::place::{LIMIT, begun, call, complete, redis_engine, redis_store, replayed};
 use idempotency::clock::wall_clock;
-use idempotency::decide::Claim;
+use idempotency::decide::{Claim, Resolution};
 use idempotency::store::{Claimed, Store};
 use idempotency::stores::{RedisOptions, RedisStore};
 use idempotency::{
@@ -66,7 +66,7 @@ async fn fences_and_times_survive_the_scripts() {
     assert!(store.release(&KEY, &own).await.unwrap());
     // A clock that was ahead: the fence grows by one, to the last digit.
     let ahead = Record { fence: 4_102_444_800_000_001, lease: 1000, ..attempt() };
-    store.complete(&KEY, &ahead, true).await.unwrap(); // written as it is, since nothing stands there
+    store.complete(&KEY, &ahead, u64::MAX).await.unwrap(); // written as it is, since nothing stands there
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(claimed(&store, &attempt(), Some(ahead)).await, 4_102_444_800_000_002);
     assert_eq!(server.cli(&["GETRANGE", &name(&KEY), "22", "37"]), "4102444800000002");
@@ -96,16 +96,17 @@ async fn is_refused(server: &Redis, says: &str) {
     };
     check(store.claim(&KEY, &claim(None)).await.unwrap_err());
     check(store.claim(&KEY, &claim(Some(own.clone()))).await.unwrap_err());
-    check(store.complete(&KEY, &done, false).await.unwrap_err());
-    check(store.complete(&KEY, &done, true).await.unwrap_err());
+    check(store.complete(&KEY, &done, 0).await.unwrap_err());
+    check(store.complete(&KEY, &done, u64::MAX).await.unwrap_err());
     check(store.get(&KEY).await.unwrap_err());
     // These find nothing of the attempt's own, or say the same.
-    for answer in [store.renew(&KEY, &own).await, store.release(&KEY, &own).await, store.resolve(&KEY, 0, None).await] {
+    let word = Resolution { fence: 0, into: None, force: true };
+    for answer in [store.renew(&KEY, &own).await, store.release(&KEY, &own).await, store.resolve(&KEY, &word).await] {
         answer.map_or_else(check, |own| assert!(!own));
     }
     let engine = redis_engine(&server.url());
     check(engine.begin(&call(1)).await.unwrap_err());
-    check(engine.resolve(&KEY, 0, None).await.unwrap_err());
+    check(engine.resolve(&KEY, 0, None, true).await.unwrap_err());
     assert_eq!(dump(), before, "nothing is overwritten");
 }
 
@@ -221,7 +222,7 @@ async fn a_flushed_script_cache_is_invisible() {
     flush();
     let (held, _) = engine.get(&KEY).await.unwrap().unwrap();
     flush();
-    assert!(engine.resolve(&KEY, held.record.fence, None).await.unwrap());
+    assert!(engine.resolve(&KEY, held.record.fence, None, false).await.unwrap());
     flush();
     let again = begun(&engine.clone().lease(LIMIT), &call(1)).await;
     flush();

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use common::place::{begun, call, complete, replayed};
 use idempotency::clock::{micros, wall_clock};
-use idempotency::decide::Claim;
+use idempotency::decide::{Claim, Resolution};
 use idempotency::store::{Claimed, Completed, Store};
 use idempotency::stores::SqliteStore;
 use idempotency::{
-    AfterCrash, Begun, Fingerprint, Idempotency, Record, Settled, State, StorageKey, StoreErrorKind, Token,
+    AfterCrash, Begun, Fingerprint, Idempotency, Record, Settled, State, StorageKey, StoreErrorKind, Token, Verdict,
 };
 use rusqlite::Connection;
 
@@ -222,10 +222,10 @@ async fn a_newer_record_is_foreign_to_every_operation_and_stays() {
     let errors = [
         store.claim(&key, &claim).await.map(drop).unwrap_err(),
         store.renew(&key, &own).await.map(drop).unwrap_err(),
-        store.complete(&key, &done, true).await.map(drop).unwrap_err(),
+        store.complete(&key, &done, u64::MAX).await.map(drop).unwrap_err(),
         store.release(&key, &own).await.map(drop).unwrap_err(),
         store.get(&key).await.map(drop).unwrap_err(),
-        store.resolve(&key, fence, None).await.map(drop).unwrap_err(),
+        store.resolve(&key, &Resolution { fence, into: None, force: true }).await.map(drop).unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.kind(), StoreErrorKind::Foreign, "{error}");
@@ -259,7 +259,7 @@ async fn completions_at_once_share_commits() {
     let before = commits(&path);
     let done = |claim: &Claim| Record { state: State::Completed, result: b"r"[..].into(), ..claim.record.clone() };
     let done: Vec<_> = claims.iter().map(done).collect();
-    let completing: Vec<_> = keys.iter().zip(&done).map(|(key, done)| store.complete(key, done, false)).collect();
+    let completing: Vec<_> = keys.iter().zip(&done).map(|(key, done)| store.complete(key, done, 0)).collect();
     for completing in completing {
         assert!(matches!(completing.await, Ok(Completed::Stored)));
     }
@@ -271,11 +271,13 @@ async fn completions_at_once_share_commits() {
 async fn a_lease_of_another_boot_has_lapsed_and_a_result_has_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("i.db");
-    let engine = engine(&path).lease(Duration::from_secs(30));
-    let attempts = [begun(&engine, &call(1)).await, begun(&engine, &call(2)).await];
-    begun(&engine, &call(3)).await.settle(complete("kept")).await;
+    let crashed = engine(&path).lease(Duration::from_secs(30));
+    let attempts = [begun(&crashed, &call(1)).await, begun(&crashed, &call(2)).await];
+    begun(&crashed, &call(3)).await.settle(complete("kept")).await;
     let aside = Connection::open(&path).unwrap();
     assert_eq!(aside.execute("UPDATE records SET boot = 'another'", []).unwrap(), 3);
+    // Another process: its own would know that they live.
+    let engine = engine(&path);
     let refusing = engine.clone().after_crash(AfterCrash::Refuse);
     assert!(matches!(refusing.begin(&call(1)).await, Ok(Begun::Unknown)));
     let successor = begun(&engine, &call(1)).await;
@@ -285,6 +287,80 @@ async fn a_lease_of_another_boot_has_lapsed_and_a_result_has_not() {
     let [first, second] = attempts;
     assert_eq!(first.settle(complete("late")).await, Settled::Lost);
     assert_eq!(second.settle(complete("late")).await, Settled::Stored);
+}
+
+#[tokio::test]
+async fn a_claim_of_this_boot_does_not_expire_by_the_wall_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("i.db");
+    let running = begun(&engine(&path), &call(1)).await;
+    // As if the wall clock had been set forward past the `ttl`.
+    let aside = Connection::open(&path).unwrap();
+    assert_eq!(aside.execute("UPDATE records SET expires = 1", []).unwrap(), 1);
+    let other = engine(&path);
+    assert!(matches!(other.begin(&call(1)).await, Ok(Begun::InFlight { .. })), "a second live claim");
+    assert_eq!(other.purge().await.unwrap(), 0, "a live claim is swept");
+    assert_eq!(other.unfinished(9).await.unwrap().len(), 1);
+    assert_eq!(running.settle(complete("once")).await, Settled::Stored);
+    assert_eq!(replayed(&other, &call(1)).await, "once");
+}
+
+#[tokio::test]
+async fn a_claim_of_this_boot_expires_by_the_clock_of_its_lease() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("i.db");
+    let brief = Duration::from_millis(50);
+    begun(&engine(&path).ttl(brief * 2).lease(brief), &call(1)).await.settle(Verdict::Hold).await;
+    let aside = Connection::open(&path).unwrap();
+    aside.execute("UPDATE records SET expires = ?", [i64::MAX]).unwrap();
+    tokio::time::sleep(brief * 3).await;
+    assert!(engine(&path).get(&call(1).key).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn fences_grow_although_the_wall_clock_goes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("i.db");
+    let first = begun(&engine(&path), &call(1)).await;
+    let before = first.fence();
+    first.settle(Verdict::Release).await;
+    // As if all of that had been an hour later than it is.
+    let ahead = before + micros(Duration::from_secs(3600));
+    let aside = Connection::open(&path).unwrap();
+    assert_eq!(aside.execute("UPDATE fences SET highest = ?", [ahead as i64]).unwrap(), 1);
+    let mut last = ahead;
+    for _ in 0..3 {
+        let next = begun(&engine(&path), &call(1)).await;
+        assert!(next.fence() > last, "the fence went back from {last} to {}", next.fence());
+        last = next.fence();
+        next.settle(Verdict::Release).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_the_version_before_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("i.db");
+    begun(&engine(&path), &call(1)).await.settle(complete("kept")).await;
+    Connection::open(&path).unwrap().execute_batch("DROP TABLE fences; CREATE TABLE notes (text)").unwrap();
+    let engine = engine(&path);
+    assert_eq!(replayed(&engine, &call(1)).await, "kept");
+    begun(&engine, &call(2)).await.settle(complete("new")).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_is_noticed_by_the_next_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("i.db");
+    let (one, other) = (engine(&path), engine(&path));
+    let attempt = begun(&one, &call(1)).await;
+    begun(&other, &call(2)).await.settle(complete("there")).await;
+    for file in ["i.db", "i.db-wal", "i.db-shm"] {
+        std::fs::remove_file(folder.path().join(file)).unwrap();
+    }
+    // One store again, whoever comes first; the end of what ran meanwhile is written anew.
+    assert_eq!(attempt.settle(complete("once")).await, Settled::Stored);
+    assert_eq!(replayed(&other, &call(1)).await, "once");
 }
 
 #[tokio::test]

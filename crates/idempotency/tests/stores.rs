@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use idempotency::clock::wall_clock;
 use idempotency::conformance;
-use idempotency::decide::{Claim, Held};
+use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::step::{Answer, Change, Step};
 use idempotency::store::{Claimed, Completed, Reply, Store};
 use idempotency::stores::{MemoryStore, RedisStore, SqliteStore};
@@ -61,8 +61,8 @@ impl Store for Values {
     fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
         self.change(key, Step::Renew(attempt.token), done)
     }
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
-        self.change(key, Step::Complete(record.clone(), recreate), |answer| match answer {
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
+        self.change(key, Step::Complete(record.clone(), recreate_until), |answer| match answer {
             Answer::Completed(completed) => Some(completed),
             _ => None,
         })
@@ -76,8 +76,8 @@ impl Store for Values {
             _ => None,
         })
     }
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
-        self.change(key, Step::Resolve(fence, into.cloned()), done)
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
+        self.change(key, Step::Resolve(resolution.clone()), done)
     }
 }
 

@@ -190,11 +190,18 @@ impl Backend {
         listed.into_iter().map(pair).collect()
     }
 
-    /// Completes or removes the record of exactly this fence.
-    #[pyo3(signature = (key, fence, result=None))]
-    fn resolve(&self, py: Python<'_>, key: [u8; 32], fence: u64, result: Option<Vec<u8>>) -> PyResult<bool> {
+    /// Completes or removes the record of exactly this fence, if it is unknown or lapsed or `force` asks for any.
+    #[pyo3(signature = (key, fence, result, force))]
+    fn resolve(
+        &self,
+        py: Python<'_>,
+        key: [u8; 32],
+        fence: u64,
+        result: Option<Vec<u8>>,
+        force: bool,
+    ) -> PyResult<bool> {
         let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
-        let resolved = block_on(py, engine.resolve(&storage_key(key), fence, result.map(Into::into)))?;
+        let resolved = block_on(py, engine.resolve(&storage_key(key), fence, result.map(Into::into), force))?;
         resolved.map_err(|error| errors::store_error(py, &error))
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idempotency::clock::wall_clock;
-use idempotency::decide::{Claim, Held};
+use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::step::{self, Answer, Change};
 use idempotency::store::{Claimed, Completed, Reply, Store};
 use idempotency::{Record, StorageKey, StoreError, StoreErrorKind, Token};
@@ -106,7 +106,7 @@ fn call(
         }
         Err(error) => {
             let message = format!("{method}() of {class} failed: {error}");
-            Err(StoreError::new(StoreErrorKind::Unknown, message).with_source(error))
+            Err(StoreError::new(StoreErrorKind::Refused, message).with_source(error))
         }
         Ok((returned, _)) if !returned.is_none() => {
             let _ = returned.call_method0("close"); // of a coroutine, which would complain that nobody awaited it
@@ -196,8 +196,8 @@ impl Store for PythonStore {
         self.apply("renew", key, Some(attempt.token), step::Step::Renew(attempt.token), done)
     }
 
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
-        let step = step::Step::Complete(record.clone(), recreate);
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: u64) -> Reply<'a, Completed> {
+        let step = step::Step::Complete(record.clone(), recreate_until);
         self.apply("complete", key, Some(record.token), step, |answer| match answer {
             Answer::Completed(completed) => Some(completed),
             _ => None,
@@ -217,7 +217,7 @@ impl Store for PythonStore {
         })
     }
 
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
-        self.apply("claim", key, None, step::Step::Resolve(fence, into.cloned()), done)
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
+        self.apply("claim", key, None, step::Step::Resolve(resolution.clone()), done)
     }
 }

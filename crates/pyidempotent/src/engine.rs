@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use idempotency::{AfterCrash, Call, Fingerprint, Idempotency, Key, Options, Scope, ScopedKeys, StoreError};
+use idempotency::{AfterCrash, Attempt, Call, Fingerprint, Idempotency, Key, Options, Scope, ScopedKeys, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -107,11 +107,33 @@ impl Engine {
         colour: Colour,
     ) -> PyResult<Answer<'py, idempotency::Begun>> {
         let (engine, call) = self.call(py, asked, fingerprint)?;
-        let failed = |error: StoreError| errors::store_error(py, &error);
         if self.is_immediate() && self.options.wait.is_zero() {
-            return at_once(py, pin!(engine.begin(&call)))?.map(Answer::Ready).map_err(failed);
+            let begun = at_once(py, pin!(engine.begin(&call)))?;
+            return begun.map(Answer::Ready).map_err(|error| errors::store_error(py, &error));
         }
-        let mut begin = Box::pin(async move { engine.begin(&call).await });
+        self.answer(py, colour, async move { engine.begin(&call).await })
+    }
+
+    /// What becomes of an attempt whose lease may have ended before its work began.
+    pub fn begin_again<'py>(
+        &self,
+        py: Python<'py>,
+        asked: &Asked,
+        fingerprint: [u8; 32],
+        attempt: Attempt,
+        colour: Colour,
+    ) -> PyResult<Answer<'py, idempotency::Begun>> {
+        let (engine, call) = self.call(py, asked, fingerprint)?;
+        self.answer(py, colour, async move { engine.begin_again(&call, attempt).await })
+    }
+
+    fn answer<'py>(
+        &self,
+        py: Python<'py>,
+        colour: Colour,
+        begin: impl Future<Output = Result<idempotency::Begun, StoreError>> + Send + 'static,
+    ) -> PyResult<Answer<'py, idempotency::Begun>> {
+        let (mut begin, failed) = (Box::pin(begin), |error: StoreError| errors::store_error(py, &error));
         if self.is_immediate()
             && let Some(begun) = poll_once(begin.as_mut())
         {

@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use idempotency::decide::Start;
 use idempotency::{Begun, Settled, Verdict};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -169,7 +170,7 @@ pub struct Flow {
 enum At {
     Start,
     Body(Asked),
-    Claim(Asked),
+    Claim(Asked, [u8; 32]),
     /// The end of a run without a key.
     Unprotected,
     Run(Py<CurrentAttempt>),
@@ -233,9 +234,9 @@ impl Flow {
                 }
             }
             At::Body(asked) => self.claim(call, asked, call.fingerprint_of(told)?, colour),
-            At::Claim(asked) => {
+            At::Claim(asked, fingerprint) => {
                 let begun = told.cast::<engine::Begun>()?.get().take().ok_or_else(out_of_turn)?;
-                self.begun(call, self.engine(call)?.get(), asked, begun)
+                self.begun(call, self.engine(call)?.get(), asked, fingerprint, begun, colour)
             }
             At::Unprotected => Ok((intern!(py, "end"), told.clone())),
             At::Run(running) => self.settle(call, running.bind(py), told.cast()?, colour),
@@ -267,21 +268,46 @@ impl Flow {
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
         let engine = self.engine(call)?;
-        match engine.get().begin(py, &asked, fingerprint, colour)? {
-            Answer::Ready(begun) => self.begun(call, engine.get(), asked, begun),
+        let begun = engine.get().begin(py, &asked, fingerprint, colour)?;
+        self.claimed(call, engine.get(), asked, fingerprint, begun, colour)
+    }
+
+    fn claimed<'py>(
+        &mut self,
+        call: &Call<'_, 'py>,
+        engine: &Engine,
+        asked: Asked,
+        fingerprint: [u8; 32],
+        begun: Answer<'py, Begun>,
+        colour: Colour,
+    ) -> PyResult<Step<'py>> {
+        match begun {
+            Answer::Ready(begun) => self.begun(call, engine, asked, fingerprint, begun, colour),
             Answer::Later(future) => {
-                self.at = At::Claim(asked);
-                Ok((intern!(py, "wait"), future))
+                self.at = At::Claim(asked, fingerprint);
+                Ok((intern!(future.py(), "wait"), future))
             }
         }
     }
 
-    fn begun<'py>(&mut self, call: &Call<'_, 'py>, engine: &Engine, asked: Asked, begun: Begun) -> PyResult<Step<'py>> {
+    fn begun<'py>(
+        &mut self,
+        call: &Call<'_, 'py>,
+        engine: &Engine,
+        asked: Asked,
+        fingerprint: [u8; 32],
+        begun: Begun,
+        colour: Colour,
+    ) -> PyResult<Step<'py>> {
         let py = call.any().py();
         let refused = |class, retry_after| Err(errors::refusal(py, class, (), retry_after));
         match begun {
             Begun::Run(mut attempt) => {
-                attempt.start();
+                if attempt.start() == Start::AfterRenewal {
+                    // This process stood still, or its loop was busy, for longer than the lease.
+                    let begun = engine.begin_again(py, &asked, fingerprint, attempt, colour)?;
+                    return self.claimed(call, engine, asked, fingerprint, begun, colour);
+                }
                 let (namespace, is_immediate) = (engine.namespace(py), engine.is_immediate());
                 let running = Bound::new(py, CurrentAttempt::new(attempt, asked, namespace, is_immediate))?;
                 self.at = At::Run(running.clone().unbind());

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use idempotency::clock::FakeClock;
-use idempotency::decide::{Claim, Held};
+use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::store::{Claimed, Completed, Reply, Store, Watch};
 use idempotency::stores::MemoryStore;
 use idempotency::{Record, StorageKey, Token};
@@ -109,10 +109,10 @@ impl Store for Rehearsed {
         })
     }
 
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: u64) -> Reply<'a, Completed> {
         Box::pin(async move {
             match memory_for(record.token) {
-                Some(memory) => memory.complete(key, record, recreate).await,
+                Some(memory) => memory.complete(key, record, recreate_until).await,
                 None => Ok(Completed::Refused(None)),
             }
         })
@@ -131,8 +131,8 @@ impl Store for Rehearsed {
         Box::pin(async { memory().get(key).await })
     }
 
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
-        Box::pin(async move { memory().resolve(key, fence, into).await })
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
+        Box::pin(async move { memory().resolve(key, resolution).await })
     }
 
     fn purge(&self) -> Reply<'_, u64> {

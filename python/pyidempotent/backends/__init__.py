@@ -133,15 +133,20 @@ class Backend:
         namespace: str = "",
         id: str | None = None,
         result: Any = _KEEP,
+        force: bool = False,
     ) -> bool:
         """An operator's word on an unknown outcome: with a ``result`` the key is completed, without one it is free.
 
-        The result of a function is its value, the result of a request an `Answer`.
+        Parameters:
+            fence: the fence of the record that you looked at.
+            result: the value of a function, or the `Answer` to a request.
+            force: resolves a claim whose attempt still runs, or a stored result, too. Without it only a record that is
+                unknown or lapsed is resolved: the one that you looked at may have ended since, or come back to life.
 
-        Returns whether the record of exactly this fence was there; nothing changes otherwise.
+        Returns whether the record was resolved. Nothing changes otherwise.
         """
         storage_key = self._storage_key(key, operation, caller, namespace, id)
-        return self.native.resolve(storage_key, fence, None if result is _KEEP else _payload(result))
+        return self.native.resolve(storage_key, fence, None if result is _KEEP else _payload(result), force)
 
     def purge(self) -> int:
         """Removes what has expired from a store that does not do it by itself; how many records."""

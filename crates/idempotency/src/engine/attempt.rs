@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::Engine;
-use super::background::{is_passing, pauses, twice};
-use super::keeper::Live;
+use super::holding::{Holding, Work};
+use crate::decide::Start;
+use crate::error::StoreErrorKind;
 use crate::key::StorageKey;
 use crate::process::generation;
 use crate::record::{AfterCrash, Record, State};
-use crate::store::Completed;
 
 /// How an attempt ends.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub enum Verdict {
     NotKept(Arc<[u8]>),
     /// Nothing happened: the next call runs.
     Release,
-    /// An error ended the work: released under [`AfterCrash::Rerun`], unknown under [`AfterCrash::Refuse`].
+    /// The work itself ended with an error: released under [`AfterCrash::Rerun`], unknown under [`AfterCrash::Refuse`].
     Fail,
     /// Nobody knows, as after a crash: the claim is left to lapse under [`AfterCrash::Rerun`], unknown under
     /// [`AfterCrash::Refuse`].
@@ -34,7 +34,7 @@ pub enum Verdict {
 pub enum Settled {
     /// It is in the store.
     Stored,
-    /// It is in the store, but there was no room for the result: completed as "not kept".
+    /// It is in the store, but without its result: completed as "not kept".
     NotKept,
     /// This attempt had lost its claim and another completed in its place: that one's result.
     Replaced(Arc<[u8]>),
@@ -44,13 +44,14 @@ pub enum Settled {
     Deferred,
 }
 
-/// A held claim. Its lease is renewed in the background until it is settled.
+/// A held claim. Its lease is renewed in the background until its end is in the store.
 ///
-/// Dropped without [`Attempt::settle`], it is released in the background if the work had not begun, and otherwise
-/// ends as [`Verdict::Fail`] says. In a process forked from the one that claimed it, none of this does anything.
+/// Dropped without [`Attempt::settle`], it is released in the background if the work had not begun. Afterwards a drop is
+/// [`Verdict::Hold`]: a future that is dropped half-way (its client left, its task was aborted) may have had its effect.
+/// In a process forked from the one that claimed it, none of this does anything.
 pub struct Attempt {
     engine: Arc<Engine>,
-    live: Arc<Live>,
+    holding: Arc<Holding>,
     process: u32,
     started: bool,
     settled: bool,
@@ -59,7 +60,7 @@ pub struct Attempt {
 impl std::fmt::Debug for Attempt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Attempt")
-            .field("label", &self.live.record.label)
+            .field("record", &self.holding.id())
             .field("fence", &self.fence())
             .finish_non_exhaustive()
     }
@@ -74,43 +75,63 @@ impl Attempt {
         sent: Instant,
         run_limit: Duration,
     ) -> Self {
-        let live = Arc::new(Live::new(key, record, handle, sent, run_limit));
-        engine.keeper.keep(&live);
-        Self { engine, live, process: generation(), started: false, settled: false }
+        let holding = Arc::new(Holding::new(key, record, handle, sent, run_limit, Work::Renew));
+        engine.keeper.hold(&holding);
+        Self { engine, holding, process: generation(), started: false, settled: false }
     }
 
     /// The key it claimed.
     pub fn key(&self) -> &StorageKey {
-        &self.live.key
+        &self.holding.key
     }
 
     /// Its fencing number: greater than that of every attempt on this key before it.
     pub fn fence(&self) -> u64 {
-        self.live.record.fence
+        self.holding.record.fence
     }
 
     /// Whether the claim is known to be lost. Where it matters, let the downstream system compare fences.
     pub fn is_lost(&self) -> bool {
-        self.live.is_lost()
+        self.holding.is_lost()
     }
 
-    /// Says that the work begins: from here on a drop is a failure, not a withdrawal.
-    pub fn start(&mut self) {
-        self.started = true;
+    /// Says that the work begins: from here on a drop holds the key instead of giving it back.
+    ///
+    /// [`Start::AfterRenewal`]: the work must not begin, because the lease may have ended since the claim was sent, as
+    /// in a process that was stopped. Call [`begin_again`](crate::Idempotency::begin_again).
+    #[must_use = "where the lease may have ended the work must not begin"]
+    pub fn start(&mut self) -> Start {
+        let start = self.holding.start();
+        self.started = start == Start::Now;
+        start
+    }
+
+    /// Renews the claim before the work begins. `false`: it is another's by now.
+    pub(super) async fn renew(&self) -> Result<bool, crate::StoreError> {
+        let (keeper, holding) = (&self.engine.keeper, &self.holding);
+        let (is_own, sent) = keeper
+            .ask_twice(|| async {
+                let sent = Instant::now();
+                keeper.store.renew(&holding.key, &holding.record).await.map(|is_own| (is_own, sent))
+            })
+            .await?;
+        if is_own {
+            holding.state().renewed(sent, holding.lease());
+        }
+        Ok(is_own)
     }
 
     /// Ends the attempt. Dropping the future lets the end go on in the background.
     pub fn settle(mut self, verdict: Verdict) -> impl Future<Output = Settled> + Send + 'static {
-        let end = self.end(verdict);
+        let is_sent = self.end(verdict);
         // Made before the first poll: what is dropped unpolled goes on too.
-        let unsettled = Unsettled { attempt: self, end };
-        unsettled.send()
+        Unsettled { attempt: self, is_open: is_sent }.send()
     }
 
     /// Ends the attempt in the background.
     pub fn settle_later(mut self, verdict: Verdict) {
-        if let Some(end) = self.end(verdict) {
-            self.later(end);
+        if self.end(verdict) {
+            self.engine.keeper.hurry(&self.holding);
         }
     }
 
@@ -118,177 +139,85 @@ impl Attempt {
         self.process != generation()
     }
 
-    /// What has to be sent. `None`: nothing.
-    fn end(&mut self, verdict: Verdict) -> Option<End> {
+    /// Hands the end over to the keeper; whether something has to be sent.
+    fn end(&mut self, verdict: Verdict) -> bool {
         self.settled = true;
         if self.is_inherited() {
-            return None;
+            return false;
         }
-        self.engine.keeper.leave(&self.live);
-        let record = &self.live.record;
+        let record = &self.holding.record;
         let (state, result) = match (verdict, record.after_crash) {
             (Verdict::Complete(result), _) => (State::Completed, result),
             (Verdict::NotKept(note), _) => (State::NotKept, note),
-            (Verdict::Release, _) | (Verdict::Fail, AfterCrash::Rerun) => return Some(End::Release),
-            (Verdict::Hold, AfterCrash::Rerun) => return None,
+            (Verdict::Release, _) | (Verdict::Fail, AfterCrash::Rerun) => {
+                self.engine.keeper.end(&self.holding, Work::Release { is_answered: true });
+                return true;
+            }
+            (Verdict::Hold, AfterCrash::Rerun) => {
+                self.engine.keeper.leave(&self.holding);
+                return false;
+            }
             (Verdict::Fail | Verdict::Hold, AfterCrash::Refuse) => (State::Unknown, Arc::default()),
         };
-        Some(End::Complete(Record { state, result, ..record.clone() }))
+        self.engine.keeper.end(&self.holding, Work::Complete(Record { state, result, ..record.clone() }));
+        true
     }
-
-    fn later(&self, end: End) {
-        let (engine, live) = (self.engine.clone(), self.live.clone());
-        match end {
-            End::Release => {
-                release_later(&self.engine, &self.live.handle, live.key, live.record.clone(), ClaimAnswer::Came)
-            }
-            End::Complete(record) => self.engine.background.spawn(&self.live.handle, async move {
-                let give_up = Instant::now() + Duration::from_micros(record.ttl).min(Duration::from_secs(24 * 3600));
-                for pause in pauses() {
-                    match complete(&engine, &live, &record, Instant::now()).await {
-                        Ok(_) => return,
-                        Err(error) if !is_passing(&error) || Instant::now() > give_up => {
-                            tracing::error!("the result of {} could not be stored and is lost: {error}", record.label);
-                            return;
-                        }
-                        Err(_) => tokio::time::sleep(pause).await,
-                    }
-                }
-            }),
-        }
-    }
-}
-
-enum End {
-    Release,
-    Complete(Record),
 }
 
 /// An end on its way: sent again in the background if it is dropped before the store took it.
 struct Unsettled {
     attempt: Attempt,
-    end: Option<End>,
+    is_open: bool,
 }
 
 impl Unsettled {
     async fn send(mut self) -> Settled {
-        let Attempt { engine, live, .. } = &self.attempt;
-        let sent = Instant::now();
-        let answer = match self.end.as_ref() {
-            None if self.attempt.is_inherited() => return Settled::Lost,
-            None => return Settled::Stored,
-            Some(End::Complete(record)) => twice(sent, |now| complete(engine, live, record, now)).await,
-            Some(End::Release) => twice(sent, |_| engine.store.release(&live.key, &live.record)).await.map(|own| {
-                engine.rooms.tell(&live.key);
-                if own { Settled::Stored } else { Settled::Lost }
-            }),
-        };
-        match answer {
-            Ok(settled) => {
-                self.end = None;
-                settled
-            }
-            Err(error) => {
-                tracing::warn!(
-                    "the store did not take the end of {}; it is sent again in the background: {error}",
-                    live.record.label
-                );
-                Settled::Deferred
+        if !self.is_open {
+            return if self.attempt.is_inherited() { Settled::Lost } else { Settled::Stored };
+        }
+        let Attempt { engine, holding, .. } = &self.attempt;
+        let keeper = &engine.keeper;
+        loop {
+            let answers = keeper.outage.sent();
+            let error = match keeper.ask_twice(|| keeper.send_end(holding)).await {
+                Ok(settled) => {
+                    keeper.leave(holding);
+                    self.is_open = false;
+                    return settled;
+                }
+                Err(error) => error,
+            };
+            if !keeper.failed(holding, &error, keeper.outage.sent() != answers) {
+                self.is_open = false;
+                if error.kind() == StoreErrorKind::Foreign {
+                    return Settled::Lost;
+                }
+                break;
             }
         }
+        tracing::warn!(
+            "the store did not take the end of the record {}; it is sent again in the background",
+            holding.id()
+        );
+        Settled::Deferred
     }
 }
 
 impl Drop for Unsettled {
     fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            self.attempt.later(end);
+        if std::mem::take(&mut self.is_open) {
+            self.attempt.engine.keeper.hurry(&self.attempt.holding);
         }
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let verdict = if self.started { Verdict::Fail } else { Verdict::Release };
-        if let Some(end) = self.end(verdict) {
-            self.later(end);
-        }
-    }
-}
-
-/// Sends a completion once, now.
-async fn complete(engine: &Engine, live: &Live, record: &Record, now: Instant) -> Result<Settled, crate::StoreError> {
-    let recreate = now < live.lease_end();
-    let completed = engine.store.complete(&live.key, record, recreate).await?;
-    engine.rooms.tell(&live.key);
-    Ok(match completed {
-        Completed::Stored => Settled::Stored,
-        Completed::NotKept => {
-            tracing::error!("no room for the result of {}: it is not kept, and a repeat will be told so", record.label);
-            Settled::NotKept
-        }
-        Completed::Refused(held) => {
-            live.lose();
-            match held {
-                Some(held)
-                    if held.record.state == State::Completed && held.record.fingerprint == record.fingerprint =>
-                {
-                    tracing::warn!("{} lost its claim; another attempt completed in its place", record.label);
-                    Settled::Replaced(held.record.result)
-                }
-                _ => {
-                    tracing::error!("{} lost its claim before it ended; its result is not stored", record.label);
-                    Settled::Lost
-                }
+        if !self.settled {
+            let verdict = if self.started { Verdict::Hold } else { Verdict::Release };
+            if self.end(verdict) {
+                self.engine.keeper.hurry(&self.holding);
             }
-        }
-    })
-}
-
-/// Whether the store's answer to a claim has come.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ClaimAnswer {
-    Came,
-    /// It may still be on its way, and arrive after its release.
-    Missing,
-}
-
-/// Releases a claim in the background, trying again until its lease ends by itself.
-pub(super) fn release_later(
-    engine: &Arc<Engine>,
-    handle: &Handle,
-    key: StorageKey,
-    record: Record,
-    answer: ClaimAnswer,
-) {
-    let held = engine.clone();
-    engine.background.spawn(handle, async move {
-        let give_up = Instant::now() + Duration::from_micros(record.lease);
-        for pause in pauses() {
-            match held.store.release(&key, &record).await {
-                Err(error) if is_passing(&error) && Instant::now() < give_up => tokio::time::sleep(pause).await,
-                Ok(false) if answer == ClaimAnswer::Missing => {
-                    // No exit waits for what will hardly ever come.
-                    tokio::spawn(release_when_it_comes(held.clone(), key, record, give_up));
-                    break;
-                }
-                _ => break,
-            }
-        }
-        held.rooms.tell(&key);
-    });
-}
-
-async fn release_when_it_comes(engine: Arc<Engine>, key: StorageKey, record: Record, give_up: Instant) {
-    for pause in pauses() {
-        tokio::time::sleep(pause).await;
-        match engine.store.release(&key, &record).await {
-            Ok(true) => return engine.rooms.tell(&key),
-            _ if Instant::now() >= give_up => return,
-            _ => {}
         }
     }
 }

@@ -1,83 +1,59 @@
-//! Renewal: one task per store and process keeps the leases of all live attempts.
+//! [`Keeper`]: what this process holds at one store, and the one task that sends what is due of it.
+//!
+//! Every claim is here from its answer until its end has landed: its lease is renewed until then, and whoever finds it
+//! lapsed asks here first. What can't be sent waits here. While the store is down one thing at a time is tried, with
+//! growing pauses; with the first answer, whoever gets it, everything goes out: ends, then renewals, then releases.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
 
-use crate::key::StorageKey;
-use crate::record::Record;
-use crate::store::Store;
+use super::holding::{Holding, HoldingState, Place, Work};
+use super::outage::{LONGEST_PAUSE, Outage};
+use super::waiting::Rooms;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::record::{State, Token};
+use crate::store::{Completed, Store};
 
-/// A claim that is being kept.
-pub(super) struct Live {
-    pub(super) key: StorageKey,
-    /// As claimed: in flight, with its fence.
-    pub(super) record: Record,
-    /// Of the runtime that the attempt runs on.
-    pub(super) handle: Handle,
-    /// Renewing ends here.
-    renew_until: Instant,
-    lost: AtomicBool,
-    times: Mutex<Times>,
-}
+use super::attempt::Settled;
 
-struct Times {
-    lease_end: Instant,
-    /// When it is renewed; `None` once it has left.
-    due: Option<Instant>,
-}
+/// How many sendings of the keeper's are under way at once.
+const AT_ONCE: usize = 256;
 
-impl Live {
-    pub(super) fn new(key: StorageKey, record: Record, handle: Handle, sent: Instant, run_limit: Duration) -> Self {
-        let times = Mutex::new(Times { lease_end: sent + Duration::from_micros(record.lease), due: None });
-        // An `Instant` can't hold a hundred years everywhere; a month is as good as never here.
-        let renew_until = sent + run_limit.min(Duration::from_secs(30 * 24 * 3600));
-        Self { key, record, handle, renew_until, lost: AtomicBool::new(false), times }
-    }
+/// How many claims may wait for their release.
+const MOST_RELEASES: usize = 10_000;
 
-    /// Whether the claim is known to be somebody else's by now.
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
-    }
+/// After so many refusals by a store that answers otherwise, a result is taken to be one that it can never take.
+const REFUSALS: u32 = 5;
 
-    pub(super) fn lose(&self) {
-        self.lost.store(true, Ordering::Relaxed);
-    }
+/// How often a claim whose answer did not come is looked for. The pauses grow to a total of 34 s.
+const LOOKS: u32 = 6;
 
-    /// When the lease certainly still held, counted from before the claim or renewal was sent.
-    pub(super) fn lease_end(&self) -> Instant {
-        self.times().lease_end
-    }
-
-    fn times(&self) -> MutexGuard<'_, Times> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// It is renewed no more; when it would have been.
-    fn leave(&self) -> Option<Instant> {
-        self.times().due.take()
-    }
-
-    fn lease(&self) -> Duration {
-        Duration::from_micros(self.record.lease)
-    }
-}
-
-pub(super) struct Keeper(Arc<Shared>);
-
-struct Shared {
-    store: Arc<dyn Store>,
+/// What one process holds at one store.
+pub(super) struct Keeper {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) outage: Outage,
+    pub(super) rooms: Rooms,
     schedule: Mutex<Schedule>,
     wake: Notify,
+    /// Notified when nothing is left that a shutdown waits for.
+    idle: Notify,
 }
 
 #[derive(Default)]
 struct Schedule {
-    due: BTreeMap<Place, Arc<Live>>,
+    due: BTreeMap<Place, Arc<Holding>>,
+    held: HashMap<Token, Arc<Holding>, BuildHasherDefault<Random>>,
+    /// How many of them a shutdown waits for, and how many are to be released.
+    awaited: usize,
+    releases: usize,
+    under_way: usize,
+    /// Of a store that is down: when the next try is due, and the pause after it.
+    next_try: Option<(Instant, Duration)>,
     /// When the task looks again by itself. Whoever is due later need not wake it.
     looks: Option<Instant>,
     /// Something was kept since the task last looked.
@@ -87,64 +63,411 @@ struct Schedule {
     closed: bool,
 }
 
-/// A time, and the address of what is due then.
-type Place = (Instant, usize);
+/// Hashes a token, which is random already.
+#[derive(Default)]
+struct Random(u64);
 
-fn place(due: Instant, live: &Arc<Live>) -> Place {
-    (due, Arc::as_ptr(live).addr())
+impl Hasher for Random {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(head) = bytes.first_chunk() {
+            self.0 = u64::from_ne_bytes(*head);
+        }
+    }
+    fn write_usize(&mut self, _length: usize) {}
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Schedule {
     fn must_look_by(&self, due: Instant) -> bool {
         self.looks.is_none_or(|looks| due < looks)
     }
-}
 
-impl Shared {
-    fn schedule(&self) -> MutexGuard<'_, Schedule> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Gives a holding its place.
+    fn put(&mut self, holding: &Arc<Holding>, state: &mut HoldingState, due: Instant) {
+        self.take(state);
+        let place = (due, state.work.rank(), Arc::as_ptr(holding).addr());
+        state.place = Some(place);
+        self.due.insert(place, holding.clone());
     }
-}
 
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.0.schedule().closed = true;
-        self.0.wake.notify_one();
+    fn take(&mut self, state: &mut HoldingState) {
+        if let Some(place) = state.place.take() {
+            self.due.remove(&place);
+        }
+    }
+
+    fn count(&mut self, state: &mut HoldingState) {
+        match (state.is_counted, state.is_awaited()) {
+            (false, true) => self.awaited += 1,
+            (true, false) => self.awaited -= 1,
+            _ => return,
+        }
+        state.is_counted = !state.is_counted;
     }
 }
 
 impl Keeper {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self(Arc::new(Shared { store, schedule: Mutex::default(), wake: Notify::new() }))
+        let outage = Outage::new(&*store);
+        let (rooms, schedule, wake, idle) = Default::default();
+        Self { store, outage, rooms, schedule, wake, idle }
     }
 
-    /// Keeps the lease until [`Self::leave`].
-    pub(super) fn keep(&self, live: &Arc<Live>) {
-        let due = live.lease_end() - live.lease() * 2 / 3;
-        let mut schedule = self.0.schedule();
-        live.times().due = Some(due);
-        schedule.due.insert(place(due, live), live.clone());
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds a claim, and renews its lease until it leaves.
+    pub(super) fn hold(self: &Arc<Self>, holding: &Arc<Holding>) {
+        self.add(holding, |state| state.renewal_due(holding.lease()));
+    }
+
+    /// Gives back a claim that nothing was done on.
+    pub(super) fn give_back(self: &Arc<Self>, holding: &Arc<Holding>) {
+        if self.schedule().releases >= MOST_RELEASES {
+            // It is not forgotten: its lease ends by itself.
+            tracing::warn!("{MOST_RELEASES} claims wait for their release: the record {} is left alone", holding.id());
+            return;
+        }
+        self.add(holding, |_| Instant::now());
+    }
+
+    fn add(self: &Arc<Self>, holding: &Arc<Holding>, due: impl FnOnce(&HoldingState) -> Instant) {
+        let mut schedule = self.schedule();
+        let mut state = holding.state();
+        let due = due(&state);
+        schedule.releases += usize::from(matches!(state.work, Work::Release { .. }));
+        schedule.put(holding, &mut state, due);
+        schedule.count(&mut state);
+        drop(state);
+        schedule.held.insert(holding.record.token, holding.clone());
         schedule.was_used = true;
+        self.serve_by(schedule, due, &holding.handle);
+    }
+
+    /// Makes sure that the task looks by then.
+    fn serve_by(self: &Arc<Self>, mut schedule: MutexGuard<'_, Schedule>, due: Instant, handle: &Handle) {
         if !schedule.served {
             schedule.served = true;
             drop(schedule);
-            Serving { shared: self.0.clone(), gone: vec![] }.start_on(&live.handle);
+            Serving { keeper: self.clone(), gone: vec![] }.start_on(handle);
         } else if schedule.must_look_by(due) {
-            self.0.wake.notify_one();
+            self.wake.notify_one();
         }
     }
 
-    pub(super) fn leave(&self, live: &Arc<Live>) {
-        let mut schedule = self.0.schedule();
-        if let Some(due) = live.leave() {
-            schedule.due.remove(&place(due, live));
+    /// The claim of this token, if this process holds it.
+    pub(super) fn held(&self, token: Token) -> Option<Arc<Holding>> {
+        self.schedule().held.get(&token).cloned()
+    }
+
+    /// The work has ended: from here on its end is to be sent. The lease is renewed meanwhile.
+    pub(super) fn end(self: &Arc<Self>, holding: &Arc<Holding>, work: Work) {
+        let mut schedule = self.schedule();
+        let mut state = holding.state();
+        schedule.releases += usize::from(matches!(work, Work::Release { .. }));
+        state.set_work(work);
+        // It may have left, at its limit.
+        let is_back = std::mem::take(&mut state.has_left);
+        schedule.count(&mut state);
+        if is_back {
+            let due = Instant::now() + holding.lease() / 3;
+            schedule.put(holding, &mut state, due);
+            drop(state);
+            schedule.held.insert(holding.record.token, holding.clone());
+            self.serve_by(schedule, due, &holding.handle);
         }
     }
+
+    /// Nothing more is to be sent of it.
+    pub(super) fn leave(&self, holding: &Arc<Holding>) {
+        let mut schedule = self.schedule();
+        let mut state = holding.state();
+        schedule.take(&mut state);
+        if std::mem::replace(&mut state.has_left, true) {
+            return;
+        }
+        schedule.count(&mut state);
+        schedule.releases -= usize::from(matches!(state.work, Work::Release { .. }));
+        drop(state);
+        schedule.held.remove(&holding.record.token);
+        if schedule.awaited == 0 {
+            self.idle.notify_waiters();
+        }
+        if schedule.closed && schedule.held.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Sends what there is of it soon.
+    pub(super) fn hurry(self: &Arc<Self>, holding: &Arc<Holding>) {
+        let now = Instant::now();
+        self.reschedule(holding, now);
+    }
+
+    fn reschedule(self: &Arc<Self>, holding: &Arc<Holding>, due: Instant) {
+        let mut schedule = self.schedule();
+        let mut state = holding.state();
+        if !state.has_left {
+            schedule.put(holding, &mut state, due);
+            schedule.count(&mut state);
+            if schedule.awaited == 0 {
+                self.idle.notify_waiters();
+            }
+            drop(state);
+            self.serve_by(schedule, due, &holding.handle);
+        }
+    }
+
+    /// Everything that has waited for the store goes out.
+    #[cold]
+    fn recover(&self) {
+        let now = Instant::now();
+        let mut schedule = self.schedule();
+        schedule.next_try = None;
+        let held: Vec<_> = schedule.held.values().cloned().collect();
+        for holding in held {
+            let mut state = holding.state();
+            let waits = match state.work {
+                Work::Renew => state.renewal_due(holding.lease()) <= now,
+                Work::Complete(_) | Work::Release { .. } => true,
+            };
+            // What is being sent right now finds its place by itself.
+            if waits && state.place.is_some() {
+                schedule.put(&holding, &mut state, now);
+            }
+        }
+        drop(schedule);
+        self.wake.notify_one();
+    }
+
+    /// One operation: what its answer says of the store is taken note of.
+    pub(super) async fn ask<T>(&self, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let sent = self.outage.sent();
+        let answer = operation.await;
+        if self.outage.heard(sent, &answer) {
+            self.recover();
+        }
+        answer
+    }
+
+    /// One operation, sent once more at once where the first sending failed quickly, as on a connection that was lost
+    /// while idle. Only for operations that their own token makes harmless to repeat: every one of an attempt.
+    pub(super) async fn ask_twice<T, F>(&self, operation: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let sent = Instant::now();
+        let answer = match self.ask(operation()).await {
+            Err(first) if is_passing(&first) && sent.elapsed() < QUICK => {
+                self.ask(operation()).await.map_err(|second| second.after(&first))
+            }
+            answer => answer,
+        };
+        answer.inspect_err(|error| self.outage.tell(error))
+    }
+
+    /// Sends what there is of a holding, once; whether it was taken. What is still to be sent has its place again.
+    pub(super) async fn attend(self: &Arc<Self>, holding: &Arc<Holding>) -> bool {
+        let work = holding.state().work.clone();
+        let sent = self.outage.sent();
+        let error = match &work {
+            Work::Renew if Instant::now() >= holding.renew_until => {
+                tracing::warn!(
+                    "the record {} still runs after its run_limit; its lease is not renewed any more",
+                    holding.id()
+                );
+                self.leave(holding);
+                return false;
+            }
+            Work::Renew => self.renew(holding).await.err(),
+            Work::Complete(_) => self.complete(holding).await.map(|_| self.leave(holding)).err(),
+            Work::Release { is_answered } => match self.release(holding).await {
+                Ok(false) if !is_answered => {
+                    let mut state = holding.state();
+                    state.refusals += 1;
+                    let (looks, pause) = (state.refusals, Duration::from_millis(100) * 4u32.pow(state.refusals - 1));
+                    drop(state);
+                    match looks < LOOKS {
+                        true => self.reschedule(holding, Instant::now() + pause),
+                        false => self.leave(holding),
+                    }
+                    None
+                }
+                answer => answer.map(|_| self.leave(holding)).err(),
+            },
+        };
+        let Some(error) = error else { return true };
+        if self.failed(holding, &error, self.outage.sent() != sent) {
+            self.hurry(holding);
+        } else if matches!(work, Work::Complete(_)) {
+            self.renew_beside(holding).await;
+        }
+        false
+    }
+
+    /// What a failed sending means for what is to be sent: the one place that decides it.
+    ///
+    /// | the store says | a renewal | an end | a release |
+    /// |---|---|---|---|
+    /// | not executed, unknown, not as set up, full | again | again, until `ttl` | again, until `ttl` |
+    /// | too large, or refused 5 times while it answers others | again | "not kept" instead | given up |
+    /// | foreign or newer data | lost | lost, and logged | given up |
+    ///
+    /// `answers`: the store answered something else meanwhile. Returns whether an end is to be sent again at once, without
+    /// its result.
+    pub(super) fn failed(self: &Arc<Self>, holding: &Arc<Holding>, error: &StoreError, answers: bool) -> bool {
+        self.outage.tell(error);
+        let (id, now) = (holding.id(), Instant::now());
+        let give_up = holding.give_up();
+        let mut state = holding.state();
+        let now_sent = self.outage.sent();
+        let answers = answers || state.failed.replace(now_sent).is_some_and(|failed| failed != now_sent);
+        if error.kind() == StoreErrorKind::Refused && answers {
+            state.refusals += 1;
+        }
+        let is_foreign = error.kind() == StoreErrorKind::Foreign;
+        let is_refused = error.kind() == StoreErrorKind::TooLarge || state.refusals >= REFUSALS;
+        let work = state.work.rank();
+        if is_foreign || work != Work::RENEW && now > give_up || work == Work::RELEASE && is_refused {
+            drop(state);
+            self.leave(holding);
+            match work {
+                Work::RENEW => {
+                    holding.lose();
+                    tracing::error!("the record {id} lost its claim while it ran: {error}");
+                }
+                Work::END => tracing::error!("the result of the record {id} could not be stored and is lost: {error}"),
+                _ => {}
+            }
+            return false;
+        }
+        let most = Duration::from_secs(1).min(holding.lease() / if work == Work::RENEW { 10 } else { 3 });
+        let is_without_result = is_refused && state.drop_result();
+        let due = now + state.next_pause(most);
+        drop(state);
+        if is_without_result {
+            tracing::error!("the store does not take the result of the record {id}, which is not kept: {error}");
+        } else {
+            tracing::debug!("the record {id} is tried again: {error}");
+        }
+        self.reschedule(holding, due);
+        is_without_result
+    }
+
+    async fn renew(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), StoreError> {
+        let sent = Instant::now();
+        if self.ask(self.store.renew(&holding.key, &holding.record)).await? {
+            let mut state = holding.state();
+            state.renewed(sent, holding.lease());
+            let due = sent + holding.lease() / 3;
+            let is_running = matches!(state.work, Work::Renew);
+            drop(state);
+            // An end that was given meanwhile has its own time.
+            if is_running {
+                self.reschedule(holding, due);
+            }
+        } else if matches!(holding.state().work, Work::Renew) {
+            holding.lose();
+            self.leave(holding);
+            tracing::warn!("the record {} lost its claim while it ran; its result will not be stored", holding.id());
+        }
+        Ok(())
+    }
+
+    /// Renews the lease of an end that waits, if that is due: nobody takes it over meanwhile.
+    async fn renew_beside(&self, holding: &Arc<Holding>) {
+        let sent = Instant::now();
+        let is_due = { holding.state().renewal_due(holding.lease()) <= sent };
+        if is_due && matches!(self.ask(self.store.renew(&holding.key, &holding.record)).await, Ok(true)) {
+            holding.state().renewed(sent, holding.lease());
+        }
+    }
+
+    async fn release(&self, holding: &Arc<Holding>) -> Result<bool, StoreError> {
+        let is_own = self.ask(self.store.release(&holding.key, &holding.record)).await?;
+        self.rooms.tell(&holding.key);
+        Ok(is_own)
+    }
+
+    /// Sends the end of a holding once.
+    pub(super) async fn send_end(&self, holding: &Arc<Holding>) -> Result<Settled, StoreError> {
+        let is_completion = matches!(holding.state().work, Work::Complete(_));
+        match is_completion {
+            true => self.complete(holding).await,
+            false => Ok(if self.release(holding).await? { Settled::Stored } else { Settled::Lost }),
+        }
+    }
+
+    async fn complete(&self, holding: &Arc<Holding>) -> Result<Settled, StoreError> {
+        let (record, recreate_until) = {
+            let state = holding.state();
+            let Work::Complete(record) = &state.work else { return Ok(Settled::Stored) };
+            (record.clone(), state.recreate_until(holding))
+        };
+        let id = holding.id();
+        let completed = self.ask(self.store.complete(&holding.key, &record, recreate_until)).await?;
+        self.rooms.tell(&holding.key);
+        Ok(match completed {
+            Completed::Stored if holding.state().is_without_result => Settled::NotKept,
+            Completed::Stored => Settled::Stored,
+            Completed::NotKept => {
+                tracing::error!("no room for the result of the record {id}: it is not kept, and a repeat is told so");
+                Settled::NotKept
+            }
+            Completed::Refused(held) => {
+                holding.lose();
+                match held {
+                    Some(held)
+                        if held.record.state == State::Completed && held.record.fingerprint == record.fingerprint =>
+                    {
+                        tracing::warn!("the record {id} lost its claim; another attempt completed in its place");
+                        Settled::Replaced(held.record.result)
+                    }
+                    _ => {
+                        tracing::error!("the record {id} lost its claim before it ended; its result is not stored");
+                        Settled::Lost
+                    }
+                }
+            }
+        })
+    }
+
+    /// Waits at most `limit` until nothing is left to be sent; whether that came.
+    pub(super) async fn drain(&self, limit: Duration) -> bool {
+        let ended = tokio::time::timeout(limit, async {
+            loop {
+                let idle = self.idle.notified();
+                if self.schedule().awaited == 0 {
+                    return;
+                }
+                idle.await;
+            }
+        });
+        ended.await.is_ok()
+    }
+
+    /// The last user of the engine has gone: the task ends once everything has been sent.
+    pub(super) fn close(&self) {
+        self.schedule().closed = true;
+        self.wake.notify_one();
+    }
+}
+
+/// An answer slower than this is not asked for again at once.
+const QUICK: Duration = Duration::from_millis(100);
+
+/// Whether it may go better another time.
+fn is_passing(error: &StoreError) -> bool {
+    use StoreErrorKind::{NotExecuted, Refused, Unknown};
+    matches!(error.kind(), NotExecuted | Unknown | Refused)
 }
 
 /// The task's hold on the schedule.
 struct Serving {
-    shared: Arc<Shared>,
+    keeper: Arc<Keeper>,
     /// The runtimes that this task, or those it followed, went away with.
     gone: Vec<Id>,
 }
@@ -160,13 +483,36 @@ impl Drop for Serving {
     /// The runtime shuts down, or nobody needs this any more. Attempts of another runtime are served there.
     fn drop(&mut self) {
         let gone = std::mem::take(&mut self.gone);
-        let mut schedule = self.shared.schedule();
-        let elsewhere = schedule.due.values().map(|live| &live.handle).find(|handle| !gone.contains(&handle.id()));
-        if let Some(handle) = elsewhere.filter(|_| !schedule.closed).cloned() {
+        let mut schedule = self.keeper.schedule();
+        let elsewhere = schedule.held.values().map(|held| &held.handle).find(|handle| !gone.contains(&handle.id()));
+        if let Some(handle) = elsewhere.cloned() {
             drop(schedule);
-            Serving { shared: self.shared.clone(), gone }.start_on(&handle);
+            Serving { keeper: self.keeper.clone(), gone }.start_on(&handle);
         } else {
             schedule.served = false;
+        }
+    }
+}
+
+/// A holding that is being attended to; it has its place again whatever becomes of the task.
+struct Attending {
+    keeper: Arc<Keeper>,
+    holding: Arc<Holding>,
+}
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        let mut schedule = self.keeper.schedule();
+        schedule.under_way -= 1;
+        let mut state = self.holding.state();
+        if state.place.is_none() && !state.has_left {
+            let due = Instant::now() + state.next_pause(Duration::from_secs(1));
+            schedule.put(&self.holding, &mut state, due);
+        }
+        drop(state);
+        // Others may have waited for their turn.
+        if self.keeper.outage.is_down() || schedule.under_way + 1 == AT_ONCE {
+            self.keeper.wake.notify_one();
         }
     }
 }
@@ -176,62 +522,58 @@ impl Drop for Serving {
 const IDLE: Duration = Duration::from_secs(1);
 
 async fn serve(serving: Serving) {
-    let shared = &serving.shared;
+    let keeper = &serving.keeper;
     loop {
         let next = {
-            let mut schedule = shared.schedule();
-            if schedule.closed {
+            let mut schedule = keeper.schedule();
+            if schedule.closed && schedule.held.is_empty() {
                 return;
             }
             let now = Instant::now();
-            while let Some(entry) = schedule.due.first_entry().filter(|entry| entry.key().0 <= now) {
-                tokio::spawn(renew(shared.clone(), entry.remove()));
-            }
-            let due = schedule.due.first_key_value().map(|((due, _), _)| *due);
+            let next = match keeper.outage.is_down() {
+                true => try_one(keeper, &mut schedule, now),
+                false => {
+                    schedule.next_try = None;
+                    while schedule.under_way < AT_ONCE
+                        && let Some(entry) = schedule.due.first_entry().filter(|entry| entry.key().0 <= now)
+                    {
+                        let holding = entry.remove();
+                        spawn(keeper, &mut schedule, holding);
+                    }
+                    let first = schedule.due.first_key_value().map(|((due, ..), _)| *due);
+                    first.filter(|due| *due > now)
+                }
+            };
             let was_used = std::mem::take(&mut schedule.was_used);
-            schedule.looks = due.or_else(|| was_used.then(|| now + IDLE));
+            schedule.looks = next.or_else(|| was_used.then(|| now + IDLE));
             schedule.looks
         };
         match next {
-            Some(due) => drop(tokio::time::timeout_at(due.into(), shared.wake.notified()).await),
-            None => shared.wake.notified().await,
+            Some(due) => drop(tokio::time::timeout_at(due.into(), keeper.wake.notified()).await),
+            None => keeper.wake.notified().await,
         }
     }
 }
 
-async fn renew(shared: Arc<Shared>, live: Arc<Live>) {
-    let sent = Instant::now();
-    let label = &live.record.label;
-    if sent >= live.renew_until {
-        tracing::warn!("{label} still runs after its run_limit; its lease is not renewed any more");
-        live.leave();
-        return;
+/// Of a store that is down one thing is tried at a time, whatever has waited longest. When to look again.
+fn try_one(keeper: &Arc<Keeper>, schedule: &mut Schedule, now: Instant) -> Option<Instant> {
+    let (at, pause) = *schedule.next_try.get_or_insert((now, LONGEST_PAUSE / 8));
+    if schedule.under_way > 0 {
+        return None; // its end wakes the task
     }
-    let due = match shared.store.renew(&live.key, &live.record).await {
-        Ok(true) => {
-            live.times().lease_end = sent + live.lease();
-            sent + live.lease() / 3
-        }
-        Ok(false) => {
-            // Settled in the meantime, or truly lost.
-            if live.leave().is_some() {
-                live.lose();
-                tracing::warn!("{label} lost its claim while it ran; its result will not be stored");
-            }
-            return;
-        }
-        // One failed renewal is not a lost lease.
-        Err(error) => {
-            tracing::debug!("renewing {label} failed and is tried again: {error}");
-            Instant::now() + (live.lease() / 10).min(Duration::from_secs(1))
-        }
-    };
-    let mut schedule = shared.schedule();
-    if let Some(stands) = &mut live.times().due {
-        *stands = due;
-        schedule.due.insert(place(due, &live), live.clone());
-        if schedule.must_look_by(due) {
-            shared.wake.notify_one();
-        }
+    let due = schedule.due.first_key_value().map(|((due, ..), _)| *due)?;
+    if due.max(at) > now {
+        return Some(due.max(at));
     }
+    let (_, holding) = schedule.due.pop_first()?;
+    spawn(keeper, schedule, holding);
+    schedule.next_try = Some((now + pause, (pause * 2).min(LONGEST_PAUSE)));
+    None
+}
+
+fn spawn(keeper: &Arc<Keeper>, schedule: &mut Schedule, holding: Arc<Holding>) {
+    schedule.under_way += 1;
+    holding.state().place = None;
+    let attending = Attending { keeper: keeper.clone(), holding };
+    tokio::spawn(async move { attending.keeper.attend(&attending.holding).await });
 }

@@ -4,8 +4,9 @@
 //! [`Attempt`], which is renewed in the background until it is settled; [`Idempotency::run`] does all of it.
 
 mod attempt;
-mod background;
+mod holding;
 mod keeper;
+mod outage;
 mod waiting;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::clock::micros;
-use crate::decide::{Claim, Decision, Held, Request, decide};
+use crate::decide::{Claim, Decision, Held, Request, Resolution, Start, decide};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, Scope, StorageKey};
@@ -22,16 +23,18 @@ use crate::record::{AfterCrash, Micros, Record, State, Token};
 use crate::store::{Claimed, Listed, Store};
 
 pub use attempt::{Attempt, Settled, Verdict};
-use background::Background;
+use holding::{Holding, Work};
 use keeper::Keeper;
-use waiting::Rooms;
 
-/// What one store needs in one process: renewals, waiters and the operations that go on after their caller left.
+/// One store in one process, shared by every call site that uses it.
 struct Engine {
-    store: Arc<dyn Store>,
-    keeper: Keeper,
-    rooms: Rooms,
-    background: Background,
+    keeper: Arc<Keeper>,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.keeper.close();
+    }
 }
 
 /// Options of a call site. The store behind it is shared; these are not.
@@ -196,9 +199,7 @@ const TAKEOVERS: u32 = 4;
 impl Idempotency {
     /// An engine of its own over a store, with the default options. Clone it to share it.
     pub fn new(store: impl Store) -> Self {
-        let store: Arc<dyn Store> = Arc::new(store);
-        let keeper = Keeper::new(store.clone());
-        let engine = Engine { store, keeper, rooms: Rooms::default(), background: Background::default() };
+        let engine = Engine { keeper: Arc::new(Keeper::new(Arc::new(store))) };
         Self { engine: Arc::new(engine), options: Options::default() }
     }
 
@@ -270,7 +271,23 @@ impl Idempotency {
         }
     }
 
+    /// What becomes of an attempt that [`Attempt::start`] did not let begin: its claim is renewed, or, where another has
+    /// taken it over, the call begins anew.
+    ///
+    /// # Errors
+    /// Where the store fails: nothing ran.
+    pub async fn begin_again(&self, call: &Call, attempt: Attempt) -> Result<Begun, StoreError> {
+        if attempt.renew().await? {
+            return Ok(Begun::Run(attempt));
+        }
+        drop(attempt);
+        self.begin(call).await
+    }
+
     /// Runs `work` once for the key; a repeat gets its stored result.
+    ///
+    /// Dropping the future before its end holds the key: whether the work had its effect is not known. Its lease lapses,
+    /// and then the crash policy decides. Spawn work that has to end whoever waits for it.
     ///
     /// # Errors
     /// [`RunError`] says whether the work failed, or why it did not run.
@@ -279,65 +296,83 @@ impl Idempotency {
         call: &Call,
         work: impl AsyncFnOnce(&Attempt) -> Result<Vec<u8>, E>,
     ) -> Result<Outcome, RunError<E>> {
-        let mut attempt = match self.begin(call).await? {
-            Begun::Run(attempt) => attempt,
-            Begun::Replay(result) => return Ok(Outcome::Replayed(result)),
-            Begun::Mismatch => return Err(RunError::Refused(Decision::Mismatch)),
-            Begun::InFlight { lease_left } => {
-                return Err(RunError::Refused(Decision::InFlight { lease_left: micros(lease_left) }));
+        let mut begun = self.begin(call).await?;
+        let attempt = loop {
+            match begun {
+                Begun::Run(mut attempt) => match attempt.start() {
+                    Start::Now => break attempt,
+                    Start::AfterRenewal => begun = self.begin_again(call, attempt).await?,
+                },
+                Begun::Replay(result) => return Ok(Outcome::Replayed(result)),
+                Begun::Mismatch => return Err(RunError::Refused(Decision::Mismatch)),
+                Begun::InFlight { lease_left } => {
+                    return Err(RunError::Refused(Decision::InFlight { lease_left: micros(lease_left) }));
+                }
+                Begun::Unknown => return Err(RunError::Refused(Decision::Unknown)),
+                Begun::NotKept(_) => return Err(RunError::Refused(Decision::NotKept)),
             }
-            Begun::Unknown => return Err(RunError::Refused(Decision::Unknown)),
-            Begun::NotKept(_) => return Err(RunError::Refused(Decision::NotKept)),
         };
-        attempt.start();
-        match work(&attempt).await {
-            Ok(result) => {
+        let ended = caught(work(&attempt)).await;
+        match ended {
+            Ok(Ok(result)) => {
                 let result: Arc<[u8]> = result.into();
                 match attempt.settle(Verdict::Complete(result.clone())).await {
                     Settled::Replaced(stored) => Ok(Outcome::Replayed(stored)),
                     _ => Ok(Outcome::Ran(result)),
                 }
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 attempt.settle(Verdict::Fail).await;
                 Err(RunError::Work(error))
+            }
+            Err(panic) => {
+                attempt.settle(Verdict::Fail).await;
+                std::panic::resume_unwind(panic)
             }
         }
     }
 
     /// What stands under a key, and the clock its lease is on.
     pub async fn get(&self, key: &StorageKey) -> Result<Option<(Held, Micros)>, StoreError> {
-        self.engine.store.get(key).await
+        self.engine.keeper.ask(self.engine.keeper.store.get(key)).await
     }
 
     /// An operator's word on the record of exactly this fence: `Some` completes it with a result, `None` removes it, so
-    /// that a repeat runs. `false`: another record stands there by now, and nothing changed.
-    pub async fn resolve(&self, key: &StorageKey, fence: u64, result: Option<Arc<[u8]>>) -> Result<bool, StoreError> {
-        let Some((held, _)) = self.engine.store.get(key).await? else {
+    /// that a repeat runs. Only a record that is unknown or lapsed is resolved, unless `force` asks for any: a live claim,
+    /// whose attempt then loses it, or a stored result. `false`: no such record stands there, and nothing changed.
+    pub async fn resolve(
+        &self,
+        key: &StorageKey,
+        fence: u64,
+        result: Option<Arc<[u8]>>,
+        force: bool,
+    ) -> Result<bool, StoreError> {
+        let Some((held, _)) = self.get(key).await? else {
             return Ok(false);
         };
         // A token of its own: whatever the old attempt still sends is refused.
         let into =
             result.map(|result| Record { state: State::Completed, token: Token::random(), result, ..held.record });
-        let resolved = self.engine.store.resolve(key, fence, into.as_ref()).await?;
-        self.engine.rooms.tell(key);
+        let keeper = &self.engine.keeper;
+        let resolved = keeper.ask(keeper.store.resolve(key, &Resolution { fence, into, force })).await?;
+        keeper.rooms.tell(key);
         Ok(resolved)
     }
 
     /// Removes what has expired from a store that does not do it by itself; how many records.
     pub async fn purge(&self) -> Result<u64, StoreError> {
-        self.engine.store.purge().await
+        self.engine.keeper.ask(self.engine.keeper.store.purge()).await
     }
 
     /// What has no result yet: in flight, lapsed or unknown; at most so many records. It looks at every record.
     pub async fn unfinished(&self, most: usize) -> Result<Vec<Listed>, StoreError> {
-        self.engine.store.unfinished(most).await
+        self.engine.keeper.ask(self.engine.keeper.store.unfinished(most)).await
     }
 
     /// Waits until every completion and release that goes on in the background has ended, or for `limit`; whether
     /// all have. For a shutdown.
     pub async fn drain(&self, limit: Duration) -> bool {
-        self.engine.background.drain(limit).await
+        self.engine.keeper.drain(limit).await
     }
 
     async fn claim(&self, key: &StorageKey, claim: &mut Claim) -> Result<Tried, StoreError> {
@@ -353,10 +388,11 @@ impl Idempotency {
             )
             .with_source(source)
         })?;
-        let guard = Unclaim { engine: &self.engine, handle: &handle, key, claim, is_open: true };
+        let keeper = &self.engine.keeper;
+        let guard = Unclaim { keeper, handle: &handle, key, claim, is_open: true };
         for _ in 0..=TAKEOVERS {
             let sent = Instant::now();
-            match background::twice(sent, |_| self.engine.store.claim(key, guard.claim)).await {
+            match keeper.ask_twice(|| keeper.store.claim(key, guard.claim)).await {
                 Ok(Claimed::Yes { fence }) => {
                     let record = Record { fence, ..guard.claim.record.clone() };
                     guard.defuse();
@@ -367,14 +403,30 @@ impl Idempotency {
                         guard.defuse();
                         return Ok(Tried::Run(self.attempt(handle.clone(), key, held.record, sent)));
                     }
-                    Decision::Run => guard.claim.takes_over = Some(held.record),
+                    Decision::Run | Decision::Unknown if held.is_lapsed(now) => {
+                        // Whoever finds a lapsed claim asks first whether its owner may still live.
+                        let left = match keeper.held(held.record.token) {
+                            Some(own) if keeper.attend(&own).await => continue,
+                            Some(_) => Some(self.options.lease()),
+                            None => keeper.outage.grace_left(),
+                        };
+                        let decision = match left {
+                            Some(left) => Decision::InFlight { lease_left: micros(left) },
+                            None => decide(Some(&held), &request, now),
+                        };
+                        if decision != Decision::Run {
+                            guard.defuse();
+                            return Ok(Tried::Held(held, now, decision));
+                        }
+                        guard.claim.takes_over = Some(held.record);
+                    }
                     decision => {
                         guard.defuse();
                         return Ok(Tried::Held(held, now, decision));
                     }
                 },
                 Err(error) => {
-                    if error.kind() != StoreErrorKind::Unknown {
+                    if !error.may_be_executed() {
                         guard.defuse();
                     }
                     return Err(error);
@@ -390,6 +442,20 @@ impl Idempotency {
         let run_limit = self.options.run_limit.unwrap_or(self.options.ttl);
         Attempt::new(self.engine.clone(), handle, *key, record, sent, run_limit)
     }
+}
+
+/// The work's own panic is a failure as its error is; told from a drop, after which nobody knows.
+async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        // What it leaves half done is seen by nobody: the panic goes on.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
+            Ok(std::task::Poll::Ready(output)) => std::task::Poll::Ready(Ok(output)),
+            Err(panic) => std::task::Poll::Ready(Err(panic)),
+        }
+    })
+    .await
 }
 
 impl From<Tried> for Begun {
@@ -410,7 +476,7 @@ impl From<Tried> for Begun {
 
 /// Releases a claim that may have been made, unless its answer came.
 struct Unclaim<'a> {
-    engine: &'a Arc<Engine>,
+    keeper: &'a Arc<Keeper>,
     handle: &'a Handle,
     key: &'a StorageKey,
     claim: &'a mut Claim,
@@ -426,8 +492,10 @@ impl Unclaim<'_> {
 impl Drop for Unclaim<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            let record = self.claim.record.clone();
-            attempt::release_later(self.engine, self.handle, *self.key, record, attempt::ClaimAnswer::Missing);
+            let (record, now) = (self.claim.record.clone(), Instant::now());
+            let work = Work::Release { is_answered: false };
+            let holding = Holding::new(*self.key, record, self.handle.clone(), now, Duration::ZERO, work);
+            self.keeper.give_back(&Arc::new(holding));
         }
     }
 }

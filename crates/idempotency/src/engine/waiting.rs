@@ -76,7 +76,7 @@ impl Idempotency {
     /// Waits for the end of the attempt that stands in the way, and takes over if it fails.
     pub(super) async fn wait_for(&self, key: &StorageKey, mut claim: Claim) -> Result<Begun, StoreError> {
         let deadline = Instant::now() + self.options.wait.min(Duration::from_secs(24 * 3600));
-        let guest = self.engine.rooms.enter(key);
+        let guest = self.engine.keeper.rooms.enter(key);
         let room = &guest.room;
         let mut found = room.found.subscribe();
         let request = Request {
@@ -143,7 +143,7 @@ impl Idempotency {
     }
 
     async fn watch(&self, key: &StorageKey, deadline: Instant) -> Watch {
-        match tokio::time::timeout_at(deadline, self.engine.store.watch(key)).await {
+        match tokio::time::timeout_at(deadline, self.engine.keeper.store.watch(key)).await {
             Ok(Ok(watch)) => watch,
             _ => Watch { changed: None, poll: Duration::from_secs(1) },
         }

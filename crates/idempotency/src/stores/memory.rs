@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::decide::{self, Claim, Claiming, Held, Settle};
+use crate::decide::{self, Claim, Claiming, Held, Resolution, Settle};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
@@ -194,10 +194,10 @@ impl Store for MemoryStore {
         ready(Ok(own.is_some()))
     }
 
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
         let (mut table, now) = self.at_now();
         let held = table.held(key);
-        ready(Ok(match decide::complete(held.as_ref(), record.token, recreate) {
+        ready(Ok(match decide::complete(held.as_ref(), record.token, recreate_until, now) {
             Settle::Already => Completed::Stored,
             Settle::Refused => Completed::Refused(held),
             Settle::Write => {
@@ -227,15 +227,15 @@ impl Store for MemoryStore {
         ready(Ok(table.held(key).map(|held| (held, now))))
     }
 
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
         let (mut table, now) = self.at_now();
-        let known = table.held(key).is_some_and(|held| held.record.fence == fence);
-        match into.filter(|_| known) {
-            Some(record) => table.put(key, record, now),
-            None if known => table.remove(&name(key)),
-            None => {}
+        let is_taken = decide::resolve(table.held(key).as_ref(), resolution, now);
+        match &resolution.into {
+            Some(record) if is_taken => table.put(key, record, now),
+            None if is_taken => table.remove(&name(key)),
+            _ => {}
         }
-        ready(Ok(known))
+        ready(Ok(is_taken))
     }
 
     fn purge(&self) -> Reply<'_, u64> {

@@ -1,6 +1,6 @@
 -- Replaces an attempt's own in-flight record by its completed one, and tells who waits.
 -- KEYS[1]  the record, and the channel      ARGV  1 the owner token   2 the completed record   3 its life in ms
---                                                 4 '1': an absent record is written too
+--                                                 4 until when (us) an absent record is written too; 0: never
 -- Answers 1 (stored, now or before), 0 (absent), or {record, life left in ms, clock in us} of what stands there.
 local held = redis.call('GET', KEYS[1])
 if held then
@@ -11,8 +11,11 @@ if held then
   if string.sub(held, 5, 5) ~= 'F' then
     return 1
   end
-elseif ARGV[4] ~= '1' then
-  return 0
+else
+  local time = redis.call('TIME')
+  if time[1] * 1000000 + time[2] >= tonumber(ARGV[4]) then
+    return 0
+  end
 end
 local stored = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 if stored.err then

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind};
 
 use super::{StoreError, StoreErrorKind};
@@ -26,6 +27,9 @@ pub struct RedisOptions {
     /// Certificates for `rediss://`, where the system's are not enough.
     pub tls: RedisTls,
 }
+
+/// How long a connection is silent before the operating system asks whether its peer is there, and between questions.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Certificates, PEM-encoded.
 #[derive(Clone, Default)]
@@ -54,20 +58,25 @@ impl RedisOptions {
     }
 
     pub(super) fn client(self) -> Result<Client, StoreError> {
+        // Commands are small and one round trip each: none waits to be sent along with another. A peer that went away
+        // without a word is noticed although nothing is sent.
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        let address = self.address.set_tcp_settings(tcp);
         let unusable = |source: RedisError| {
             let message = format!("these Redis settings can't be used: {source}");
             StoreError::new(StoreErrorKind::Setup, message).with_source(source)
         };
         #[cfg(feature = "redis-tls")]
-        if matches!(self.address.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+        if matches!(address.addr(), redis::ConnectionAddr::TcpTls { .. }) {
             // An application's own choice of provider, made before, stands.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let client_tls =
                 self.tls.client.map(|(client_cert, client_key)| redis::ClientTlsConfig { client_cert, client_key });
             let certificates = redis::TlsCertificates { client_tls, root_cert: self.tls.root };
-            return Client::build_with_tls(self.address, certificates).map_err(unusable);
+            return Client::build_with_tls(address, certificates).map_err(unusable);
         }
-        Client::open(self.address).map_err(unusable)
+        Client::open(address).map_err(unusable)
     }
 }
 
@@ -134,10 +143,11 @@ impl Connection {
 
     /// What an error on this connection means; a lost connection is not used again.
     pub(super) fn failed(&self, number: u64, source: RedisError, key: &str) -> StoreError {
-        if source.is_io_error() || source.is_unrecoverable_error() {
+        let failed = error(source, key);
+        if failed.leaves_connection {
             self.forget(number);
         }
-        error(source, key)
+        failed.error
     }
 }
 
@@ -150,7 +160,7 @@ async fn check(connection: &mut MultiplexedConnection) -> Result<(), StoreError>
         Ok(info) => info,
         // A server that tells nobody is taken at its word.
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => return Ok(()),
-        Err(source) => return Err(error(source, "")),
+        Err(source) => return Err(error(source, "").error),
     };
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if let Some(version) = field("redis_version") {
@@ -160,6 +170,11 @@ async fn check(connection: &mut MultiplexedConnection) -> Result<(), StoreError>
                 format!("the Redis server is version {version}; {}.{} or later is needed", OLDEST.0, OLDEST.1);
             return Err(StoreError::new(StoreErrorKind::Setup, message));
         }
+    }
+    if field("redis_mode") == Some("cluster") {
+        let message = "the Redis server is a node of a cluster, and a cluster is not supported: use a server that is not \
+                       in cluster mode";
+        return Err(StoreError::new(StoreErrorKind::Setup, message));
     }
     if let Some(policy) = field("maxmemory_policy").filter(|policy| *policy != "noeviction") {
         tracing::warn!(
@@ -191,27 +206,57 @@ pub(super) fn timed_out(limit: Duration) -> StoreError {
     StoreError::new(StoreErrorKind::Unknown, format!("the Redis server did not answer within {limit:?}"))
 }
 
+/// What the server or the connection said, and whether another connection may have a better answer.
+pub(super) struct Failed {
+    pub(super) error: StoreError,
+    leaves_connection: bool,
+}
+
+/// What the server's own words mean: each comes before a script has written anything.
+const REFUSALS: [(&str, StoreErrorKind, &str); 14] = [
+    ("NOSCRIPT", StoreErrorKind::NotExecuted, "has lost its scripts"),
+    ("READONLY", StoreErrorKind::NotExecuted, "is a read-only replica; its name should lead to the primary"),
+    ("LOADING", StoreErrorKind::NotExecuted, "is loading its data after a start"),
+    ("MASTERDOWN", StoreErrorKind::NotExecuted, "is a replica without its primary"),
+    ("NOREPLICAS", StoreErrorKind::NotExecuted, "has not enough replicas for a write (min-replicas-to-write)"),
+    (
+        "MISCONF",
+        StoreErrorKind::NotExecuted,
+        "takes no writes because it cannot save them (stop-writes-on-bgsave-error)",
+    ),
+    ("BUSY", StoreErrorKind::NotExecuted, "is busy with a script that runs too long"),
+    ("OOM", StoreErrorKind::NotExecuted, "is out of memory (maxmemory)"),
+    ("MOVED", StoreErrorKind::Setup, "is a node of a cluster, and a cluster is not supported"),
+    ("ASK", StoreErrorKind::Setup, "is a node of a cluster, and a cluster is not supported"),
+    ("CLUSTERDOWN", StoreErrorKind::Setup, "is a node of a cluster, and a cluster is not supported"),
+    ("NOAUTH", StoreErrorKind::Setup, "wants a password"),
+    ("WRONGPASS", StoreErrorKind::Setup, "does not know this user and password"),
+    ("NOPERM", StoreErrorKind::Setup, "does not permit this user a command that the store needs"),
+];
+
 /// What the server's or the connection's error means for the operation.
-pub(super) fn error(source: RedisError, key: &str) -> StoreError {
-    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, NoPerm, NoScript, ReadOnly, TryAgain};
+fn error(source: RedisError, key: &str) -> Failed {
     let text = source.to_string();
-    // Redis 6 wraps what a script's command answered; 7 hands it on.
-    let has = |code: &str| source.code() == Some(code) || text.contains(code);
-    if has("WRONGTYPE") {
-        return StoreError::foreign(key, crate::record::RecordError::Foreign);
+    // Redis 6 wraps what a script's command answered ("... -MISCONF Redis is ..."); 7 hands it on.
+    let says = |code: &str| source.code() == Some(code) || text.split([' ', '-', ':']).any(|word| word == code);
+    if says("WRONGTYPE") {
+        let error = StoreError::foreign(key, crate::record::RecordError::Foreign);
+        return Failed { error, leaves_connection: false };
     }
-    let (kind, message) = match source.kind() {
-        ErrorKind::Server(NoScript | Moved | Ask | TryAgain | ReadOnly | BusyLoading | ClusterDown | MasterDown) => {
-            (StoreErrorKind::NotExecuted, format!("the Redis server can't take this now: {text}"))
+    let refusal = REFUSALS.iter().find(|(code, ..)| !source.is_io_error() && says(code));
+    let (kind, message) = match refusal {
+        Some((_, kind, words)) => (*kind, format!("the Redis server {words}: {text}")),
+        None if source.kind() == ErrorKind::AuthenticationFailed => {
+            (StoreErrorKind::Setup, format!("the Redis server refused us: {text}; check user and password"))
         }
-        ErrorKind::Server(NoPerm) | ErrorKind::AuthenticationFailed => {
-            (StoreErrorKind::Setup, format!("the Redis server refused us: {text}; check the user's permissions"))
+        None if source.code() == Some("ERR") => {
+            (StoreErrorKind::Refused, format!("the Redis server refused a command: {text}"))
         }
-        _ if has("OOM") => (StoreErrorKind::NotExecuted, format!("the Redis server is out of memory: {text}")),
-        _ if has("NOAUTH") => (StoreErrorKind::Setup, format!("the Redis server wants a password: {text}")),
-        _ => (StoreErrorKind::Unknown, format!("the connection to the Redis server failed: {text}")),
+        None => (StoreErrorKind::Unknown, format!("the connection to the Redis server failed: {text}")),
     };
-    StoreError::new(kind, message).with_source(source)
+    // A replica that was the primary keeps its connections: the name may lead to another server by now.
+    let leaves_connection = source.is_io_error() || source.is_unrecoverable_error() || says("READONLY");
+    Failed { error: StoreError::new(kind, message).with_source(source), leaves_connection }
 }
 
 pub(super) fn is_out_of_memory(error: &StoreError) -> bool {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
 use tokio::time::timeout;
 
-use crate::decide::{Claim, Held};
+use crate::decide::{Claim, Held, Resolution};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
@@ -163,6 +163,8 @@ impl RedisStore {
         let record = Record::decode(record).map_err(|error| StoreError::foreign(self.shown(key), error))?;
         let now: Micros = std::str::from_utf8(now).ok().and_then(|n| n.parse().ok()).unwrap_or_default();
         let lease_end = match record.state {
+            // Somebody has made the key PERSIST: its owner is taken to live.
+            State::InFlight if *left == -1 => now.saturating_add(record.lease),
             State::InFlight => now.saturating_add_signed((left - lapsed_at(&record)).saturating_mul(1000)),
             _ => now,
         };
@@ -224,15 +226,11 @@ impl Store for RedisStore {
         })
     }
 
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
         Box::pin(async move {
             let answer = self
                 .run(key, &self.scripts.complete, |script| {
-                    script
-                        .arg(&record.token.0)
-                        .arg(record.encode())
-                        .arg(millis(record.ttl).max(1))
-                        .arg(i32::from(recreate));
+                    script.arg(&record.token.0).arg(record.encode()).arg(millis(record.ttl).max(1)).arg(recreate_until);
                 })
                 .await?;
             match answer {
@@ -263,16 +261,22 @@ impl Store for RedisStore {
         })
     }
 
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
         Box::pin(async move {
+            let Resolution { fence, into, force } = resolution;
             let answer = self.run(key, &self.scripts.resolve, |script| {
                 script
                     .arg(format!("{fence:016}"))
-                    .arg(into.map(Record::encode).unwrap_or_default())
-                    .arg(into.map_or(0, life));
+                    .arg(into.as_ref().map(Record::encode).unwrap_or_default())
+                    .arg(into.as_ref().map_or(0, life))
+                    .arg(i32::from(*force));
             });
             is_one(&answer.await?)
         })
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.time_limit
     }
 
     fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {

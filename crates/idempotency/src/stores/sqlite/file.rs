@@ -1,5 +1,6 @@
 //! The database file: opening it, its clock, and the statements.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,33 @@ use crate::clock::wall_clock;
 use crate::decide::Held;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
-use crate::record::{Micros, Record};
+use crate::record::{Micros, Record, State};
 use crate::store::Listed;
 
 pub(super) struct File {
     connection: Connection,
     path: PathBuf,
     boot: String,
+    /// Which file was opened: another one may stand at its path later.
+    identity: Option<Identity>,
+    /// The highest fence that was ever given, as this transaction knows it; `None`: it has not looked.
+    highest_fence: Cell<Option<u64>>,
+    /// Whether this transaction gave a higher one.
+    is_higher: Cell<bool>,
+}
+
+/// Device and number of a file.
+type Identity = (u64, u64);
+
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(path: &Path) -> Option<Identity> {
+    std::fs::metadata(path).ok().map(|_| (0, 0))
 }
 
 /// Marks a file as ours (`PRAGMA application_id`): "idm1".
@@ -53,7 +74,18 @@ impl File {
                 Err(source) => return Err(failed(source)),
             }
         }
-        Ok(Self { connection, path: path.into(), boot: boot() })
+        let (highest_fence, is_higher) = (Cell::new(None), Cell::new(false));
+        Ok(Self { connection, path: path.into(), boot: boot(), identity: identity(path), highest_fence, is_higher })
+    }
+
+    /// Whether the file that was opened still stands at its path.
+    pub(super) fn is_there(&self) -> bool {
+        identity(&self.path) == self.identity
+    }
+
+    /// The path it was opened by.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Sets the file up. `false`: it is somebody else's.
@@ -62,13 +94,15 @@ impl File {
         // Read in one transaction: between two, another process may set the file up.
         let look = connection.unchecked_transaction()?;
         let application: i32 = look.pragma_query_value(None, "application_id", |row| row.get(0))?;
-        let tables: i64 = look.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let count = "SELECT count(*), count(*) FILTER (WHERE name IN ('records', 'fences')) FROM sqlite_schema";
+        let (all, ours): (i64, i64) = look.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         drop(look);
-        if application != APPLICATION && tables > 0 {
+        if application != APPLICATION && all > 0 {
             return Ok(false);
         }
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        if application != APPLICATION || tables == 0 {
+        // A file of an earlier version has no fences.
+        if application != APPLICATION || ours < 2 {
             connection
                 .execute_batch(&format!(
                     "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {} COMMIT;",
@@ -83,50 +117,89 @@ impl File {
     pub(super) fn transaction(&self, work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
         let begun = rusqlite::Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
         let transaction = begun.map_err(|source| self.failed(source))?;
+        self.highest_fence.set(None);
+        self.is_higher.set(false);
         work()?;
+        if let Some(highest) = self.highest_fence.get().filter(|_| self.is_higher.get()) {
+            self.execute("UPDATE fences SET highest = ?", params![signed(highest)])?;
+        }
         transaction.commit().map_err(|source| self.failed(source))
+    }
+
+    /// A clock for fences that never goes back, whatever is done to the wall clock: later than every fence given.
+    /// Inside a transaction only.
+    pub(super) fn fence_clock(&self) -> Result<Micros, StoreError> {
+        let highest = match self.highest_fence.get() {
+            Some(highest) => highest,
+            None => {
+                let read =
+                    || self.connection.prepare_cached("SELECT highest FROM fences")?.query_row([], |row| row.get(0));
+                let highest = read().map(i64::unsigned_abs).map_err(|source| self.failed(source))?;
+                self.highest_fence.set(Some(highest));
+                highest
+            }
+        };
+        Ok(wall_clock().max(highest + 1))
+    }
+
+    /// Remembers a fence that was given, for the transaction's end to write down.
+    pub(super) fn gave(&self, fence: u64) {
+        self.highest_fence.set(self.highest_fence.get().max(Some(fence)));
+        self.is_higher.set(true);
     }
 
     pub(super) fn held(&self, key: &StorageKey) -> Result<Option<Held>, StoreError> {
         let read = || {
-            let mut statement = self
-                .connection
-                .prepare_cached("SELECT record, boot, lease_end FROM records WHERE key = ? AND expires > ?")?;
-            statement.query_row(params![key.0, signed(wall_clock())], |row| self.row(row, key, 0)).optional()
+            let mut statement =
+                self.connection.prepare_cached("SELECT record, boot, lease_end, expires FROM records WHERE key = ?")?;
+            statement.query_row(params![key.0], |row| self.row(row, key, 0)).optional()
         };
-        read().map_err(|source| self.failed(source))?.transpose()
+        Ok(read().map_err(|source| self.failed(source))?.transpose()?.flatten())
     }
 
     /// What has no result yet.
     pub(super) fn unfinished(&self, most: usize) -> Result<Vec<Listed>, StoreError> {
         let read = || {
             let mut statement = self.connection.prepare_cached(
-                "SELECT key, record, boot, lease_end FROM records \
-                 WHERE expires > ? AND substr(record, 1, 5) IN (CAST('idm1F' AS BLOB), CAST('idm1U' AS BLOB)) LIMIT ?",
+                "SELECT key, record, boot, lease_end, expires FROM records \
+                 WHERE substr(record, 1, 5) IN (CAST('idm1F' AS BLOB), CAST('idm1U' AS BLOB))",
             )?;
             let now = self.lease_clock();
-            let rows = statement.query_map(params![signed(wall_clock()), signed(most as u64)], |row| {
+            let rows = statement.query_map([], |row| {
                 let key = StorageKey(row.get(0)?);
-                Ok(self.row(row, &key, 1)?.map(|held| Listed { key, held, now }))
+                Ok(self.row(row, &key, 1)?.map(|held| held.map(|held| Listed { key, held, now })))
             })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
+            let live = rows.filter_map(|row| row.map(Result::transpose).transpose());
+            live.take(most).collect::<rusqlite::Result<Vec<_>>>()
         };
         read().map_err(|source| self.failed(source))?.into_iter().collect()
     }
 
-    /// The record, boot and lease end that stand in a row from a column on; the error of a record that is not one.
+    /// The record, boot, lease end and expiry that stand in a row from a column on, if they have not expired; the error
+    /// of a record that is not one.
     fn row(
         &self,
         row: &rusqlite::Row<'_>,
         key: &StorageKey,
         column: usize,
-    ) -> rusqlite::Result<Result<Held, StoreError>> {
-        let record = Record::decode(row.get_ref(column)?.as_blob()?);
+    ) -> rusqlite::Result<Result<Option<Held>, StoreError>> {
+        let record = match Record::decode(row.get_ref(column)?.as_blob()?) {
+            Ok(record) => record,
+            Err(error) => {
+                return Ok(Err(StoreError::foreign(format_args!("{key} in {}", self.path.display()), error)));
+            }
+        };
         let is_this_boot = row.get_ref(column + 1)?.as_str()? == self.boot;
-        let lease_end = if is_this_boot { row.get::<_, i64>(column + 2)? } else { 0 };
-        Ok(record
-            .map(|record| Held { record, lease_end: lease_end.try_into().unwrap_or(0) })
-            .map_err(|error| StoreError::foreign(format_args!("{key} in {}", self.path.display()), error)))
+        let unsigned = |column| Ok::<Micros, rusqlite::Error>(row.get::<_, i64>(column)?.try_into().unwrap_or(0));
+        let lease_end = if is_this_boot { unsigned(column + 2)? } else { 0 };
+        // A claim of this boot lives by the clock that its lease is on, which nobody sets.
+        let is_expired = match record.state {
+            State::InFlight if is_this_boot => {
+                self.lease_clock() >= lease_end.saturating_add(record.ttl.saturating_sub(record.lease))
+            }
+            _ => wall_clock() >= unsigned(column + 3)?,
+        };
+        Ok(Ok((!is_expired).then_some(Held { record, lease_end })))
     }
 
     pub(super) fn put(&self, key: &StorageKey, record: &Record) -> Result<(), StoreError> {
@@ -144,10 +217,21 @@ impl File {
         self.execute("DELETE FROM records WHERE key = ?", params![key.0]).map(drop)
     }
 
-    /// Removes at most so many expired records; how many it were.
+    /// Looks at so many records at most that the wall clock says have expired, and removes those that have; how many.
     pub(super) fn sweep(&self, most: u32) -> Result<u64, StoreError> {
-        let expired = "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE expires <= ? LIMIT ?)";
-        self.execute(expired, params![signed(wall_clock()), most]).map(|rows| rows as u64)
+        let read = || {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT key, record, boot, lease_end, expires FROM records WHERE expires <= ? LIMIT ?",
+            )?;
+            let rows = statement.query_map(params![signed(wall_clock()), most], |row| {
+                let key = StorageKey(row.get(0)?);
+                Ok((key, self.row(row, &key, 1)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let expired = read().map_err(|source| self.failed(source))?.into_iter();
+        let expired = expired.filter(|(_, held)| matches!(held, Ok(None))).map(|(key, _)| key);
+        expired.map(|key| self.remove(&key)).try_fold(0, |removed, done| done.map(|()| removed + 1))
     }
 
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, StoreError> {
@@ -156,7 +240,10 @@ impl File {
     }
 
     fn failed(&self, source: rusqlite::Error) -> StoreError {
-        let message = format!("the SQLite store {} failed: {source}", self.path.display());
+        let mut message = format!("the SQLite store {} failed: {source}", self.path.display());
+        if is_busy(&source) {
+            message += "; another process holds its write lock: is one stopped in the middle of a commit?";
+        }
         let kind = match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull) => {
                 StoreErrorKind::NotExecuted

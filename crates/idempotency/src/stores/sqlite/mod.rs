@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::clock::wall_clock;
-use crate::decide::{self, Claim, Claiming, Held, Settle};
+use crate::decide::{self, Claim, Claiming, Held, Resolution, Settle};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record};
@@ -24,7 +23,11 @@ use forks::{Jobs, Leave};
 ///
 /// Durable: an answer is given after the commit has reached the disk (`synchronous=FULL`, write-ahead log).
 /// Operations that wait at the same time share one commit. Leases run on the machine's boot-time clock, which nobody
-/// sets; after a restart of the machine every lease has lapsed. `ttl` runs on the wall clock.
+/// sets; after a restart of the machine every lease has lapsed. A claim's `ttl` runs on that clock too, a result's on
+/// the wall clock. Fences grow whatever is done to the clocks: the file keeps the highest.
+///
+/// SQLite has one writer at a time. A process that is stopped (SIGSTOP) in the middle of a commit keeps every other
+/// writer out until it goes on or ends: their operations fail after the time limit, and say so.
 ///
 /// **Give it a file of its own.** SQLite is compiled into this library. A second SQLite library in the same process
 /// (Python's `sqlite3`, say) that opens and closes the same file takes away this one's locks, and the file gets
@@ -149,7 +152,13 @@ const SWEEP: u32 = 64;
 fn serve(path: &Path, time_limit: Duration, jobs: &Receiver<Option<Job>>) {
     let mut opened: Option<(File, Leave)> = None;
     while let Ok(first) = jobs.recv() {
-        opened = opened.filter(|(_, leave)| !leave.is_over());
+        opened = opened.filter(|(file, leave)| {
+            if !file.is_there() {
+                let path = file.path().display();
+                tracing::error!("the file {path} of the SQLite store was removed or replaced: what it held is lost");
+            }
+            file.is_there() && !leave.is_over()
+        });
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).flatten().collect();
         if batch.is_empty() {
             continue;
@@ -199,20 +208,24 @@ fn no_look<T>(_: &File) -> Result<Option<T>, StoreError> {
 impl Store for SqliteStore {
     fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
         let (key, look_for, claim) = (*key, claim.clone(), claim.clone());
-        let step = move |file: &File, claim: &Claim| {
-            let now = file.lease_clock();
-            Ok::<_, StoreError>((decide::claim(file.held(&key)?, claim, now, wall_clock()), now))
-        };
         self.run(
-            move |file| match step(file, &look_for)? {
-                (Claiming::Stands(held), now) => Ok(Some(Claimed::No { held, now })),
-                (Claiming::Write(_), _) => Ok(None),
+            move |file| {
+                let now = file.lease_clock();
+                // The fence does not matter here: nothing is written.
+                match decide::claim(file.held(&key)?, &look_for, now, 0) {
+                    Claiming::Stands(held) => Ok(Some(Claimed::No { held, now })),
+                    Claiming::Write(_) => Ok(None),
+                }
             },
-            move |file| match step(file, &claim)? {
-                (Claiming::Stands(held), now) => Ok(Claimed::No { held, now }),
-                (Claiming::Write(record), _) => {
-                    file.put(&key, &record)?;
-                    Ok(Claimed::Yes { fence: record.fence })
+            move |file| {
+                let now = file.lease_clock();
+                match decide::claim(file.held(&key)?, &claim, now, file.fence_clock()?) {
+                    Claiming::Stands(held) => Ok(Claimed::No { held, now }),
+                    Claiming::Write(record) => {
+                        file.put(&key, &record)?;
+                        file.gave(record.fence);
+                        Ok(Claimed::Yes { fence: record.fence })
+                    }
                 }
             },
         )
@@ -226,11 +239,11 @@ impl Store for SqliteStore {
         })
     }
 
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate: bool) -> Reply<'a, Completed> {
+    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
         let (key, record) = (*key, record.clone());
         self.run(no_look, move |file| {
             let held = file.held(&key)?;
-            match decide::complete(held.as_ref(), record.token, recreate) {
+            match decide::complete(held.as_ref(), record.token, recreate_until, file.fence_clock()?) {
                 Settle::Write => file.put(&key, &record).map(|()| Completed::Stored),
                 Settle::Already => Ok(Completed::Stored),
                 Settle::Refused => Ok(Completed::Refused(held)),
@@ -252,14 +265,19 @@ impl Store for SqliteStore {
         self.run(move |file| look(file).map(Some), look)
     }
 
-    fn resolve<'a>(&'a self, key: &'a StorageKey, fence: u64, into: Option<&'a Record>) -> Reply<'a, bool> {
-        let (key, into) = (*key, into.cloned());
+    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
+        let (key, resolution) = (*key, resolution.clone());
         self.run(no_look, move |file| {
-            if file.held(&key)?.is_none_or(|held| held.record.fence != fence) {
+            if !decide::resolve(file.held(&key)?.as_ref(), &resolution, file.lease_clock()) {
                 return Ok(false);
             }
-            into.as_ref().map_or_else(|| file.remove(&key), |record| file.put(&key, record)).map(|()| true)
+            let into = resolution.into.as_ref();
+            into.map_or_else(|| file.remove(&key), |record| file.put(&key, record)).map(|()| true)
         })
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.time_limit
     }
 
     fn purge(&self) -> Reply<'_, u64> {

@@ -6,3 +6,5 @@ CREATE TABLE IF NOT EXISTS records (
     lease_end INTEGER NOT NULL     -- us since that boot
 );
 CREATE INDEX IF NOT EXISTS records_by_expiry ON records (expires);
+CREATE TABLE IF NOT EXISTS fences (highest INTEGER NOT NULL); -- one row: no later claim gets a fence this low
+INSERT INTO fences SELECT 0 WHERE NOT EXISTS (SELECT * FROM fences);

@@ -147,8 +147,8 @@ def _settle(backend: Backend, options: dict[str, Any], **result: Any) -> StoredR
         why = "its attempt may still be running" if is_running else "it is done, and a repeat would get something else"
         raise CommandError(f"{record.label} is {record.state}: {why}. Pass --force if that is what you want.")
     fence = record.fence if options["fence"] is None else options["fence"]
-    if not backend.resolve(id=record.id, fence=fence, **result):
-        raise CommandError(f"{record.label} has changed, and its fence is not {fence}; look at it again.")
+    if not backend.resolve(id=record.id, fence=fence, force=options["force"], **result):
+        raise CommandError(f"{record.label} has changed, or its fence is not {fence}; look at it again.")
     return record
 
 

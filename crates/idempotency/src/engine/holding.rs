@@ -1,0 +1,200 @@
+//! [`Holding`]: a claim that this process holds or has to give back, and what is still to be sent of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use super::outage::Sent;
+use crate::clock::micros;
+use crate::decide::{self, Start};
+use crate::key::StorageKey;
+use crate::record::{Micros, Record, State};
+
+/// A claim of this process, until its end has landed in the store.
+pub(super) struct Holding {
+    pub(super) key: StorageKey,
+    /// As claimed: in flight, with its fence.
+    pub(super) record: Record,
+    /// Of the runtime that the attempt runs on.
+    pub(super) handle: Handle,
+    /// When the answer to the claim came.
+    claimed: Instant,
+    /// Renewing ends here, while the work runs.
+    pub(super) renew_until: Instant,
+    is_lost: AtomicBool,
+    state: Mutex<HoldingState>,
+}
+
+/// What changes in a [`Holding`].
+pub(super) struct HoldingState {
+    pub(super) work: Work,
+    /// When the lease certainly still held, counted from before the claim or renewal was sent.
+    lease_end: Instant,
+    /// When the last renewal that succeeded, or the claim, was sent.
+    renewed: Instant,
+    /// Its place in the keeper's schedule; `None` while it is attended to, and once it has left.
+    pub(super) place: Option<Place>,
+    pub(super) has_left: bool,
+    /// Whether a shutdown waits for it, as the keeper has counted.
+    pub(super) is_counted: bool,
+    /// Tries that a store has refused while it took others.
+    pub(super) refusals: u32,
+    /// How often the store had answered when its last try failed.
+    pub(super) failed: Option<Sent>,
+    pub(super) pause: Duration,
+    /// Whether its end goes without the result that the work gave it.
+    pub(super) is_without_result: bool,
+}
+
+/// A time, the rank of what is due then, and its address.
+pub(super) type Place = (Instant, u8, usize);
+
+/// What has to be sent of a holding.
+#[derive(Clone)]
+pub(super) enum Work {
+    /// The work runs: its lease is renewed.
+    Renew,
+    /// The work has ended: this record replaces the claim.
+    Complete(Record),
+    /// Nothing happened: the claim is removed. `is_answered`: the claim's own answer came; otherwise the claim may
+    /// still be on its way, and arrive after its release.
+    Release { is_answered: bool },
+}
+
+impl Work {
+    pub(super) const END: u8 = 0;
+    pub(super) const RENEW: u8 = 1;
+    pub(super) const RELEASE: u8 = 2;
+
+    /// The order in which things go out after an outage: ends, renewals, releases.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Complete(_) => Self::END,
+            Self::Renew => Self::RENEW,
+            Self::Release { .. } => Self::RELEASE,
+        }
+    }
+}
+
+/// No `Instant` can hold a hundred years everywhere; a month is as good as never here.
+fn within_a_month(duration: Duration) -> Duration {
+    duration.min(Duration::from_secs(30 * 24 * 3600))
+}
+
+impl Holding {
+    pub(super) fn new(
+        key: StorageKey,
+        record: Record,
+        handle: Handle,
+        sent: Instant,
+        run_limit: Duration,
+        work: Work,
+    ) -> Self {
+        let state = HoldingState {
+            work,
+            lease_end: sent + within_a_month(Duration::from_micros(record.lease)),
+            renewed: sent,
+            place: None,
+            has_left: false,
+            is_counted: false,
+            refusals: 0,
+            failed: None,
+            pause: FIRST_PAUSE,
+            is_without_result: false,
+        };
+        let renew_until = sent + within_a_month(run_limit);
+        let (claimed, is_lost, state) = (Instant::now(), AtomicBool::new(false), Mutex::new(state));
+        Self { key, record, handle, claimed, renew_until, is_lost, state }
+    }
+
+    /// The record's short id, which log lines name it by.
+    pub(super) fn id(&self) -> String {
+        self.key.id()
+    }
+
+    /// Whether the claim is known to be somebody else's by now.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lose(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lease(&self) -> Duration {
+        within_a_month(Duration::from_micros(self.record.lease))
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, HoldingState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When its end is given up: `ttl` after the claim's last renewal nobody can tell what it belongs to.
+    pub(super) fn give_up(&self) -> Instant {
+        self.state().renewed + within_a_month(Duration::from_micros(self.record.ttl))
+    }
+
+    /// Whether work may begin on it.
+    pub(super) fn start(&self) -> Start {
+        decide::start(self.state().lease_end, Instant::now())
+    }
+}
+
+/// The pause after a first failed try.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+impl HoldingState {
+    pub(super) fn renewed(&mut self, sent: Instant, lease: Duration) {
+        (self.renewed, self.lease_end, self.pause) = (sent, sent + lease, FIRST_PAUSE);
+    }
+
+    /// When the next renewal is due by itself.
+    pub(super) fn renewal_due(&self, lease: Duration) -> Instant {
+        self.lease_end - lease * 2 / 3
+    }
+
+    /// Until when, by the clock that fences come from, its end may be written where nothing stands; 0: not any more. A
+    /// fence is the store's clock at the claim, and the last renewal came at least this long after it.
+    pub(super) fn recreate_until(&self, holding: &Holding) -> Micros {
+        if Instant::now() >= self.lease_end {
+            return 0;
+        }
+        let until_renewed = micros(self.renewed.saturating_duration_since(holding.claimed));
+        holding.record.fence.saturating_add(until_renewed).saturating_add(holding.record.lease)
+    }
+
+    /// The pause before the next try, at most so long; each is longer than the one before.
+    pub(super) fn next_pause(&mut self, most: Duration) -> Duration {
+        let pause = self.pause.min(most);
+        self.pause = (self.pause * 2).min(Duration::from_secs(1));
+        pause
+    }
+
+    /// What is sent from now on; its tries are counted anew.
+    pub(super) fn set_work(&mut self, work: Work) {
+        (self.work, self.refusals, self.pause) = (work, 0, FIRST_PAUSE);
+    }
+
+    /// Whether a shutdown waits for it. Not for a claim that will hardly ever come.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.has_left
+            && match self.work {
+                Work::Renew => false,
+                Work::Complete(_) => true,
+                Work::Release { is_answered } => is_answered || self.refusals == 0,
+            }
+    }
+
+    /// The end without its result, which the store does not take; `false` where it has none.
+    pub(super) fn drop_result(&mut self) -> bool {
+        let Work::Complete(record) = &mut self.work else { return false };
+        if record.state != State::Completed {
+            return false;
+        }
+        (record.state, record.result) = (State::NotKept, Arc::default());
+        self.is_without_result = true;
+        true
+    }
+}

@@ -1,0 +1,82 @@
+"""The connection to Redis: how it is set up, and when another one is made."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from faults import Proxy
+from pyidempotent import IdempotencyStoreUnavailable, idempotent
+from servers import RedisServer, free_port
+
+
+def sockets_to(port: int) -> list[socket.socket]:
+    """The sockets of this process that are connected to a port of the loopback."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
+                continue
+            one = socket.socket(fileno=os.dup(int(name)))
+            if one.family == socket.AF_INET and one.getpeername()[1] == port:
+                found.append(one)
+        except OSError:
+            continue  # closed meanwhile, or not connected
+    return found
+
+
+def test_commands_go_out_at_once_and_a_dead_peer_is_noticed() -> None:
+    with RedisServer() as server:
+
+        @idempotent(server.url, key="order")
+        def charge(order: str) -> str:
+            return order
+
+        charge("a")
+        connected = sockets_to(server.port)
+        assert connected
+        for one in connected:
+            assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+            one.close()
+
+
+def test_a_node_of_a_cluster_is_refused_by_name(tmp_path: Path) -> None:
+    with RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--dir", str(tmp_path)) as server:
+
+        @idempotent(server.url, key="order")
+        def charge(order: str) -> str:
+            raise AssertionError("it ran")
+
+        with pytest.raises(IdempotencyStoreUnavailable, match="node of a cluster"):
+            charge("a")
+
+
+def test_a_name_that_moves_to_the_promoted_replica_is_followed() -> None:
+    with RedisServer() as primary, RedisServer() as replica, Proxy(primary.port) as name:
+
+        @idempotent(name.url, key="order")
+        def charge(order: str) -> str:
+            return order
+
+        charge("before")
+        # The old primary stays, as a replica, and keeps its connections.
+        name.target = replica.port
+        primary.cli("REPLICAOF", "127.0.0.1", str(replica.port))
+        moved, refused = time.monotonic(), []
+        while True:
+            order = uuid.uuid4().hex
+            try:
+                assert charge(order) == order
+                break
+            except IdempotencyStoreUnavailable as error:
+                refused.append(str(error))
+                assert time.monotonic() < moved + 2, refused
+        assert replica.cli("DBSIZE") == "1"
