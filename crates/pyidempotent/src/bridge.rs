@@ -119,14 +119,20 @@ impl Bridge {
 
     /// Sends what was submitted since the last batch was resolved.
     fn flush(&self) {
-        let outbox = locked(&self.waiting).outbox.take().unwrap_or_default();
-        // One task from here, the others on the runtime's own thread.
-        process().runtime.spawn(async move {
-            for operation in outbox {
-                tokio::spawn(operation);
-            }
-        });
+        send(locked(&self.waiting).outbox.take().unwrap_or_default());
     }
+}
+
+/// How many operations leave together. The server works on them while the loop's tasks submit the next.
+const TOGETHER: usize = 16;
+
+fn send(operations: Vec<Operation>) {
+    // One task from here, the others on the runtime's own thread.
+    process().runtime.spawn(async move {
+        for operation in operations {
+            tokio::spawn(operation);
+        }
+    });
 }
 
 fn resolve<'py>(future: &Bound<'py, PyAny>, completion: Completion) -> PyResult<()> {
@@ -210,7 +216,12 @@ pub fn submit<'py, T: Send + 'static>(
     let (abort, registration) = AbortHandle::new_pair();
     let operation = Abortable::new(operation, registration);
     match &mut waiting.outbox {
-        Some(outbox) => outbox.push(Box::pin(operation.map(drop))),
+        Some(outbox) => {
+            outbox.push(Box::pin(operation.map(drop)));
+            if outbox.len() >= TOGETHER {
+                send(std::mem::take(outbox));
+            }
+        }
         None => drop(process().runtime.spawn(operation)),
     }
     waiting.futures.insert(number, (future.clone().unbind(), abort));

@@ -110,7 +110,7 @@ impl Attempt {
     pub(super) async fn renew(&self) -> Result<bool, crate::StoreError> {
         let (keeper, holding) = (&self.engine.keeper, &self.holding);
         let (is_own, sent) = keeper
-            .ask_twice(|| async {
+            .ask_twice(Instant::now(), || async {
                 let sent = Instant::now();
                 keeper.store.renew(&holding.key, &holding.record).await.map(|is_own| (is_own, sent))
             })
@@ -145,8 +145,7 @@ impl Attempt {
         if self.is_inherited() {
             return false;
         }
-        let record = &self.holding.record;
-        let (state, result) = match (verdict, record.after_crash) {
+        let (state, result) = match (verdict, self.holding.record.after_crash) {
             (Verdict::Complete(result), _) => (State::Completed, result),
             (Verdict::NotKept(note), _) => (State::NotKept, note),
             (Verdict::Release, _) | (Verdict::Fail, AfterCrash::Rerun) => {
@@ -159,7 +158,7 @@ impl Attempt {
             }
             (Verdict::Fail | Verdict::Hold, AfterCrash::Refuse) => (State::Unknown, Arc::default()),
         };
-        self.engine.keeper.end(&self.holding, Work::Complete(Record { state, result, ..record.clone() }));
+        self.engine.keeper.end(&self.holding, Work::Complete(state, result));
         true
     }
 }
@@ -179,7 +178,7 @@ impl Unsettled {
         let keeper = &engine.keeper;
         loop {
             let answers = keeper.outage.sent();
-            let error = match keeper.ask_twice(|| keeper.send_end(holding)).await {
+            let error = match keeper.ask_twice(Instant::now(), || keeper.send_end(holding)).await {
                 Ok(settled) => {
                     keeper.leave(holding);
                     self.is_open = false;

@@ -19,8 +19,6 @@ pub(super) struct Holding {
     pub(super) record: Record,
     /// Of the runtime that the attempt runs on.
     pub(super) handle: Handle,
-    /// When the answer to the claim came.
-    claimed: Instant,
     /// Renewing ends here, while the work runs.
     pub(super) renew_until: Instant,
     is_lost: AtomicBool,
@@ -34,11 +32,13 @@ pub(super) struct HoldingState {
     lease_end: Instant,
     /// When the last renewal that succeeded, or the claim, was sent.
     renewed: Instant,
+    /// When the first renewal was sent: the claim had been answered by then.
+    first_renewed: Option<Instant>,
     /// Its place in the keeper's schedule; `None` while it is attended to, and once it has left.
     pub(super) place: Option<Place>,
     pub(super) has_left: bool,
-    /// Whether a shutdown waits for it, as the keeper has counted.
-    pub(super) is_counted: bool,
+    /// Whether a shutdown waits for it, and whether it is a release, as the keeper has counted.
+    pub(super) counted: (bool, bool),
     /// Tries that a store has refused while it took others.
     pub(super) refusals: u32,
     /// How often the store had answered when its last try failed.
@@ -56,8 +56,8 @@ pub(super) type Place = (Instant, u8, usize);
 pub(super) enum Work {
     /// The work runs: its lease is renewed.
     Renew,
-    /// The work has ended: this record replaces the claim.
-    Complete(Record),
+    /// The work has ended: a record in this state, with this result, replaces the claim.
+    Complete(State, Arc<[u8]>),
     /// Nothing happened: the claim is removed. `is_answered`: the claim's own answer came; otherwise the claim may
     /// still be on its way, and arrive after its release.
     Release { is_answered: bool },
@@ -71,7 +71,7 @@ impl Work {
     /// The order in which things go out after an outage: ends, renewals, releases.
     pub(super) fn rank(&self) -> u8 {
         match self {
-            Self::Complete(_) => Self::END,
+            Self::Complete(..) => Self::END,
             Self::Renew => Self::RENEW,
             Self::Release { .. } => Self::RELEASE,
         }
@@ -96,17 +96,17 @@ impl Holding {
             work,
             lease_end: sent + within_a_month(Duration::from_micros(record.lease)),
             renewed: sent,
+            first_renewed: None,
             place: None,
             has_left: false,
-            is_counted: false,
+            counted: (false, false),
             refusals: 0,
             failed: None,
             pause: FIRST_PAUSE,
             is_without_result: false,
         };
         let renew_until = sent + within_a_month(run_limit);
-        let (claimed, is_lost, state) = (Instant::now(), AtomicBool::new(false), Mutex::new(state));
-        Self { key, record, handle, claimed, renew_until, is_lost, state }
+        Self { key, record, handle, renew_until, is_lost: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
     /// The record's short id, which log lines name it by.
@@ -148,6 +148,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 impl HoldingState {
     pub(super) fn renewed(&mut self, sent: Instant, lease: Duration) {
         (self.renewed, self.lease_end, self.pause) = (sent, sent + lease, FIRST_PAUSE);
+        self.first_renewed.get_or_insert(sent);
     }
 
     /// When the next renewal is due by itself.
@@ -155,14 +156,18 @@ impl HoldingState {
         self.lease_end - lease * 2 / 3
     }
 
-    /// Until when, by the clock that fences come from, its end may be written where nothing stands; 0: not any more. A
-    /// fence is the store's clock at the claim, and the last renewal came at least this long after it.
-    pub(super) fn recreate_until(&self, holding: &Holding) -> Micros {
-        if Instant::now() >= self.lease_end {
-            return 0;
-        }
-        let until_renewed = micros(self.renewed.saturating_duration_since(holding.claimed));
-        holding.record.fence.saturating_add(until_renewed).saturating_add(holding.record.lease)
+    /// Until when, by the clock that fences come from, an end may be written where nothing stands: not after the lease.
+    /// A fence is the store's clock at the claim, and the last renewal came at least as long after that as after the first.
+    fn recreate_until(&self, record: &Record) -> Micros {
+        let renewed = self.first_renewed.map_or(0, |first| micros(self.renewed.saturating_duration_since(first)));
+        record.fence.saturating_add(renewed).saturating_add(record.lease)
+    }
+
+    /// The end to send, and until when it may be written where nothing stands.
+    pub(super) fn end(&self, claimed: &Record) -> Option<(Record, Micros)> {
+        let Work::Complete(state, result) = &self.work else { return None };
+        let record = Record { state: *state, result: result.clone(), ..claimed.clone() };
+        Some((record, self.recreate_until(claimed)))
     }
 
     /// The pause before the next try, at most so long; each is longer than the one before.
@@ -182,18 +187,20 @@ impl HoldingState {
         !self.has_left
             && match self.work {
                 Work::Renew => false,
-                Work::Complete(_) => true,
+                Work::Complete(..) => true,
                 Work::Release { is_answered } => is_answered || self.refusals == 0,
             }
     }
 
+    /// Whether it waits to be given back.
+    pub(super) fn is_release(&self) -> bool {
+        !self.has_left && matches!(self.work, Work::Release { .. })
+    }
+
     /// The end without its result, which the store does not take; `false` where it has none.
     pub(super) fn drop_result(&mut self) -> bool {
-        let Work::Complete(record) = &mut self.work else { return false };
-        if record.state != State::Completed {
-            return false;
-        }
-        (record.state, record.result) = (State::NotKept, Arc::default());
+        let Work::Complete(State::Completed, _) = self.work else { return false };
+        self.work = Work::Complete(State::NotKept, Arc::default());
         self.is_without_result = true;
         true
     }

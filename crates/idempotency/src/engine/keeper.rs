@@ -4,8 +4,7 @@
 //! lapsed asks here first. What can't be sent waits here. While the store is down one thing at a time is tried, with
 //! growing pauses; with the first answer, whoever gets it, everything goes out: ends, then renewals, then releases.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,11 +46,11 @@ pub(super) struct Keeper {
 #[derive(Default)]
 struct Schedule {
     due: BTreeMap<Place, Arc<Holding>>,
-    held: HashMap<Token, Arc<Holding>, BuildHasherDefault<Random>>,
+    /// What is being attended to has no place until that has ended.
+    attended: Vec<Arc<Holding>>,
     /// How many of them a shutdown waits for, and how many are to be released.
     awaited: usize,
     releases: usize,
-    under_way: usize,
     /// Of a store that is down: when the next try is due, and the pause after it.
     next_try: Option<(Instant, Duration)>,
     /// When the task looks again by itself. Whoever is due later need not wake it.
@@ -63,23 +62,11 @@ struct Schedule {
     closed: bool,
 }
 
-/// Hashes a token, which is random already.
-#[derive(Default)]
-struct Random(u64);
-
-impl Hasher for Random {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(head) = bytes.first_chunk() {
-            self.0 = u64::from_ne_bytes(*head);
-        }
-    }
-    fn write_usize(&mut self, _length: usize) {}
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 impl Schedule {
+    fn held(&self) -> impl Iterator<Item = &Arc<Holding>> {
+        self.due.values().chain(&self.attended)
+    }
+
     fn must_look_by(&self, due: Instant) -> bool {
         self.looks.is_none_or(|looks| due < looks)
     }
@@ -98,13 +85,12 @@ impl Schedule {
         }
     }
 
+    /// Counts what waits for the store. What its caller sends for the first time does not wait.
     fn count(&mut self, state: &mut HoldingState) {
-        match (state.is_counted, state.is_awaited()) {
-            (false, true) => self.awaited += 1,
-            (true, false) => self.awaited -= 1,
-            _ => return,
-        }
-        state.is_counted = !state.is_counted;
+        let (is_awaited, is_release) = (state.is_awaited(), state.is_release());
+        self.awaited = self.awaited - usize::from(state.counted.0) + usize::from(is_awaited);
+        self.releases = self.releases - usize::from(state.counted.1) + usize::from(is_release);
+        state.counted = (is_awaited, is_release);
     }
 }
 
@@ -138,11 +124,9 @@ impl Keeper {
         let mut schedule = self.schedule();
         let mut state = holding.state();
         let due = due(&state);
-        schedule.releases += usize::from(matches!(state.work, Work::Release { .. }));
         schedule.put(holding, &mut state, due);
         schedule.count(&mut state);
         drop(state);
-        schedule.held.insert(holding.record.token, holding.clone());
         schedule.was_used = true;
         self.serve_by(schedule, due, &holding.handle);
     }
@@ -158,26 +142,22 @@ impl Keeper {
         }
     }
 
-    /// The claim of this token, if this process holds it.
+    /// The claim of this token, if this process holds it. Asked for lapsed claims alone, so that it may look at all.
     pub(super) fn held(&self, token: Token) -> Option<Arc<Holding>> {
-        self.schedule().held.get(&token).cloned()
+        let schedule = self.schedule();
+        schedule.held().find(|held| held.record.token == token && !held.state().has_left).cloned()
     }
 
     /// The work has ended: from here on its end is to be sent. The lease is renewed meanwhile.
     pub(super) fn end(self: &Arc<Self>, holding: &Arc<Holding>, work: Work) {
-        let mut schedule = self.schedule();
-        let mut state = holding.state();
-        schedule.releases += usize::from(matches!(work, Work::Release { .. }));
-        state.set_work(work);
-        // It may have left, at its limit.
-        let is_back = std::mem::take(&mut state.has_left);
-        schedule.count(&mut state);
-        if is_back {
-            let due = Instant::now() + holding.lease() / 3;
-            schedule.put(holding, &mut state, due);
-            drop(state);
-            schedule.held.insert(holding.record.token, holding.clone());
-            self.serve_by(schedule, due, &holding.handle);
+        let has_left = {
+            let mut state = holding.state();
+            state.set_work(work);
+            std::mem::take(&mut state.has_left)
+        };
+        // At its limit.
+        if has_left {
+            self.add(holding, |_| Instant::now() + holding.lease() / 3);
         }
     }
 
@@ -189,14 +169,13 @@ impl Keeper {
         if std::mem::replace(&mut state.has_left, true) {
             return;
         }
+        let was_awaited = state.counted.0;
         schedule.count(&mut state);
-        schedule.releases -= usize::from(matches!(state.work, Work::Release { .. }));
         drop(state);
-        schedule.held.remove(&holding.record.token);
-        if schedule.awaited == 0 {
+        if was_awaited && schedule.awaited == 0 {
             self.idle.notify_waiters();
         }
-        if schedule.closed && schedule.held.is_empty() {
+        if schedule.closed && schedule.held().next().is_none() {
             self.wake.notify_one();
         }
     }
@@ -227,15 +206,14 @@ impl Keeper {
         let now = Instant::now();
         let mut schedule = self.schedule();
         schedule.next_try = None;
-        let held: Vec<_> = schedule.held.values().cloned().collect();
+        let held: Vec<_> = schedule.due.values().cloned().collect();
         for holding in held {
             let mut state = holding.state();
             let waits = match state.work {
                 Work::Renew => state.renewal_due(holding.lease()) <= now,
-                Work::Complete(_) | Work::Release { .. } => true,
+                Work::Complete(..) | Work::Release { .. } => true,
             };
-            // What is being sent right now finds its place by itself.
-            if waits && state.place.is_some() {
+            if waits {
                 schedule.put(&holding, &mut state, now);
             }
         }
@@ -254,12 +232,12 @@ impl Keeper {
     }
 
     /// One operation, sent once more at once where the first sending failed quickly, as on a connection that was lost
-    /// while idle. Only for operations that their own token makes harmless to repeat: every one of an attempt.
-    pub(super) async fn ask_twice<T, F>(&self, operation: impl Fn() -> F) -> Result<T, StoreError>
+    /// while idle. Only for operations that their own token makes harmless to repeat: every one of an attempt. `sent` is
+    /// now.
+    pub(super) async fn ask_twice<T, F>(&self, sent: Instant, operation: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let sent = Instant::now();
         let answer = match self.ask(operation()).await {
             Err(first) if is_passing(&first) && sent.elapsed() < QUICK => {
                 self.ask(operation()).await.map_err(|second| second.after(&first))
@@ -283,7 +261,7 @@ impl Keeper {
                 return false;
             }
             Work::Renew => self.renew(holding).await.err(),
-            Work::Complete(_) => self.complete(holding).await.map(|_| self.leave(holding)).err(),
+            Work::Complete(..) => self.complete(holding).await.map(|_| self.leave(holding)).err(),
             Work::Release { is_answered } => match self.release(holding).await {
                 Ok(false) if !is_answered => {
                     let mut state = holding.state();
@@ -302,7 +280,7 @@ impl Keeper {
         let Some(error) = error else { return true };
         if self.failed(holding, &error, self.outage.sent() != sent) {
             self.hurry(holding);
-        } else if matches!(work, Work::Complete(_)) {
+        } else if work.rank() == Work::END {
             self.renew_beside(holding).await;
         }
         false
@@ -394,31 +372,28 @@ impl Keeper {
 
     /// Sends the end of a holding once.
     pub(super) async fn send_end(&self, holding: &Arc<Holding>) -> Result<Settled, StoreError> {
-        let is_completion = matches!(holding.state().work, Work::Complete(_));
-        match is_completion {
+        let is_end = { holding.state().work.rank() == Work::END };
+        match is_end {
             true => self.complete(holding).await,
             false => Ok(if self.release(holding).await? { Settled::Stored } else { Settled::Lost }),
         }
     }
 
     async fn complete(&self, holding: &Arc<Holding>) -> Result<Settled, StoreError> {
-        let (record, recreate_until) = {
-            let state = holding.state();
-            let Work::Complete(record) = &state.work else { return Ok(Settled::Stored) };
-            (record.clone(), state.recreate_until(holding))
-        };
-        let id = holding.id();
+        let Some((record, recreate_until)) = holding.state().end(&holding.record) else { return Ok(Settled::Stored) };
         let completed = self.ask(self.store.complete(&holding.key, &record, recreate_until)).await?;
         self.rooms.tell(&holding.key);
         Ok(match completed {
             Completed::Stored if holding.state().is_without_result => Settled::NotKept,
             Completed::Stored => Settled::Stored,
             Completed::NotKept => {
+                let id = holding.id();
                 tracing::error!("no room for the result of the record {id}: it is not kept, and a repeat is told so");
                 Settled::NotKept
             }
             Completed::Refused(held) => {
                 holding.lose();
+                let id = holding.id();
                 match held {
                     Some(held)
                         if held.record.state == State::Completed && held.record.fingerprint == record.fingerprint =>
@@ -484,7 +459,7 @@ impl Drop for Serving {
     fn drop(&mut self) {
         let gone = std::mem::take(&mut self.gone);
         let mut schedule = self.keeper.schedule();
-        let elsewhere = schedule.held.values().map(|held| &held.handle).find(|handle| !gone.contains(&handle.id()));
+        let elsewhere = schedule.held().map(|held| &held.handle).find(|handle| !gone.contains(&handle.id()));
         if let Some(handle) = elsewhere.cloned() {
             drop(schedule);
             Serving { keeper: self.keeper.clone(), gone }.start_on(&handle);
@@ -503,7 +478,8 @@ struct Attending {
 impl Drop for Attending {
     fn drop(&mut self) {
         let mut schedule = self.keeper.schedule();
-        schedule.under_way -= 1;
+        let at = schedule.attended.iter().position(|attended| Arc::ptr_eq(attended, &self.holding));
+        at.map(|at| schedule.attended.swap_remove(at));
         let mut state = self.holding.state();
         if state.place.is_none() && !state.has_left {
             let due = Instant::now() + state.next_pause(Duration::from_secs(1));
@@ -511,7 +487,7 @@ impl Drop for Attending {
         }
         drop(state);
         // Others may have waited for their turn.
-        if self.keeper.outage.is_down() || schedule.under_way + 1 == AT_ONCE {
+        if self.keeper.outage.is_down() || schedule.closed || schedule.attended.len() + 1 == AT_ONCE {
             self.keeper.wake.notify_one();
         }
     }
@@ -526,7 +502,7 @@ async fn serve(serving: Serving) {
     loop {
         let next = {
             let mut schedule = keeper.schedule();
-            if schedule.closed && schedule.held.is_empty() {
+            if schedule.closed && schedule.held().next().is_none() {
                 return;
             }
             let now = Instant::now();
@@ -534,7 +510,7 @@ async fn serve(serving: Serving) {
                 true => try_one(keeper, &mut schedule, now),
                 false => {
                     schedule.next_try = None;
-                    while schedule.under_way < AT_ONCE
+                    while schedule.attended.len() < AT_ONCE
                         && let Some(entry) = schedule.due.first_entry().filter(|entry| entry.key().0 <= now)
                     {
                         let holding = entry.remove();
@@ -558,7 +534,7 @@ async fn serve(serving: Serving) {
 /// Of a store that is down one thing is tried at a time, whatever has waited longest. When to look again.
 fn try_one(keeper: &Arc<Keeper>, schedule: &mut Schedule, now: Instant) -> Option<Instant> {
     let (at, pause) = *schedule.next_try.get_or_insert((now, LONGEST_PAUSE / 8));
-    if schedule.under_way > 0 {
+    if !schedule.attended.is_empty() {
         return None; // its end wakes the task
     }
     let due = schedule.due.first_key_value().map(|((due, ..), _)| *due)?;
@@ -572,7 +548,7 @@ fn try_one(keeper: &Arc<Keeper>, schedule: &mut Schedule, now: Instant) -> Optio
 }
 
 fn spawn(keeper: &Arc<Keeper>, schedule: &mut Schedule, holding: Arc<Holding>) {
-    schedule.under_way += 1;
+    schedule.attended.push(holding.clone());
     holding.state().place = None;
     let attending = Attending { keeper: keeper.clone(), holding };
     tokio::spawn(async move { attending.keeper.attend(&attending.holding).await });

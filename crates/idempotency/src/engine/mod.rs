@@ -392,7 +392,7 @@ impl Idempotency {
         let guard = Unclaim { keeper, handle: &handle, key, claim, is_open: true };
         for _ in 0..=TAKEOVERS {
             let sent = Instant::now();
-            match keeper.ask_twice(|| keeper.store.claim(key, guard.claim)).await {
+            match keeper.ask_twice(sent, || keeper.store.claim(key, guard.claim)).await {
                 Ok(Claimed::Yes { fence }) => {
                     let record = Record { fence, ..guard.claim.record.clone() };
                     guard.defuse();
