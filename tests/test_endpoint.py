@@ -321,7 +321,9 @@ def test_credentials_without_a_scope_are_refused_and_the_log_says_what_to_set(
         assert "Bearer" not in str(problem)
     assert app.runs(key) == 0
     name = {"/pay": "pay", "/sync": "pay_on_a_thread", "/plain": "plain"}[path]
-    (line,) = [line for line in app.output().splitlines() if line.startswith(f"payments.{name}: a request has cred")]
+    (line,) = [
+        line for line in app.output().splitlines() if line.startswith(f"payments.{name}: a request names a caller")
+    ]
     for way_out in ("scope=", "by_authorization", "shared"):
         assert way_out in line
 

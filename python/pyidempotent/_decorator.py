@@ -193,11 +193,11 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             call = enter(args, kwargs)
             run: Callable[..., Any] = function
             given, named = args, kwargs
-            if isinstance(call, EndpointCall):
-                if call.is_held():
-                    return await function(*args, **kwargs)
-                run, given, named = await call.prepare(functools.partial(function, *args, **kwargs)), (), {}
+            if isinstance(call, EndpointCall) and call.is_held():
+                return await function(*args, **kwargs)
             try:
+                if isinstance(call, EndpointCall):
+                    run, given, named = await call.prepare(functools.partial(function, *args, **kwargs)), (), {}
                 outcome = await advance_async(call, protect(call), None, read_body, run, given, named)
                 if outcome.exception is not None:
                     raise outcome.exception
@@ -213,11 +213,11 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             call = enter(args, kwargs)
             run: Callable[..., Any] = function
             given, named = args, kwargs
-            if isinstance(call, EndpointCall):
-                if call.is_held():
-                    return function(*args, **kwargs)
-                run, given, named = call.prepare_in_thread(functools.partial(function, *args, **kwargs)), (), {}
+            if isinstance(call, EndpointCall) and call.is_held():
+                return function(*args, **kwargs)
             try:
+                if isinstance(call, EndpointCall):
+                    run, given, named = call.prepare_in_thread(functools.partial(function, *args, **kwargs)), (), {}
                 outcome = advance(call, protect(call), None, read_body_from_thread, run, given, named)
                 if outcome.exception is not None:
                     raise outcome.exception

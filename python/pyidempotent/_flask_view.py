@@ -9,9 +9,11 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from io import BytesIO
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyidempotent._function import Function, FunctionCall, caller_bytes
+from pyidempotent._callers import server_caller, user_caller
+from pyidempotent._function import Function, FunctionCall
 from pyidempotent._http import METHODS, REPLAYED, note_of, problem_answer, too_large
 from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import ATTEMPT, EndpointCall, form_content
@@ -89,7 +91,7 @@ class FlaskFunctionCall(EndpointCall):
 
     def user(self) -> bytes | None:
         """The user that flask-login knows."""
-        return known_user(self.app)
+        return known_user(self.app, self.request, self.site, self.plan.name)
 
     def answer(self, error: IdempotencyError) -> Any:
         """A function's caller gets the exception."""
@@ -254,12 +256,13 @@ def after_functions() -> list[Any]:
     return functions
 
 
-def known_user(app: Flask) -> bytes | None:
-    """The user that flask-login knows, if the application has it."""
+def known_user(app: Flask, request: Request, site: Site, who: str) -> bytes | None:
+    """The user that flask-login knows, if the application has it, or whom the server has authenticated."""
     login = sys.modules.get("flask_login")
-    if login is None or not hasattr(app, "login_manager") or not login.current_user.is_authenticated:
-        return None
-    return caller_bytes(login.current_user.get_id())
+    if login is not None and hasattr(app, "login_manager") and login.current_user.is_authenticated:
+        user = login.current_user._get_current_object()
+        return user_caller(user, methodcaller("get_id"), "a get_id()", site, who)
+    return server_caller(request.environ)
 
 
 #: What Flask takes from the stream where it parses it.

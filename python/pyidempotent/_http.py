@@ -33,6 +33,11 @@ def key_missing(key_header: str) -> str:
     return IdempotencyKeyMissing.default_detail.replace("Idempotency-Key", key_header)
 
 
+def who_of(facts: Facts) -> str:
+    """The operation of a request, for the log."""
+    return f"{facts.method} {facts.path.decode('utf-8', 'replace')}"
+
+
 def anonymous_caller(facts: Facts, site: Site, who: str) -> None:
     """Says that a request without a known caller is nobody's, where it does not claim to be somebody's.
 
@@ -43,22 +48,23 @@ def anonymous_caller(facts: Facts, site: Site, who: str) -> None:
     Raises:
         IdempotencyScopeMissing: where it has credentials.
     """
-    names = facts.callers()
-    if found := [name for name in names if name != "cookie"]:
-        said = ", ".join(sorted(found))
+    certain, possible = facts.callers()
+    if certain:
+        said = ", ".join(certain)
         once(
             site,
             logging.ERROR,
-            f"{who}: a request has credentials ({said}), and nothing says whose its Idempotency-Key is; nothing runs. "
-            "Pass scope=: a callable that returns the caller (like scope=lambda user: user.id), "
+            f"{who}: a request names a caller in its headers ({said}), and nothing says whose its Idempotency-Key is; "
+            "nothing runs. Pass scope=: a callable that returns the caller (like scope=lambda user: user.id), "
             "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers share answers",
         )
-        raise IdempotencyScopeMissing
-    if names:
+        raise IdempotencyScopeMissing(f"{IdempotencyScopeMissing.default_detail} The request names one in: {said}.")
+    if possible:
+        said = ", ".join(possible)
         once(
             site,
             logging.WARNING,
-            f"{who}: requests with cookies share their keys; if a cookie says who the caller is, pass scope=",
+            f"{who}: requests with different values of {said} share their keys; if it names the caller, pass scope=",
         )
 
 

@@ -232,7 +232,7 @@ class Facts:
     def line(self, name: bytes, /) -> bytes:
         """The first line of a header, or nothing."""
 
-    def callers(self) -> list[str]:
+    def callers(self) -> tuple[list[str], list[str]]:
         """The names of the headers that may say who calls."""
 
     def key(self, site: CallSite, /) -> str | None:

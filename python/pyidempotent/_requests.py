@@ -6,15 +6,16 @@ imported already.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 from pyidempotent import _native
+from pyidempotent._callers import certificate_caller, user_caller
 from pyidempotent._current import Operation
 from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
 from pyidempotent._http import (
@@ -37,7 +38,7 @@ from pyidempotent._results import (
     unpack,
 )
 from pyidempotent._site import Site
-from pyidempotent.exceptions import IdempotencyError, IdempotencyScopeMissing
+from pyidempotent.exceptions import IdempotencyError
 
 #: The names of the parameters that FastAPI is asked for.
 INJECTED_REQUEST, INJECTED_RESPONSE, INJECTED_KEY = "_idempotent_request", "_idempotent_response", "idempotency_key_"
@@ -90,8 +91,7 @@ class EndpointCall(FunctionCall):
 
     def user(self) -> bytes | None:
         """The authenticated user that the framework itself knows, if it does."""
-        user = self.request.scope.get("user")
-        return identity(user) if user is not None and getattr(user, "is_authenticated", False) else None
+        return scope_caller(self.request.scope, self.site, self.plan.name)
 
     def is_held(self) -> bool:
         """Whether middleware holds an attempt for this request, which the endpoint joins.
@@ -281,16 +281,15 @@ def response_of(answer: Answer) -> Any:
     return response
 
 
-def identity(user: Any) -> bytes:
-    """Starlette's authenticated user; its base class has an identity that is not implemented."""
-    with contextlib.suppress(NotImplementedError):
-        return caller_bytes(user.identity)
-    if type(user) is sys.modules["starlette.authentication"].SimpleUser:
-        return caller_bytes(user.display_name)  # all that it has
-    # Of another class, two users may have one name to display.
-    raise IdempotencyScopeMissing(
-        f"{type(user).__qualname__} has no identity that tells users apart; give it one, or pass scope="
-    )
+def scope_caller(scope: Mapping[str, Any], site: Site, who: str) -> bytes | None:
+    """The user that stands in an ASGI scope, or whom its server has authenticated."""
+    user = scope.get("user")
+    starlette = sys.modules.get("starlette.authentication")
+    # A name to display is all that this class has; of any other class two users may have one.
+    is_simple = starlette is not None and type(user) is starlette.SimpleUser
+    identity = attrgetter("display_name" if is_simple else "identity")
+    caller = user_caller(user, identity, "an attribute identity", site, who)
+    return certificate_caller(scope) if caller is None else caller
 
 
 # Reading the body: the only part with a colour.

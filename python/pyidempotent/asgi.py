@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, cast
 from pyidempotent._current import CurrentAttempt, _current
 from pyidempotent._drain import drain
 from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
-from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large
+from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large, who_of
 from pyidempotent._native import Capture, Facts
 from pyidempotent._plan import Asked, Plan, RequestCall, Routes
-from pyidempotent._requests import ATTEMPT, identity
+from pyidempotent._requests import ATTEMPT, scope_caller
 from pyidempotent._results import Answer, Outcome
 from pyidempotent._site import Options, Site
 from pyidempotent.backends import Backend
@@ -180,9 +180,8 @@ class _Request(RequestCall):
         self.content: bytes | None = None
 
     def user(self) -> bytes | None:
-        """The user that Starlette knows."""
-        user = self.scope.get("user")
-        return identity(user) if user is not None and getattr(user, "is_authenticated", False) else None
+        """The user that stands in the scope, or whom the server has authenticated."""
+        return scope_caller(self.scope, self.site, who_of(self.facts))
 
     def again(self) -> Receive:
         """What receives the body that was read, and then the server's own messages."""

@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -34,7 +33,7 @@ from pyidempotent._flask_view import (
     views_of,
 )
 from pyidempotent._flow import advance, protect, refuse_to_block
-from pyidempotent._http import METHODS
+from pyidempotent._http import METHODS, who_of
 from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
 from pyidempotent._requests import ATTEMPT
@@ -326,5 +325,5 @@ class _Request(RequestCall):
             self.asked[option] = self._app.ensure_sync(asked)(request)
 
     def user(self) -> bytes | None:
-        """The user that flask-login knows."""
-        return known_user(self._app) if "flask_login" in sys.modules else None
+        """The user that flask-login knows, or whom the server has authenticated."""
+        return known_user(self._app, self.request, self.site, who_of(self.facts))

@@ -1,10 +1,10 @@
 //! [`Facts`]: a request, as far as it is known before its body.
 
-use idempotency::http::{CREDENTIALS, RequestFacts};
+use idempotency::http::{CALLERS, POSSIBLE_CALLERS, RequestFacts, names_caller};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::errors;
@@ -22,7 +22,7 @@ use crate::site::Site;
 /// >>> from pyidempotent._native import Facts
 /// >>> facts = Facts("POST", b"/pay", b"", [(b"x-a", b"1"), (b"x-a", b"2"), (b"x-api-key", b"s")])
 /// >>> facts.line(b"x-a"), facts.line(b"x-b"), facts.callers()
-/// (b'1', b'', ['x-api-key'])
+/// (b'1', b'', (['x-api-key'], []))
 #[pyclass(frozen, module = "pyidempotent._native")]
 pub struct Facts {
     #[pyo3(get)]
@@ -84,6 +84,17 @@ impl Facts {
         Ok(self.of_name(py, name)?.into_iter().next())
     }
 
+    /// Those of the names that the request has a header of.
+    fn among(&self, py: Python<'_>, names: &[&'static str]) -> PyResult<Vec<&'static str>> {
+        let mut found = vec![];
+        for name in names {
+            if self.first(py, name.as_bytes())?.is_some() {
+                found.push(*name);
+            }
+        }
+        Ok(found)
+    }
+
     pub fn path<'py>(&self, py: Python<'py>) -> &Bound<'py, PyBytes> {
         self.path.bind(py)
     }
@@ -107,20 +118,21 @@ impl Facts {
         Ok(Some(PyString::new(py, key.as_str())))
     }
 
-    /// Whether the request says whose it is, which nobody has asked.
+    /// Whether the request carries a header that may say who calls.
     pub fn has_caller(&self, py: Python<'_>) -> PyResult<bool> {
         match &self.headers {
             Headers::Lines(lines) => {
                 let mut has = false;
                 Self::each(py, lines, |(header, _)| {
-                    has = is_caller(header.as_bytes());
+                    let header = header.as_bytes();
+                    has = names_caller(header) || POSSIBLE_CALLERS.iter().any(|name| name.as_bytes() == header);
                     has
                 })?;
                 Ok(has)
             }
             Headers::Environ(environ) => {
-                let environ = environ.bind(py);
-                caller_names(py)?.iter().try_fold(false, |has, name| Ok(has || environ.contains(name)?))
+                let is_disjoint = intern!(py, "isdisjoint");
+                Ok(!caller_names(py)?.call_method1(is_disjoint, (environ,))?.is_truthy()?)
             }
         }
     }
@@ -157,21 +169,15 @@ fn before_query(uri: Bound<'_, PyBytes>) -> Bound<'_, PyBytes> {
     }
 }
 
-/// The headers that may say who calls.
-fn callers() -> impl Iterator<Item = &'static str> {
-    CREDENTIALS.into_iter().chain(["cookie"])
-}
-
-fn is_caller(header: &[u8]) -> bool {
-    callers().any(|name| name.as_bytes() == header)
-}
-
-/// The same, as they stand in an environ.
-fn caller_names(py: Python<'_>) -> PyResult<&Vec<Py<PyString>>> {
-    static NAMES: PyOnceLock<Vec<Py<PyString>>> = PyOnceLock::new();
-    NAMES.get_or_try_init(py, || {
-        Ok(callers().map(|name| PyString::intern(py, &environ_name(name.as_bytes())).unbind()).collect())
-    })
+/// Where the headers that may say who calls stand in an environ.
+fn caller_names(py: Python<'_>) -> PyResult<&Bound<'_, PyFrozenSet>> {
+    static NAMES: PyOnceLock<Py<PyFrozenSet>> = PyOnceLock::new();
+    let names = NAMES.get_or_try_init(py, || {
+        let names = CALLERS.iter().chain(&POSSIBLE_CALLERS).map(|name| environ_name(name.as_bytes()));
+        let names: Vec<String> = names.collect();
+        PyFrozenSet::new(py, names).map(Bound::unbind)
+    })?;
+    Ok(names.bind(py))
 }
 
 #[pymethods]
@@ -278,15 +284,9 @@ impl Facts {
         Ok(self.first(py, name)?.unwrap_or_else(|| PyBytes::new(py, b"")))
     }
 
-    /// The names of the headers that may say who calls.
-    fn callers(&self, py: Python<'_>) -> PyResult<Vec<&'static str>> {
-        let mut found = vec![];
-        for name in callers() {
-            if self.first(py, name.as_bytes())?.is_some() {
-                found.push(name);
-            }
-        }
-        Ok(found)
+    /// The names of the headers that say who calls, and of those that may.
+    fn callers(&self, py: Python<'_>) -> PyResult<(Vec<&'static str>, Vec<&'static str>)> {
+        Ok((self.among(py, &CALLERS)?, self.among(py, &POSSIBLE_CALLERS)?))
     }
 
     /// The key in the header that a site names.

@@ -22,7 +22,7 @@ from django.http.response import HttpResponseBase
 
 from pyidempotent._current import CurrentAttempt, _current
 from pyidempotent._flow import Flow, advance, advance_async, enter, protect
-from pyidempotent._http import METHODS
+from pyidempotent._http import METHODS, who_of
 from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, RequestCall
 from pyidempotent._requests import ATTEMPT
@@ -114,7 +114,7 @@ class IdempotencyMiddleware:
         try:
             call.ask(request)
             if call.wants_user:
-                call.known_user = user_of(request)
+                call.known_user = user_of(request, plan.site, who_of(call.facts))
             flow = protect(call)
             begun = advance(call, flow, None, _Request.read)
         except IdempotencyError as error:
@@ -129,7 +129,7 @@ class IdempotencyMiddleware:
         try:
             await call.ask_async(request)
             if call.wants_user:
-                call.known_user = await user_of_async(request)
+                call.known_user = await user_of_async(request, plan.site, who_of(call.facts))
             flow = protect(call)
             begun = await advance_async(call, flow, None, _Request.read_async)
         except IdempotencyError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from io import BytesIO
+from operator import attrgetter
 from typing import Any
 from urllib.parse import quote
 
 from django.http import HttpRequest, UnreadablePostError
 from django.utils.functional import SimpleLazyObject
 
-from pyidempotent._function import caller_bytes
+from pyidempotent._callers import server_caller, user_caller
 from pyidempotent._http import too_large
 from pyidempotent._native import Facts
 from pyidempotent._requests import ATTEMPT, form_content, path_of
@@ -80,25 +81,24 @@ def _from_stream(request: HttpRequest, limit: int) -> bytes:
     return content
 
 
-def user_of(request: HttpRequest) -> bytes | None:
+def user_of(request: HttpRequest, site: Site, who: str) -> bytes | None:
     """The authenticated user, as a caller."""
-    return _caller(getattr(request, "user", None))
+    return _caller(request, getattr(request, "user", None), site, who)
 
 
-async def user_of_async(request: HttpRequest) -> bytes | None:
-    """The same in a loop, where ``request.user`` must not ask the database."""
+async def user_of_async(request: HttpRequest, site: Site, who: str) -> bytes | None:
+    """The authenticated user, found in a loop, where ``request.user`` must not ask the database."""
     user = getattr(request, "user", None)
     # Somebody's own is not lazy: Django's would be the session's user, who may be nobody.
     if hasattr(request, "auser") and (user is None or isinstance(user, SimpleLazyObject)):
         user = await request.auser()
-    return _caller(user)
+    return _caller(request, user, site, who)
 
 
-def _caller(user: Any) -> bytes | None:
-    if user is None or not user.is_authenticated:
-        return None
-    try:
-        return caller_bytes(user.pk)
-    except TypeError as error:
-        message = f"the primary key of {type(user).__qualname__} names no caller; pass scope="
-        raise TypeError(message) from error
+def _caller(request: HttpRequest, user: Any, site: Site, who: str) -> bytes | None:
+    by_key = attrgetter("pk")
+    caller = user_caller(user, by_key, "a primary key", site, who)
+    if caller is None:
+        # Django REST Framework and Ninja leave there what has authenticated a request that has no user.
+        caller = user_caller(getattr(request, "auth", None) or None, by_key, "a primary key", site, who)
+    return server_caller(request.META) if caller is None else caller

@@ -86,7 +86,7 @@ class ViewCall(EndpointCall):
     async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """Asks for the user; a response that the view returns is rendered."""
         if self._wants_user():
-            self._user = await user_of_async(self.request)
+            self._user = await user_of_async(self.request, self.site, self.plan.name)
 
         async def rendered() -> Any:
             response = await run()
@@ -99,7 +99,7 @@ class ViewCall(EndpointCall):
     def prepare_in_thread(self, run: Callable[[], Any]) -> Callable[[], Any]:
         """The same on this thread."""
         if self._wants_user():
-            self._user = user_of(self.request)
+            self._user = user_of(self.request, self.site, self.plan.name)
 
         def rendered() -> Any:
             response = run()
