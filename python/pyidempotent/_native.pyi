@@ -31,6 +31,7 @@ __all__ = [
     "RequestCall",
     "Site",
     "Step",
+    "TooLarge",
     "__version__",
     "abandon",
     "decode",
@@ -69,7 +70,7 @@ class Backend:
         client_certificate: tuple[bytes, bytes] | None = None,
     ) -> Backend: ...
     @staticmethod
-    def custom(methods: object) -> Backend: ...
+    def custom(methods: object, time_limit: float) -> Backend: ...
     def check(self) -> None: ...
     def get(self, key: bytes) -> _Found | None: ...
     def resolve(self, key: bytes, fence: int, result: bytes | None, force: bool) -> bool: ...
@@ -427,6 +428,9 @@ class Outcome:
     def __eq__(self, other: object, /) -> bool: ...
 
 def protect(call: Call | RequestCall, /) -> Flow: ...
+
+class TooLarge(Exception):
+    """Raised by a backend's method that can never take a value of this size."""
 
 @final
 class Step:

@@ -32,7 +32,7 @@ enum Spec {
     Memory { max_entries: usize, max_bytes: usize },
     Sqlite { path: PathBuf, time_limit: Duration },
     Redis(Box<RedisOptions>),
-    Custom(Arc<Py<PyAny>>),
+    Custom { methods: Arc<Py<PyAny>>, time_limit: Duration },
     Rehearsal,
 }
 
@@ -44,7 +44,7 @@ impl Spec {
             }
             Self::Sqlite { path, time_limit } => Arc::new(SqliteStore::open(path).time_limit(time_limit)),
             Self::Redis(options) => Arc::new(RedisStore::with_options(*options)?),
-            Self::Custom(methods) => Arc::new(PythonStore::new(methods)),
+            Self::Custom { methods, time_limit } => Arc::new(PythonStore::new(methods, time_limit)?),
             Self::Rehearsal => Arc::new(Rehearsed),
         })
     }
@@ -79,13 +79,14 @@ impl Backend {
         {
             return Ok(engine);
         }
+        let process = process()?;
         let engine = Idempotency::new(self.spec.open()?);
         let new = Box::into_raw(Box::new((id, engine)));
         match self.current.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
                 // SAFETY: just leaked, never freed.
                 let (_, engine) = unsafe { &*new };
-                process().adopt(engine.clone());
+                process.adopt(engine.clone());
                 Ok(engine)
             }
             Err(_) => {
@@ -155,10 +156,11 @@ impl Backend {
         Ok(Self::new(spec))
     }
 
-    /// Records behind the methods of a Python object.
+    /// Records behind the methods of a Python object. `time_limit` is in seconds.
     #[staticmethod]
-    fn custom(methods: Py<PyAny>) -> Self {
-        Self::new(Spec::Custom(Arc::new(methods)))
+    fn custom(methods: Py<PyAny>, time_limit: f64) -> PyResult<Self> {
+        let time_limit = seconds("time_limit", time_limit)?;
+        Ok(Self::new(Spec::Custom { methods: Arc::new(methods), time_limit }))
     }
 
     /// Holds the store against every rule; an AssertionError names the first that does not hold.
@@ -170,7 +172,7 @@ impl Backend {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         match &self.spec {
             // Once used it lives as long as its process, as every store does.
-            Spec::Custom(methods) if Arc::strong_count(methods) == 1 => visit.call(&**methods),
+            Spec::Custom { methods, .. } if Arc::strong_count(methods) == 1 => visit.call(&**methods),
             _ => Ok(()),
         }
     }

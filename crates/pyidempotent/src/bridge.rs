@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable};
 use idempotency::process::generation;
+use idempotency::{StoreError, StoreErrorKind};
 use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -24,6 +25,7 @@ use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::engine::Begun;
+use crate::errors;
 use crate::runtime::process;
 
 /// Makes the Python result, on the loop's thread.
@@ -127,8 +129,10 @@ impl Bridge {
 const TOGETHER: usize = 16;
 
 fn send(operations: Vec<Operation>) {
+    // Whoever submitted them has made sure that there is a process.
+    let Ok(process) = process() else { return };
     // One task from here, the others on the runtime's own thread.
-    process().runtime.spawn(async move {
+    process.runtime.spawn(async move {
         for operation in operations {
             tokio::spawn(operation);
         }
@@ -172,9 +176,12 @@ fn bridge_of<'py>(running: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>> {
 #[cold]
 fn build<'py>(running: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>> {
     let py = running.py();
-    let (waker, reader) = UnixStream::pair()?;
-    waker.set_nonblocking(true)?;
-    reader.set_nonblocking(true)?;
+    let refused = |source: std::io::Error| {
+        let message = format!("the operating system refuses a socket to wake the event loop by: {source}; nothing ran");
+        errors::store_error(py, &StoreError::new(StoreErrorKind::NotExecuted, message).with_source(source))
+    };
+    let (waker, reader) = UnixStream::pair().map_err(refused)?;
+    waker.set_nonblocking(true).and_then(|()| reader.set_nonblocking(true)).map_err(refused)?;
     let descriptor = reader.as_raw_fd();
     let shared = Arc::new(Shared { queue: Mutex::default(), woken: AtomicBool::new(false), waker });
     let bridge = Bound::new(py, Bridge { process: generation(), shared, reader, waiting: Mutex::default() })?;
@@ -201,13 +208,14 @@ pub fn submit<'py, T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
     convert: for<'a> fn(Python<'a>, T) -> PyResult<Bound<'a, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let process = process().map_err(|error| errors::store_error(py, &error))?;
     let running = running_loop(py)?;
     let bridge = bridge_of(&running)?;
     let future = running.call_method0(intern!(py, "create_future"))?;
     let (shared, mut waiting) = (bridge.get().shared.clone(), locked(&bridge.get().waiting));
     waiting.last += 1;
     let number = waiting.last;
-    let under_way = process().driver.under_way();
+    let under_way = process.driver.under_way();
     let operation = async move {
         let _under_way = under_way;
         let output = work.await;
@@ -222,7 +230,7 @@ pub fn submit<'py, T: Send + 'static>(
                 send(std::mem::take(outbox));
             }
         }
-        None => drop(process().runtime.spawn(operation)),
+        None => drop(process.runtime.spawn(operation)),
     }
     waiting.futures.insert(number, (future.clone().unbind(), abort));
     Ok(future)

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Held, Resolution};
@@ -13,14 +14,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio::sync::oneshot;
 
-use crate::pool::Job;
+use crate::pool::{Job, Pool, Rank};
 use crate::runtime::process;
 
-/// A store behind Python methods, called on threads of the pool.
+/// A store behind Python methods, called on threads of its own.
 pub struct PythonStore {
     /// Never dropped on the runtime's thread: the `Backend` it was opened by holds it too.
     methods: Arc<Py<PyAny>>,
+    pool: Arc<Pool>,
     lanes: Lanes,
+    time_limit: Duration,
 }
 
 /// What an attempt sends goes out in order: its release waits for its claim, even where nobody does any more.
@@ -31,8 +34,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl PythonStore {
-    pub fn new(methods: Arc<Py<PyAny>>) -> Self {
-        Self { methods, lanes: Lanes::default() }
+    pub fn new(methods: Arc<Py<PyAny>>, time_limit: Duration) -> Result<Self, StoreError> {
+        let pool = Arc::<Pool>::default();
+        process()?.adopt_pool(pool.clone());
+        Ok(Self { methods, pool, lanes: Lanes::default(), time_limit })
     }
 
     fn apply<'a, T: Send + 'static>(
@@ -45,43 +50,58 @@ impl PythonStore {
     ) -> Reply<'a, T> {
         let (methods, key, (to, answer)) = (self.methods.clone(), *key, oneshot::channel());
         let job: Job = Box::new(move |py| {
+            // Who asked has given up before it began: it is not executed.
+            if to.is_closed() {
+                return Box::new(|| ());
+            }
             let answer = call(py, &methods, method, key, step);
             Box::new(move || drop(to.send(answer))) // who asked may have gone
         });
-        match attempt {
-            Some(token) => self.in_order(token, job),
-            None => process().calls.submit(job),
-        }
+        let rank = if method == "claim" { Rank::New } else { Rank::Held };
+        let submitted = match attempt {
+            Some(token) => self.in_order(rank, token, job),
+            None => self.pool.submit(rank, job),
+        };
         Box::pin(async move {
+            submitted?;
+            let limit = self.time_limit;
+            let answer = tokio::time::timeout(limit, answer).await.map_err(|_| {
+                let message = format!("{method}() of the backend did not return within {limit:?}");
+                StoreError::new(StoreErrorKind::Unknown, message)
+            })?;
             let stopped = |_| StoreError::new(StoreErrorKind::Unknown, "the interpreter is going away");
-            let answer = answer.await.map_err(stopped)??;
-            Ok(pick(answer).expect("a step gives the answer of its operation"))
+            Ok(pick(answer.map_err(stopped)??).expect("a step gives the answer of its operation"))
         })
     }
 
-    fn in_order(&self, token: Token, job: Job) {
+    fn in_order(&self, rank: Rank, token: Token, job: Job) -> Result<(), StoreError> {
         {
             let mut lanes = locked(&self.lanes);
             if let Some(waiting) = lanes.get_mut(&token) {
-                return waiting.push_back(job);
+                waiting.push_back(job);
+                return Ok(());
             }
             lanes.insert(token, VecDeque::new());
         }
         let lanes = self.lanes.clone();
-        process().calls.submit(Box::new(move |py| {
-            let mut job = job;
-            loop {
-                let tell = job(py);
-                let mut lanes = locked(&lanes);
-                let Some(next) = lanes.get_mut(&token).and_then(VecDeque::pop_front) else {
-                    lanes.remove(&token);
-                    return tell;
-                };
-                drop(lanes);
-                tell();
-                job = next;
-            }
-        }));
+        let submitted = self.pool.submit(
+            rank,
+            Box::new(move |py| {
+                let mut job = job;
+                loop {
+                    let tell = job(py);
+                    let mut lanes = locked(&lanes);
+                    let Some(next) = lanes.get_mut(&token).and_then(VecDeque::pop_front) else {
+                        lanes.remove(&token);
+                        return tell;
+                    };
+                    drop(lanes);
+                    tell();
+                    job = next;
+                }
+            }),
+        );
+        submitted.inspect_err(|_| drop(locked(&self.lanes).remove(&token)))
     }
 }
 
@@ -101,6 +121,10 @@ fn call(
     });
     let misuse = |what: String| Err(StoreError::new(StoreErrorKind::Setup, format!("{method}() of {class} {what}")));
     match returned {
+        Err(error) if error.is_instance_of::<TooLarge>(py) => {
+            let message = format!("{method}() of {class} can't take the value: {}", error.value(py));
+            Err(StoreError::new(StoreErrorKind::TooLarge, message).with_source(error))
+        }
         Err(error) if error.is_instance_of::<Foreign>(py) => {
             Err(StoreError::new(StoreErrorKind::Foreign, error.value(py).to_string()))
         }
@@ -119,6 +143,13 @@ fn call(
 }
 
 pyo3::create_exception!(pyidempotent._native, Foreign, PyValueError, "A value that is not an idempotency record.");
+
+pyo3::create_exception!(
+    pyidempotent.backends.custom,
+    TooLarge,
+    pyo3::exceptions::PyException,
+    "Raised by a backend's method that can never take a value of this size: its result is not kept, and nothing runs again."
+);
 
 /// One operation: what a backend calls with the value that stands under the key.
 #[pyclass(frozen, module = "pyidempotent._native")]
@@ -219,5 +250,9 @@ impl Store for PythonStore {
 
     fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
         self.apply("claim", key, None, step::Step::Resolve(resolution.clone()), done)
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.time_limit
     }
 }

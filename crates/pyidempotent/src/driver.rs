@@ -65,7 +65,10 @@ impl Driver {
     }
 
     /// Starts our own thread.
-    pub fn start(&'static self) {
+    ///
+    /// # Errors
+    /// Where the operating system gives none.
+    pub fn start(&'static self) -> std::io::Result<()> {
         let thread = thread::Builder::new().name("idempotency".into());
         let served = thread.spawn(|| {
             loop {
@@ -73,7 +76,8 @@ impl Driver {
                 self.stand_by();
             }
         });
-        let _ = self.own.set(served.expect("the operating system gives a thread").thread().clone());
+        let _ = self.own.set(served?.thread().clone());
+        Ok(())
     }
 
     /// Until calls pause, or a loop has work under way.

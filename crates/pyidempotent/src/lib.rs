@@ -17,6 +17,7 @@ mod floor;
 mod flow;
 mod logging;
 mod outcome;
+mod per_process;
 mod plan;
 mod pool;
 mod rehearsal;
@@ -58,6 +59,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<attempt::Completion>()?;
     module.add_class::<outcome::Outcome>()?;
     module.add_class::<custom::Step>()?;
+    module.add("TooLarge", module.py().get_type::<custom::TooLarge>())?;
     module.add_class::<rehearsal::Rehearsal>()?;
     module.add_function(wrap_pyfunction!(custom::expires_at, module)?)?;
     module.add_function(wrap_pyfunction!(bridge::abandon, module)?)?;

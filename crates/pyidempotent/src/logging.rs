@@ -1,9 +1,66 @@
 //! The engine's warnings, handed to Python's `logging` under the name `pyidempotent`.
+//!
+//! Whoever logs may be the runtime's own thread, or hold a lock: it only queues its line. One thread hands the lines
+//! over; what is left at the interpreter's exit is handed over there.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
-use crate::runtime::{is_stopping, process};
+use crate::per_process::PerProcess;
+use crate::runtime::is_stopping;
+
+/// How many lines wait at the most; what comes beyond that is counted.
+const MOST: usize = 1000;
+
+#[derive(Default)]
+struct Queue {
+    lines: Mutex<Lines>,
+    arrived: Condvar,
+    handed_over: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    waiting: VecDeque<(Level, String)>,
+    dropped: usize,
+    /// Whether there is a thread that hands them over.
+    is_served: bool,
+    /// Whether that thread is in Python code, or about to be.
+    is_handing_over: bool,
+}
+
+static QUEUE: PerProcess<Queue> = PerProcess::new();
+
+impl Queue {
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands lines over until the interpreter goes away.
+    fn serve(&self) {
+        loop {
+            let mut lines = self.lines();
+            let (line, dropped) = loop {
+                if is_stopping() {
+                    return;
+                }
+                if let Some(line) = lines.waiting.pop_front() {
+                    lines.is_handing_over = true;
+                    break (line, std::mem::take(&mut lines.dropped));
+                }
+                lines = self.arrived.wait(lines).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(lines);
+            Python::attach(|py| hand_over(py, line, dropped));
+            self.lines().is_handing_over = false;
+            self.handed_over.notify_all();
+        }
+    }
+}
 
 struct ToPython;
 
@@ -16,26 +73,51 @@ impl Log for ToPython {
         if !self.enabled(record.metadata()) || is_stopping() {
             return;
         }
-        let level = if record.level() == Level::Error { "error" } else { "warning" };
-        let message = record.args().to_string();
-        // Never attach on the thread that logs: it may be the runtime's own, or hold a lock.
-        process().runtime.spawn_blocking(move || {
-            if is_stopping() {
-                return;
-            }
-            Python::attach(|py| {
-                let log = || -> PyResult<()> {
-                    let logger = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
-                    logger.call_method1(level, ("%s", message)).map(drop)
-                };
-                if let Err(error) = log() {
-                    error.write_unraisable(py, None);
-                }
-            });
-        });
+        let (queue, line) = (QUEUE.get(), (record.level(), record.args().to_string()));
+        let mut lines = queue.lines();
+        if lines.waiting.len() < MOST {
+            lines.waiting.push_back(line);
+        } else {
+            lines.dropped += 1;
+        }
+        if !lines.is_served {
+            // Without a thread the lines wait for the next one, or for the exit.
+            let thread = std::thread::Builder::new().name("idempotency-logging".into());
+            lines.is_served = thread.spawn(|| queue.serve()).is_ok();
+        }
+        queue.arrived.notify_one();
     }
 
     fn flush(&self) {}
+}
+
+fn hand_over(py: Python<'_>, (level, message): (Level, String), dropped: usize) {
+    let log = || -> PyResult<()> {
+        let logger = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
+        if dropped > 0 {
+            logger.call_method1("error", ("%d lines of the log were dropped: they came too fast", dropped))?;
+        }
+        let level = if level == Level::Error { "error" } else { "warning" };
+        logger.call_method1(level, ("%s", message)).map(drop)
+    };
+    if let Err(error) = log() {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// For the interpreter's exit, once nothing attaches any more: waits at most `limit` for the line that is being handed
+/// over, and hands over the others.
+pub fn finish(py: Python<'_>, limit: Duration) {
+    let queue = QUEUE.get();
+    let Lines { waiting, mut dropped, .. } = py.detach(|| {
+        queue.arrived.notify_all();
+        let waited = queue.handed_over.wait_timeout_while(queue.lines(), limit, |lines| lines.is_handing_over);
+        let (mut lines, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *lines)
+    });
+    for line in waiting {
+        hand_over(py, line, std::mem::take(&mut dropped));
+    }
 }
 
 pub fn install() {

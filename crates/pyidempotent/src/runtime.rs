@@ -3,19 +3,21 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use idempotency::Idempotency;
 use idempotency::process::generation;
+use idempotency::{Idempotency, StoreError, StoreErrorKind};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use tokio::runtime::{Builder, Handle};
 
-use crate::bridge;
 use crate::driver::Driver;
+use crate::per_process::PerProcess;
 use crate::pool::Pool;
+use crate::{bridge, errors, logging};
 
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
 /// exist there, and dropping the runtime would wait for it.
@@ -24,57 +26,70 @@ pub struct Process {
     pub runtime: Handle,
     /// Who drives it.
     pub driver: &'static Driver,
-    /// For what has to call Python.
-    pub calls: Pool,
     engines: Mutex<Vec<Idempotency>>,
+    /// The threads of stores that have to call Python.
+    pools: Mutex<Vec<Arc<Pool>>>,
 }
 
 static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
 static STOPPING: AtomicBool = AtomicBool::new(false);
+/// The thread that has said so: it goes on until the process ends.
+static STOPPER: OnceLock<ThreadId> = OnceLock::new();
 
-/// This process's own.
-pub fn process() -> &'static Process {
-    let id = generation();
-    let current = CURRENT.load(Ordering::Acquire);
+/// This process's own, if it has used a store.
+fn current() -> Option<&'static Process> {
     // SAFETY: the pointer is null or was leaked by `Box::into_raw` below, and is never freed.
-    match unsafe { current.as_ref() } {
-        Some(process) if process.id == id => process,
-        _ => start(id, current),
-    }
+    let current = unsafe { CURRENT.load(Ordering::Acquire).as_ref() };
+    current.filter(|process| process.id == generation())
+}
+
+/// This process's own, made when a store is first used.
+///
+/// # Errors
+/// Where the operating system refuses a poller or a thread; the next call tries again.
+pub fn process() -> Result<&'static Process, StoreError> {
+    current().map_or_else(start, Ok)
 }
 
 #[cold]
-fn start(id: u32, seen: *mut Process) -> &'static Process {
+fn start() -> Result<&'static Process, StoreError> {
+    static STARTING: PerProcess<Mutex<()>> = PerProcess::new();
+    let _one_at_a_time = STARTING.get().lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(process) = current() {
+        return Ok(process);
+    }
+    let refused = |what: &str, source: std::io::Error| {
+        let message = format!("the operating system refuses {what}: {source}; nothing ran. Raise its limit");
+        StoreError::new(StoreErrorKind::NotExecuted, message).with_source(source)
+    };
     // Of one thread, whichever it is, instead of a pool: its tasks run in turn, so that the commands of a batch reach
     // the connection before it writes. A pool's worker would run the connection after every one of them.
-    let runtime = Builder::new_current_thread().enable_all().build().expect("the operating system gives a poller");
-    let (handle, calls) = (runtime.handle().clone(), Pool::default());
-    let driver = Box::into_raw(Box::new(Driver::new(runtime)));
-    // SAFETY: it lives as long as its process, which is either leaked or gone before it, below.
-    let made = Process { id, runtime: handle, driver: unsafe { &*driver }, calls, engines: Mutex::default() };
-    let new = Box::into_raw(Box::new(made));
-    match CURRENT.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {
-            // SAFETY: `new` was just leaked and is never freed.
-            let process = unsafe { &*new };
-            process.driver.start();
-            process
-        }
-        Err(_) => {
-            // SAFETY: neither was ever shared. Another thread of this process was quicker.
-            unsafe {
-                drop(Box::from_raw(new));
-                drop(Box::from_raw(driver));
-            }
-            process()
-        }
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| refused("a poller (file descriptors)", source))?;
+    let (handle, driver) = (runtime.handle().clone(), Box::into_raw(Box::new(Driver::new(runtime))));
+    // SAFETY: it was just leaked, and is freed below alone, where nothing has seen it.
+    let driver_here: &'static Driver = unsafe { &*driver };
+    if let Err(source) = driver_here.start() {
+        // SAFETY: no thread was started, so nobody else has it.
+        drop(unsafe { Box::from_raw(driver) });
+        return Err(refused("a thread", source));
     }
+    let (engines, pools) = Default::default();
+    let made = Process { id: generation(), runtime: handle, driver: driver_here, engines, pools };
+    let process: &'static Process = Box::leak(Box::new(made));
+    CURRENT.store(std::ptr::from_ref(process).cast_mut(), Ordering::Release);
+    Ok(process)
 }
 
 impl Process {
     /// Remembers an engine, so that a shutdown waits for its background work.
     pub fn adopt(&self, engine: Idempotency) {
         self.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine);
+    }
+
+    /// Remembers a store's threads, so that a shutdown waits until they have left Python.
+    pub fn adopt_pool(&self, pool: Arc<Pool>) {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).push(pool);
     }
 }
 
@@ -108,18 +123,34 @@ where
     F: Future + Send,
     F::Output: Send,
 {
+    let process = process().map_err(|error| errors::store_error(py, &error))?;
     let mut future = pin!(future);
     loop {
-        match py.detach(|| process().driver.wait(future.as_mut(), SLICE)) {
+        let ended = py.detach(|| {
+            let ended = process.driver.wait(future.as_mut(), SLICE);
+            stay_away();
+            ended
+        });
+        match ended {
             Some(output) => return Ok(output),
             None => py.check_signals()?,
         }
     }
 }
 
-/// Polls a future once in the runtime's context.
+/// Keeps a thread that is no part of the interpreter's end from coming back to it: it would be ended in the middle of our
+/// frames, which aborts the process. Threads that Python waits for have ended by then.
+fn stay_away() {
+    if is_stopping() && STOPPER.get().is_some_and(|stopper| *stopper != thread::current().id()) {
+        loop {
+            thread::park();
+        }
+    }
+}
+
+/// Polls a future once in the runtime's context; `None` too where there is no runtime to be had, which `block_on` says.
 pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
-    let _context = process().runtime.enter();
+    let _context = process().ok()?.runtime.enter();
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
@@ -139,8 +170,8 @@ where
 }
 
 /// Waits at most `limit` for completions and releases that are still on their way; whether all have ended.
-async fn drained(limit: Duration) -> bool {
-    let engines = process().engines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+async fn drained(process: &Process, limit: Duration) -> bool {
+    let engines = process.engines.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let deadline = tokio::time::Instant::now() + limit;
     let mut all = true;
     for engine in &engines {
@@ -155,18 +186,33 @@ async fn drained(limit: Duration) -> bool {
 #[pyo3(signature = (limit, /))]
 pub fn drain(py: Python<'_>, limit: f64) -> PyResult<Bound<'_, PyAny>> {
     let limit = crate::backends::seconds("limit", limit)?;
-    bridge::submit(py, drained(limit), |py, all| Ok(PyBool::new(py, all).to_owned().into_any()))
+    let drained = async move {
+        match current() {
+            Some(process) => drained(process, limit).await,
+            None => true,
+        }
+    };
+    bridge::submit(py, drained, |py, all| Ok(PyBool::new(py, all).to_owned().into_any()))
 }
 
-/// The same for the interpreter's exit: afterwards nothing calls Python.
+/// Waits at most `limit` seconds for completions and releases that are still on their way, for the interpreter's exit:
+/// afterwards nothing of ours calls Python. Whether all have ended.
 #[pyfunction]
 pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
     let deadline = Instant::now() + Duration::try_from_secs_f64(limit).unwrap_or_default();
-    let left = || deadline.saturating_duration_since(Instant::now());
-    py.detach(|| {
-        let all = process().driver.wait(pin!(drained(left())), Duration::MAX).unwrap_or(false);
+    // What calls Python by then gets a moment of its own.
+    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+    let all = py.detach(|| {
+        let drained = |process: &'static Process| process.driver.wait(pin!(drained(process, left())), Duration::MAX);
+        let all = current().is_none_or(|process| drained(process).unwrap_or(false));
+        let _ = STOPPER.set(thread::current().id());
         STOPPING.store(true, Ordering::Release);
-        process().calls.rest(left());
+        if let Some(process) = current() {
+            let pools = process.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            pools.iter().for_each(|pool| pool.rest(left()));
+        }
         all
-    })
+    });
+    logging::finish(py, left());
+    all
 }

@@ -6,10 +6,10 @@ import abc
 from typing import Any, TypeVar
 
 from pyidempotent import _native
-from pyidempotent._native import Step, expires_at
+from pyidempotent._native import Step, TooLarge, expires_at
 from pyidempotent.backends import Backend
 
-__all__ = ["CustomBackend", "Step", "expires_at"]
+__all__ = ["CustomBackend", "Step", "TooLarge", "expires_at"]
 
 _Self = TypeVar("_Self", bound="CustomBackend")
 
@@ -29,7 +29,8 @@ class CustomBackend(Backend, abc.ABC):
     The methods are called on threads of the engine's own, several at a time, so that neither colour blocks; what
     they keep in `threading.local` is kept. A lock that another thread holds at a fork is locked forever in the
     child: make it anew there (`os.register_at_fork`). An exception reaches the caller as the cause of an
-    `IdempotencyStoreUnavailable`. `get` and `resolve` go through `claim`; `purge` does nothing unless you write it.
+    `IdempotencyStoreUnavailable`; `TooLarge` says that the store can never take a value. A method that does not return
+    within `time_limit` seconds has failed for its caller, and goes on. `get` and `resolve` go through `claim`; `purge` does nothing unless you write it.
     What is wrong with a backend, `pyidempotent.testing.check_backend` says.
 
     Leases and expiry are judged by ``time.time()`` of this machine. Where several machines share the store, give the
@@ -60,10 +61,13 @@ class CustomBackend(Backend, abc.ABC):
     ('charged', 'charged')
     """
 
+    #: The longest that a method may take, in seconds. Set it in your class.
+    time_limit: float = 5.0
+
     def __new__(cls: type[_Self], *args: Any, **kwargs: Any) -> _Self:
         """The engine's side of it is made here, so that an ``__init__`` of yours need not know of it."""
         backend = super().__new__(cls)
-        backend.native = _native.Backend.custom(backend)
+        backend.native = _native.Backend.custom(backend, cls.time_limit)
         return backend
 
     def __init__(self) -> None:
