@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from clients import until
 from faults import Proxy
 from pyidempotent import IdempotencyStoreUnavailable, idempotent
 from servers import RedisServer, free_port
@@ -80,3 +82,53 @@ def test_a_name_that_moves_to_the_promoted_replica_is_followed() -> None:
                 refused.append(str(error))
                 assert time.monotonic() < moved + 2, refused
         assert replica.cli("DBSIZE") == "1"
+
+
+def refused_by(server: RedisServer, url: str, caplog: pytest.LogCaptureFixture, says: str) -> None:
+    """Nothing runs, the log says why once, and nobody is told to try again."""
+
+    @idempotent(url, key="order")
+    def charge(order: str) -> str:
+        raise AssertionError("it ran")
+
+    for number in range(3):
+        with pytest.raises(IdempotencyStoreUnavailable, match=says) as refused:
+            charge(f"order-{number}")
+        assert refused.value.retry_after is None
+        assert "retry-after" not in refused.value.headers()
+    until(lambda: len([line for line in caplog.messages if re.search(says, line)]) == 1)
+
+
+def test_a_wrong_password_is_said_once_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer("--requirepass", "right") as server:
+        refused_by(server, f"redis://:wrong@127.0.0.1:{server.port}", caplog, "refused us")
+
+
+def test_a_missing_password_is_said_once_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer("--requirepass", "right") as server:
+        refused_by(server, server.url, caplog, "wants a password|refused us")
+
+
+def test_a_permission_that_is_missing_is_said_once_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer() as server:
+        server.cli("ACL", "SETUSER", "shop", "on", ">secret", "~*", "&*", "+@all", "-evalsha")
+        url = f"redis://shop:secret@127.0.0.1:{server.port}"
+        refused_by(server, url, caplog, "does not permit this user a command")
+
+
+def test_a_record_of_a_newer_version_is_said_once_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer() as server:
+
+        @idempotent(server.url, key="order")
+        def charge(order: str) -> str:
+            return order
+
+        charge("a")
+        (name,) = server.cli("KEYS", "*").split()
+        server.cli("SETRANGE", name, "3", "2")
+        for _ in range(3):
+            with pytest.raises(IdempotencyStoreUnavailable, match="newer than this library reads") as refused:
+                charge("a")
+            assert refused.value.retry_after is None
+        until(lambda: len([line for line in caplog.messages if "newer than this library reads" in line]) == 1)
+        assert server.cli("GETRANGE", name, "0", "3") == "idm2"

@@ -133,7 +133,11 @@ class IdempotencyConflict(IdempotencyError):
 
 
 class IdempotencyStoreUnavailable(IdempotencyError):
-    """503: the store could not be asked, or could not answer in time. Nothing ran; ``__cause__`` says more."""
+    """503: the store could not be asked, or could not answer in time. Nothing ran; ``__cause__`` says more.
+
+    ``retry_after`` is None where waiting mends nothing: a wrong password, a missing permission, a server that is too
+    old, a record of a newer version.
+    """
 
     name = "store-unavailable"
     default_detail = "The store can't be reached."
@@ -144,7 +148,7 @@ class IdempotencyStoreUnavailable(IdempotencyError):
 
     def problem(self, instance: str | None = None) -> dict[str, Any]:
         """The problem document; what exactly failed is for the log, not for the client."""
-        return {
-            **super().problem(instance),
-            "detail": "Nothing was run. Repeat the same request with the same key later.",
-        }
+        detail = "Nothing was run. Repeat the same request with the same key later."
+        if self.retry_after is None:
+            detail = "Nothing was run. The service's store of keys is not set up as it should be; its log says more."
+        return {**super().problem(instance), "detail": detail}

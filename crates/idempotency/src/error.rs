@@ -53,9 +53,20 @@ impl StoreError {
         Self { kind, ..self }
     }
 
+    /// Whether it is the word of a store that works.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Full | StoreErrorKind::Foreign | StoreErrorKind::TooLarge)
+    }
+
     /// Whether the operation may have been executed after all.
     pub(crate) fn may_be_executed(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Unknown | StoreErrorKind::Refused)
+    }
+
+    /// Whether it may go better another time, without anybody mending something.
+    pub fn is_passing(&self) -> bool {
+        use StoreErrorKind::{Full, NotExecuted, Refused, Unknown};
+        matches!(self.kind, NotExecuted | Unknown | Refused | Full)
     }
 
     /// The same error for another operation that it undid too, without its source.

@@ -18,12 +18,21 @@ fn exception<'py>(
     cell.import(py, "pyidempotent.exceptions", name)
 }
 
-/// A store's failure: `IdempotencyStoreUnavailable`, with what caused it as its cause.
+/// A store's failure: `IdempotencyStoreUnavailable`, with what caused it as its cause. It names no time to try again
+/// where waiting mends nothing.
 pub fn store_error(py: Python<'_>, error: &StoreError) -> PyErr {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let raised = match exception(py, &CLASS, "IdempotencyStoreUnavailable") {
-        Ok(class) => PyErr::from_type(class.clone(), error.to_string()),
-        Err(import) => return import,
+    let made = || {
+        let class = exception(py, &CLASS, "IdempotencyStoreUnavailable")?;
+        let options = PyDict::new(py);
+        if !error.is_passing() {
+            options.set_item("retry_after", py.None())?;
+        }
+        class.call((error.to_string(),), Some(&options))
+    };
+    let raised = match made() {
+        Ok(raised) => PyErr::from_value(raised),
+        Err(error) => return error,
     };
     if let Some(source) = error.source() {
         let cause = match source.downcast_ref::<PyErr>() {

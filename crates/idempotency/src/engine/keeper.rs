@@ -239,7 +239,8 @@ impl Keeper {
         F: Future<Output = Result<T, StoreError>>,
     {
         let answer = match self.ask(operation()).await {
-            Err(first) if is_passing(&first) && sent.elapsed() < QUICK => {
+            // What has no room has none at once.
+            Err(first) if first.is_passing() && !first.is_answer() && sent.elapsed() < QUICK => {
                 self.ask(operation()).await.map_err(|second| second.after(&first))
             }
             answer => answer,
@@ -433,12 +434,6 @@ impl Keeper {
 
 /// An answer slower than this is not asked for again at once.
 const QUICK: Duration = Duration::from_millis(100);
-
-/// Whether it may go better another time.
-fn is_passing(error: &StoreError) -> bool {
-    use StoreErrorKind::{NotExecuted, Refused, Unknown};
-    matches!(error.kind(), NotExecuted | Unknown | Refused)
-}
 
 /// The task's hold on the schedule.
 struct Serving {

@@ -426,6 +426,7 @@ impl Idempotency {
                     }
                 },
                 Err(error) => {
+                    keeper.outage.tell_foreign(key, &error);
                     if !error.may_be_executed() {
                         guard.defuse();
                     }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{StoreError, StoreErrorKind};
+use crate::key::StorageKey;
 use crate::store::Store;
 
 /// What is known of the store's answers.
@@ -16,6 +17,8 @@ pub(super) struct Outage {
     is_told: AtomicBool,
     /// When the last outage ended.
     ended: Mutex<Option<Instant>>,
+    /// Where something that is not ours was told of last.
+    foreign: Mutex<Option<StorageKey>>,
     grace: Duration,
 }
 
@@ -31,8 +34,8 @@ impl Outage {
         // A process that saw the outage too tries again within a pause, and may have a sending under way that must fail
         // first; then its renewal takes a round trip.
         let grace = store.time_limit() * 2 + LONGEST_PAUSE * 2;
-        let (answers, is_down, is_told, ended) = Default::default();
-        Self { answers, is_down, is_told, ended, grace }
+        let (answers, is_down, is_told, ended, foreign) = Default::default();
+        Self { answers, is_down, is_told, ended, foreign, grace }
     }
 
     pub(super) fn sent(&self) -> Sent {
@@ -46,7 +49,7 @@ impl Outage {
     /// Takes note of an operation's end; whether an outage ended with it.
     pub(super) fn heard<T>(&self, sent: Sent, answer: &Result<T, StoreError>) -> bool {
         match answer {
-            Err(error) if !is_answer(error) => {
+            Err(error) if !error.is_answer() => {
                 // Where another operation was answered meanwhile, this one's failure is its own.
                 if self.sent() == sent {
                     self.is_down.store(true, Ordering::SeqCst);
@@ -77,14 +80,17 @@ impl Outage {
         }
     }
 
+    /// Says that something that is not ours stands under a key, unless that was the last thing said.
+    pub(super) fn tell_foreign(&self, key: &StorageKey, error: &StoreError) {
+        let mut told = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.kind() == StoreErrorKind::Foreign && told.replace(*key) != Some(*key) {
+            tracing::error!("nothing runs for the record {}: {error}", key.id());
+        }
+    }
+
     /// How long nobody is taken over yet: owners that saw the same outage get this time to renew.
     pub(super) fn grace_left(&self) -> Option<Duration> {
         let ended = (*self.ended.lock().unwrap_or_else(PoisonError::into_inner))?;
         self.grace.checked_sub(ended.elapsed()).filter(|left| !left.is_zero())
     }
-}
-
-/// Whether it is the word of a store that works.
-fn is_answer(error: &StoreError) -> bool {
-    matches!(error.kind(), StoreErrorKind::Full | StoreErrorKind::Foreign | StoreErrorKind::TooLarge)
 }
