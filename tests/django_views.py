@@ -72,6 +72,11 @@ def ends(request: HttpRequest, how: str) -> Any:
     }[how]
 
 
+def longer(request: HttpRequest) -> HttpResponse:
+    ran("longer")
+    return HttpResponse(b"longer than that", headers={"Content-Length": "2"})
+
+
 def stream(request: HttpRequest) -> HttpResponseBase:
     def parts() -> Iterator[bytes]:
         yield f"run {ran('stream')} ".encode()
@@ -195,6 +200,7 @@ def decorated(request: HttpRequest, how: str) -> Any:
         "forbidden": lambda: _raise(PermissionDenied()),
         "fails": lambda: _raise(RuntimeError("this run fails")),
         "500": lambda: HttpResponse(status=500),
+        "longer": lambda: HttpResponse(b"longer than that", headers={"Content-Length": "2"}),
     }[how]()
 
 
@@ -281,6 +287,7 @@ urlpatterns = [
     path("form", echo),
     path("echo", csrf_exempt(echo)),
     path("ends/<how>", csrf_exempt(ends)),
+    path("longer", csrf_exempt(longer)),
     path("stream", csrf_exempt(stream)),
     path("stream-async", csrf_exempt(stream_async)),
     path("file", csrf_exempt(file)),

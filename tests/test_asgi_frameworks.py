@@ -340,6 +340,25 @@ def test_a_cancelled_request_keeps_its_key_while_its_thread_works(key: str) -> N
     go.set()
 
 
+# Malformed answers.
+
+
+@pytest.mark.parametrize("is_decorated", [False, True])
+def test_an_answer_that_is_longer_than_it_said_is_not_kept(runs: Runs, key: str, is_decorated: bool) -> None:
+    app, backend = FastAPI(), MemoryBackend()
+
+    async def pay(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(f"{runs.one()}, at some length", headers={"Content-Length": "2"})
+
+    app.post("/pay")(idempotent(backend)(pay) if is_decorated else pay)
+    if not is_decorated:
+        app.add_middleware(IdempotencyMiddleware, backend=backend)
+    client = Local(app)
+    assert client.post("/pay", key).status_code == 200
+    refused(client.post("/pay", key), 410, "not-kept", "done")
+    assert len(runs) == 1
+
+
 # Other middleware.
 
 

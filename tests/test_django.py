@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 
 from clients import new_key, until
-from django_client import Browser, browser, is_replay, refused, same_answer, site
+from django_client import Browser, body, browser, is_replay, refused, same_answer, site
 from django_site import BEGUN, ENDED, FOLDER, GATE, OURS, RUNS, THREADS
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends.memory import MemoryBackend
@@ -101,12 +101,19 @@ def test_a_stream_that_breaks_is_unknown(site: None, key: str, path: str) -> Non
         refused(browser.post(path, key, headers={"X-Break": "1"}), 409, "unknown", "unknown")
 
 
-def test_a_stream_that_nobody_reads_to_its_end_leaves_its_key_to_the_lease(site: None, key: str) -> None:
+@pytest.mark.parametrize("grace", [None, 0])
+def test_a_stream_that_its_client_leaves(site: None, key: str, grace: float | None) -> None:
     browser = Browser("sync")
-    answer = browser.post("/stream", key, reads=False)
-    assert next(iter(answer)) == b"run 1 "
-    answer.close()
-    refused(browser.post("/stream", key), 409, "processing", "running")
+    with configured(DISCONNECT_GRACE=grace):
+        answer = browser.post("/stream", key, reads=False)
+        assert next(iter(answer)) == b"run 1 "
+        answer.close()
+        again = browser.post("/stream", key)
+    if grace is None:
+        assert body(again).startswith(b"run 1 ")
+        assert is_replay(again)
+    else:
+        refused(again, 409, "processing", "running")
 
 
 # Colours.

@@ -45,6 +45,13 @@ def test_what_is_no_answer_releases_the_key(browser: Browser, how: str, status: 
     assert len(RUNS) == 2
 
 
+@pytest.mark.parametrize("path", ["/longer", "/decorated/longer"])
+def test_an_answer_that_is_longer_than_it_said_is_not_kept(browser: Browser, key: str, path: str) -> None:
+    assert browser.post(path, key).status_code == 200
+    refused(browser.post(path, key), 410, "not-kept", "done")
+    assert len(RUNS) == 1
+
+
 def test_a_stream_wants_the_middleware(browser: Browser, key: str, caplog: pytest.LogCaptureFixture) -> None:
     assert browser.post("/decorated/stream", key).status_code == 200
     refused(browser.post("/decorated/stream", key), 410, "not-kept", "done")

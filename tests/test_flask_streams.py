@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import flask
 import pytest
 from flask import Response, g, request, send_file, stream_with_context
 
-from clients import new_key, refused, same_answer, until
+from clients import is_replay, new_key, refused, same_answer, until
 from flask_client import Shop
 from pyidempotent import (
     current,
@@ -56,24 +57,65 @@ def test_a_stream_runs_after_the_teardown_and_its_end_is_stored_before_it_goes_o
     assert (next(read), shop.state) == (b"two", "completed")  # the declared length is whole
 
 
-@pytest.mark.parametrize("after_crash", ["rerun", "refuse"])
-def test_a_client_that_leaves_within_a_stream_leaves_its_outcome_unknown(after_crash: str) -> None:
-    shop, closed = Shop(after_crash=after_crash), []
+def leave_after_one_part(shop: Shop, *others: Iterator[bytes]) -> list[str]:
+    """A client that leaves within a stream of three parts, or of these; what its body has gone through."""
+    seen: list[str] = []
 
     def parts() -> Iterator[bytes]:
         try:
             yield b"one"
             yield b"two"
+            seen.append("two")
+            for more in others:
+                yield from more
+            yield b"three"
+            seen.append("three")
         finally:
-            closed.append(True)
+            seen.append("closed")
 
     stream(shop, parts)
     answer = shop.app.test_client().post("/pay", headers={"Idempotency-Key": shop.key}, buffered=False)
     assert next(iter(answer.response)) == b"one"
     answer.close()
-    assert (closed, shop.state) == ([True], "in flight" if after_crash == "rerun" else "unknown")
+    return seen
+
+
+@pytest.mark.parametrize("after_crash", ["rerun", "refuse"])
+def test_a_stream_whose_client_leaves_is_read_to_its_end(after_crash: str) -> None:
+    shop = Shop(after_crash=after_crash)
+    assert leave_after_one_part(shop) == ["two", "three", "closed"]
+    answer = shop.pay()
+    assert (answer.content, is_replay(answer), shop.runs) == (b"onetwothree", True, 1)
+
+
+@pytest.mark.parametrize("after_crash", ["rerun", "refuse"])
+@pytest.mark.parametrize("grace", [0, 0.01])
+def test_a_stream_that_goes_on_for_longer_than_the_limit_leaves_its_outcome_unknown(
+    after_crash: str, grace: float
+) -> None:
+    shop = Shop(after_crash=after_crash, disconnect_grace=grace)
+    seen = leave_after_one_part(shop, itertools.repeat(b"more"))
+    assert seen == (["two", "closed"] if grace else ["closed"])
+    assert shop.state == ("in flight" if after_crash == "rerun" else "unknown")
     assert shop.pay().status_code == 409
     assert shop.runs == 1
+
+
+def test_a_stream_that_fails_when_its_client_has_left_is_held_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> Iterator[bytes]:
+        raise LookupError("the bank is gone")
+        yield
+
+    shop = Shop(after_crash="refuse")
+    assert leave_after_one_part(shop, fails()) == ["two", "closed"]
+    assert shop.state == "unknown"
+    assert "the bank is gone" in caplog.text
+
+
+def test_a_stream_longer_than_it_said_is_not_kept() -> None:
+    shop = Shop(lambda: Response(iter([b"lon", b"ger"]), headers={"Content-Length": "4"}))
+    shop.pay()
+    refused(shop.pay(), 410, "not-kept", "done")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])

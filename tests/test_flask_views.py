@@ -202,6 +202,14 @@ def test_an_async_function_of_after_this_request_is_left_to_flask(views: Views) 
     assert (first.headers["x-late"], "x-late" in again.headers, again.text) == ("1", False, "paid")
 
 
+def test_an_answer_that_is_longer_than_it_said_is_not_kept(views: Views) -> None:
+    views.add(lambda: Response([b"longer than that"], headers={"Content-Length": "2"}))
+    first, again = views.client.twice("/pay")
+    assert first.status_code == 200
+    refused(again, 410, "not-kept", "done")
+    assert views.runs == 1
+
+
 def test_a_stream_says_what_to_use_for_it(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     views.add(lambda: iter(["one", "two"]))
     key = new_key()

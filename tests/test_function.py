@@ -256,23 +256,6 @@ def test_a_sync_body_runs_on_its_callers_thread(backend: Backend) -> None:
     assert all(ran_on == called_on for ran_on, called_on in answers)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
-def test_who_leaves_in_a_hurry_frees_the_key(
-    backend: Backend, colour: Colour, shop: Shop, error: type[BaseException]
-) -> None:
-    charge = idempotent(backend, key="order")(shop.function())
-    shop.fails.append(error())
-    with pytest.raises(error):
-        charge("a")
-    deadline = time.monotonic() + 3
-    while True:  # released in the background
-        try:
-            assert charge("a")["run"] == 2
-            return
-        except IdempotencyProcessing:
-            assert time.monotonic() < deadline
-
-
 def test_the_current_attempt(backend: Backend, colour: Colour) -> None:
     seen: list[Any] = []
 

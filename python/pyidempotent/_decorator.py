@@ -61,6 +61,7 @@ def idempotent(
     store_exceptions: tuple[type[Exception], ...] | type[Exception] = (),
     retry_after: Seconds = 1,
     run_limit: Seconds | None = None,
+    disconnect_grace: Seconds | None = None,
     max_request_bytes: int = MAX_REQUEST_BYTES,
     max_response_bytes: int = MAX_RESPONSE_BYTES,
     store_set_cookie: bool = False,
@@ -92,6 +93,8 @@ def idempotent(
         store_exceptions: exception types that are results too; any other exception releases the key.
         retry_after: the most seconds that a repeat is told to wait while the first still runs.
         run_limit: how long the lease is renewed at the most; ``ttl`` unless told.
+        disconnect_grace: how long an HTTP request goes on after its client has left, so that a repeat finds the answer.
+            The lease unless told; 0 tells the application at once. A request that ends without an answer is held.
         max_request_bytes: a larger request body is refused with 413.
         max_response_bytes: a larger result is not kept: a repeat is told so, and runs nothing.
         store_set_cookie: whether ``Set-Cookie`` headers are stored and replayed.
@@ -131,6 +134,7 @@ def idempotent(
         store_exceptions=store_exceptions,
         retry_after=retry_after,
         run_limit=run_limit,
+        disconnect_grace=disconnect_grace,
         max_request_bytes=max_request_bytes,
         max_response_bytes=max_response_bytes,
         store_set_cookie=store_set_cookie,

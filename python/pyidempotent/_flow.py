@@ -169,7 +169,10 @@ def refuse_to_block(site: Site) -> None:
         )
 
 
-def hurry(running: CurrentAttempt | None, verdict: str = "fail") -> None:
-    """The work was cancelled, interrupted or is exiting: nobody waits for the store."""
+def hurry(running: CurrentAttempt | None) -> None:
+    """The work was cancelled, interrupted or is exiting: nobody knows what it came to, and nobody waits for the store.
+
+    The attempt is held, unless the handler has released it.
+    """
     if running is not None:
-        running._hurry(verdict)
+        running._hurry()

@@ -35,8 +35,15 @@ class Unstorable(Exception):
 
 
 def pack_answer(answer: Answer, store_set_cookie: bool = False) -> bytes:
-    """The stored form of an answer, without the headers that are not stored."""
-    return ANSWER + answer.encode(store_set_cookie)
+    """The stored form of an answer, without the headers that are not stored.
+
+    Raises:
+        Unstorable: where it is malformed.
+    """
+    try:
+        return ANSWER + answer.encode(store_set_cookie)
+    except (TypeError, ValueError) as error:
+        raise Unstorable(f"it is malformed: {error}") from error
 
 
 def pack(kind: bytes, value: Any, classes: Classes) -> bytes:

@@ -19,6 +19,9 @@ KeyFormat = Literal["lenient", "strict"]
 Settle = Callable[[Outcome], Literal["store", "release", "hold"] | None]
 Seconds = float | timedelta
 
+#: The lease where none is told, if ``ttl`` is not shorter.
+DEFAULT_LEASE = 30.0
+
 MAX_REQUEST_BYTES = 10 * 1024 * 1024
 MAX_RESPONSE_BYTES = 1024 * 1024
 
@@ -74,6 +77,7 @@ class Options(TypedDict, total=False):
     settle: Settle | None
     retry_after: Seconds
     run_limit: Seconds | None
+    disconnect_grace: Seconds | None
     max_request_bytes: int
     max_response_bytes: int
     store_set_cookie: bool
@@ -99,6 +103,7 @@ class Site:
         store_exceptions: tuple[type[Exception], ...] | type[Exception] = (),
         retry_after: Seconds = 1,
         run_limit: Seconds | None = None,
+        disconnect_grace: Seconds | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
         store_set_cookie: bool = False,
@@ -138,6 +143,7 @@ class Site:
         self.store_set_cookie = store_set_cookie
         self.problem_docs = problem_docs
         self.wait = seconds("wait", wait)
+        self.disconnect_grace = None if disconnect_grace is None else seconds("disconnect_grace", disconnect_grace)
         self._options: dict[str, Any] = {
             "ttl": seconds("ttl", ttl),
             "lease": None if lease is None else seconds("lease", lease),
@@ -161,6 +167,14 @@ class Site:
     def has_backend(self) -> bool:
         """Whether a backend was given."""
         return self._backend is not None
+
+    @property
+    def grace(self) -> float:
+        """How many seconds work goes on after its client has left: as told, or the lease."""
+        if self.disconnect_grace is not None:
+            return self.disconnect_grace
+        ttl, lease = self._options["ttl"], self._options["lease"]
+        return float(min(ttl, DEFAULT_LEASE) if lease is None else lease)
 
     def on_backend_of(self, other: Site) -> Site:
         """The same options, over another site's backend."""
@@ -192,7 +206,9 @@ class Site:
             return {
                 "backend": site._backend,
                 **site._options,
-                **{name: getattr(site, name) for name in (*own, "store_set_cookie", "problem_docs")},
+                **{
+                    name: getattr(site, name) for name in (*own, "disconnect_grace", "store_set_cookie", "problem_docs")
+                },
             }
 
         given, there, unset = options(self), options(outer), options(default)

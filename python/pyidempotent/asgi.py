@@ -3,10 +3,12 @@
     app.add_middleware(IdempotencyMiddleware, backend="redis://localhost", scope=lambda request: request.user.id)
 
 1. A request is protected if its method is POST or PATCH and it has a key, or its route requires one. Everything else
-   reaches the application with the very same ``receive`` and ``send``; a lifespan's end waits for the store.
+   reaches the application with the server's own ``receive`` and ``send``; a lifespan's end waits for the store.
 2. The body is read first, up to ``max_request_bytes``: it is part of the payload. The application reads it again.
 3. An answer streams while it is captured. The part that ends it is held until the record is stored.
-4. Nothing fakes a disconnect: after the body, ``receive`` is the server's own.
+4. A client that leaves does not end the work: the application receives ``http.disconnect`` only when its answer is
+   whole, or when ``disconnect_grace`` has passed. Until then nothing that the server's ``send`` raises for a client
+   that has left reaches it either.
 
 Middleware replays before the application's own authorization runs: stand inside of the middleware that authenticates,
 and outside of what only decorates answers. ``@idempotent`` on an endpoint runs after its dependencies.
@@ -20,6 +22,7 @@ from contextvars import Token
 from typing import TYPE_CHECKING, Any, cast
 
 from pyidempotent._current import CurrentAttempt, _current
+from pyidempotent._departure import Departure
 from pyidempotent._drain import drain
 from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
 from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large, who_of
@@ -236,7 +239,19 @@ _PAST = ("http.response.pathsend", "http.response.zerocopysend")
 class _Running:
     """A request that runs: its answer is captured on its way out, and stored before its last byte goes."""
 
-    __slots__ = ("_call", "_entered", "_flow", "_held", "_is_replaced", "_is_settled", "_running", "_seen", "_send")
+    __slots__ = (
+        "_call",
+        "_departure",
+        "_entered",
+        "_flow",
+        "_held",
+        "_is_replaced",
+        "_is_settled",
+        "_is_unread",
+        "_running",
+        "_seen",
+        "_send",
+    )
 
     def __init__(self, call: _Request, flow: Flow, running: CurrentAttempt, send: Send) -> None:
         self._call = call
@@ -248,6 +263,9 @@ class _Running:
         self._held: Message | None = None
         self._is_settled = False
         self._is_replaced = False
+        self._is_unread = True
+        #: Of the client, once it has left.
+        self._departure: Departure | None = None
 
     async def run(self, app: Application) -> None:
         """Runs the application."""
@@ -260,32 +278,44 @@ class _Running:
         self._entered: Token[CurrentAttempt | None] = enter(self._running)
         try:
             try:
-                await app(scope, self._call.again(), self.send)
+                await app(scope, self.receive, self.send)
             finally:
                 del scope[ATTEMPT]
                 if offered:
                     scope["extensions"] = offered
         except IdempotencyError as error:  # of a protected call inside
-            if not self._is_settled:
-                await self._settle(error)
+            await self._fail(error)
             if self._seen.status is not None:
                 raise
             await _refuse(error, self._call, self._send)
         except Exception as error:
-            if not self._is_settled:
-                await self._settle(error)
+            await self._fail(error)
             raise
         except BaseException:
             # What it began may go on, on a thread of its own.
-            if not self._is_settled:
-                hurry(self._running, "hold")
+            self._hurry()
             raise
         else:
             if not self._is_settled:
                 self._seen.broke_off = True
                 await self._settle(None)
         finally:
+            if self._departure is not None:
+                self._departure.tell()
             leave(self._entered)
+
+    async def receive(self) -> Message:
+        """What the application receives: the whole body, and then the server's own messages."""
+        if self._is_unread:
+            self._is_unread = False
+            return {"type": "http.request", "body": await read_body(self._call), "more_body": False}
+        if self._departure is None:
+            message = await self._call.receive()
+            if message["type"] != "http.disconnect" or self._is_settled:
+                return message
+        # From here on the server is not asked: some say it once, and then nothing any more.
+        await self._client_left().until_told()
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         """What the application sends."""
@@ -307,9 +337,13 @@ class _Running:
             await self._send_last(messages)
             return
         held, self._held = self._held, None
-        if held is not None:
-            await self._send(held)
-        await self._send(message)
+        try:
+            if held is not None:
+                await self._send(held)
+            await self._send(message)
+        except Exception as error:
+            if not self._is_for_nobody(error):
+                raise
 
     async def _send_last(self, messages: Iterable[Message]) -> None:
         """Sends the end of an answer where `current` does not find the attempt: what a server sets up with it, as the
@@ -318,11 +352,27 @@ class _Running:
         try:
             for message in messages:
                 await self._send(message)
+        except Exception as error:
+            if not self._is_for_nobody(error):
+                raise
         finally:
+            if self._departure is not None:
+                self._departure.tell()
             if nested is None:
                 self._entered = enter(self._running)
             else:
                 leave(nested)
+
+    def _client_left(self) -> Departure:
+        if self._departure is None:
+            self._departure = Departure(self._call.site.grace)
+        return self._departure
+
+    def _is_for_nobody(self, error: Exception) -> bool:
+        """Whether this is what a server raises where the client has left, and the application is not to know."""
+        if self._departure is None and not isinstance(error, OSError):  # which ASGI has for it, since 2.4
+            return False
+        return not self._client_left().is_told
 
     def _leave(self) -> bool:
         """Takes back that the attempt was entered; False where it can't: something else was entered after it."""
@@ -340,6 +390,19 @@ class _Running:
         outcome = self._seen.outcome(error)
         ended = await advance_async(self._call, self._flow, outcome, read_body)
         return None if ended is outcome else ended.value
+
+    async def _fail(self, error: Exception) -> None:
+        """The application has raised; where it was told before that its client has left, that may be why."""
+        if self._departure is not None and self._departure.is_told:
+            self._hurry()
+        elif not self._is_settled:
+            await self._settle(error)
+
+    def _hurry(self) -> None:
+        """Ends the attempt, and waits for nobody."""
+        if not self._is_settled:
+            self._is_settled = True
+            hurry(self._running)
 
 
 def drained(send: Send) -> Send:

@@ -49,7 +49,7 @@ pub struct Asked {
 
 /// The attempt that runs now, seen from inside.
 ///
-/// Collected without being settled, it has failed, and ends in the background.
+/// Collected without being settled, it is held, or released if the handler said so: in the background.
 #[pyclass(frozen, module = "pyidempotent")]
 pub struct CurrentAttempt {
     held: Mutex<Option<idempotency::Attempt>>,
@@ -162,15 +162,26 @@ impl CurrentAttempt {
         self.refused.store(status, Ordering::Relaxed);
     }
 
-    /// The work was cancelled, interrupted or is exiting: it ends in the background.
-    #[pyo3(signature = (verdict, /))]
-    fn _hurry(&self, verdict: &str) -> PyResult<()> {
-        let verdict = match verdict {
-            _ if self.is_released() => Verdict::Release,
-            "hold" => Verdict::Hold,
-            _ => Verdict::Fail,
-        };
-        self.settle_later(verdict)
+    /// The work was cancelled, interrupted or is exiting: it ends in the background, held, or released if the handler
+    /// said so.
+    fn _hurry(&self) -> PyResult<()> {
+        self.settle_later(self.unended())
+    }
+}
+
+impl CurrentAttempt {
+    /// What becomes of the key where the work has come to no end of its own.
+    fn unended(&self) -> Verdict {
+        if self.is_released() { Verdict::Release } else { Verdict::Hold }
+    }
+}
+
+impl Drop for CurrentAttempt {
+    fn drop(&mut self) {
+        let verdict = self.unended();
+        if let Some(attempt) = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            attempt.settle_later(verdict);
+        }
     }
 }
 

@@ -48,6 +48,9 @@ impl Answer {
             return Err(PyValueError::new_err("it has more headers than can be told"));
         }
         let body = PyBackedBytes::from(self.body.bind(py).clone());
+        if is_longer_than_declared(self.status, &headers, body.len()) {
+            return Err(PyValueError::new_err("its body is longer than its Content-Length"));
+        }
         http::Answer { status, headers, body }.without_transient(store_set_cookie).encode_into(out);
         Ok(())
     }
@@ -297,6 +300,13 @@ fn pair_of<'py>(pair: Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'
 pub fn line_of<'py>(pair: Bound<'py, PyAny>) -> PyResult<Line<'py>> {
     let (name, value) = pair_of(pair)?;
     Ok((frozen(name)?, frozen(value)?))
+}
+
+/// Whether a body does not fit the length that is declared for it: no server can send that.
+fn is_longer_than_declared(status: i64, headers: &[(PyBackedBytes, PyBackedBytes)], size: usize) -> bool {
+    let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"content-length"));
+    let length = length.and_then(|(_, value)| declared(value));
+    length.is_some_and(|length| size as u64 > length) && !WITHOUT_BODY.contains(&status)
 }
 
 /// The number that a length declares; what is no number declares nothing, and what is too large for one the most.

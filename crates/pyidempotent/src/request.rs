@@ -162,7 +162,10 @@ impl RequestCall {
     /// Parameters:
     ///     refused: the status of a refusal that was met inside; 0: none.
     pub fn verdict(&self, py: Python<'_>, outcome: &Outcome, refused: u16) -> PyResult<&'static str> {
-        let Some(answer) = value_of(outcome, py)? else { return Ok("fail") };
+        let Some(answer) = value_of(outcome, py)? else {
+            // Only what the work raised is a failure. Without an answer, nobody knows what it came to.
+            return Ok(if outcome.raised(py).is_some() { "fail" } else { "hold" });
+        };
         let answer = answer.get();
         Ok(match outcome.raised(py).is_some() || !answer.whole {
             true => "hold",

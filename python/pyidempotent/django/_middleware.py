@@ -5,15 +5,14 @@
 2. The answer is taken when it comes back, as what stands below has left it: the view's transaction has ended. A replay
    passes what stands below as well, which can't change it.
 3. A stream is captured while it goes out; the part that ends it is held until the record is stored.
-4. Where the client leaves, Django cancels a request on ASGI: one that holds a key runs to its end, for the repeat.
+4. Where the client leaves, Django cancels a request on ASGI: one that holds a key goes on for ``disconnect_grace``, so
+   that a repeat finds its answer.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable
-from contextvars import copy_context
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -21,6 +20,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from pyidempotent._current import CurrentAttempt, _current
+from pyidempotent._departure import to_its_end
 from pyidempotent._flow import Flow, advance, advance_async, enter, protect
 from pyidempotent._http import METHODS, who_of
 from pyidempotent._native import Facts
@@ -86,7 +86,7 @@ class IdempotencyMiddleware:
 
     async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
         if self._may_have_key(request):
-            return await _to_its_end(request, self._finish_async(request))
+            return await to_its_end(self._finish_async(request), functools.partial(_time_left, request))
         return await self._finish_async(request)
 
     async def _finish_async(self, request: HttpRequest) -> HttpResponseBase:
@@ -94,7 +94,7 @@ class IdempotencyMiddleware:
             response: HttpResponseBase = await self.get_response(request)
         except BaseException as error:
             if (state := request.META.pop(STATE, None)) is not None:
-                state.fail(error)
+                await state.fail_async(error)
             raise
         state = request.META.pop(STATE, None)
         return response if state is None else await state.end_async(response)
@@ -160,28 +160,10 @@ def _concerns(plan: Plan, request: HttpRequest) -> bool:
     return site.required or "key" in plan.asked or environ_name(site.header) in request.META
 
 
-async def _to_its_end(request: HttpRequest, serving: Any) -> HttpResponseBase:
-    """Awaits the rest of a request; once it holds a key, a cancellation does not end it."""
-    response: HttpResponseBase
-    task = asyncio.ensure_future(_with_context(serving))
-    while True:
-        try:
-            response, context = await asyncio.shield(task)
-            break
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise
-            if STATE not in request.META and not task.done():
-                task.cancel()
-    # What was set inside is seen outside, as without us.
-    for variable, value in context.items():
-        if variable.get(None) is not value:
-            variable.set(value)
-    return response
-
-
-async def _with_context(serving: Any) -> Any:
-    return await serving, copy_context()
+def _time_left(request: HttpRequest) -> float:
+    """How many seconds a request goes on whose client has left: none, unless it holds a key."""
+    state = request.META.get(STATE)
+    return state.time_left() if isinstance(state, _Running) else 0.0
 
 
 class _Request(RequestCall):
@@ -229,6 +211,9 @@ class _Answered:
     def fail(self, error: BaseException) -> None:
         """Nothing ran."""
 
+    async def fail_async(self, error: BaseException) -> None:
+        """Nothing ran."""
+
     def end(self, response: HttpResponseBase) -> Any:
         """The answer, whatever what stands below has made of its copy."""
         return _in_place_of(response, self.response)
@@ -255,7 +240,22 @@ class _Running:
     def fail(self, error: BaseException) -> None:
         """Nothing answered: the request was cancelled, or Django is told to let exceptions through."""
         _current.set(self._before)
-        self._running.interrupt("fail" if isinstance(error, Exception) else "hold")
+        if isinstance(error, Exception):
+            self._running.settle(error)
+        else:
+            self._running.interrupt()
+
+    async def fail_async(self, error: BaseException) -> None:
+        """As `fail`, in a loop."""
+        _current.set(self._before)
+        if isinstance(error, Exception):
+            await self._running.settle_async(error)
+        else:
+            self._running.interrupt()
+
+    def time_left(self) -> float:
+        """How many seconds it goes on, now that its client has left."""
+        return self._running.time_left()
 
     def end(self, response: HttpResponseBase) -> Any:
         """Stores the answer, or has it stored at its end; what goes out."""
@@ -276,9 +276,10 @@ class _Running:
             return None
         parts = response.streaming_content
         # Where this is a file, it is read: what a server sends by itself nobody sees.
-        response.streaming_content = (
-            AsyncCapturedParts(running, parts) if response.is_async else CapturedParts(running, parts)
-        )
+        captured = AsyncCapturedParts(running, parts) if response.is_async else CapturedParts(running, parts)
+        response.streaming_content = captured
+        # Before what it reads from is closed.
+        response._resource_closers.insert(0, captured.close)
         return response
 
 

@@ -16,6 +16,7 @@ from django.http import Http404, HttpRequest
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 
+from pyidempotent._departure import to_its_end
 from pyidempotent._function import Function, FunctionCall
 from pyidempotent._http import METHODS, REPLAYED, note_of, once
 from pyidempotent._native import Facts, replayed
@@ -84,7 +85,8 @@ class ViewCall(EndpointCall):
         return not (self.plan.shared or self.plan.by_authorization or self.plan.scope is not None)
 
     async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Asks for the user; a response that the view returns is rendered."""
+        """Asks for the user; a response that the view returns is rendered. Django cancels a view whose client leaves:
+        this one goes on for a while, so that a repeat finds its answer."""
         if self._wants_user():
             self._user = await user_of_async(self.request, self.site, self.plan.name)
 
@@ -94,7 +96,7 @@ class ViewCall(EndpointCall):
                 await sync_to_async(response.render, thread_sensitive=True)()
             return response
 
-        return rendered
+        return lambda: to_its_end(rendered(), lambda: self.site.grace)
 
     def prepare_in_thread(self, run: Callable[[], Any]) -> Callable[[], Any]:
         """The same on this thread."""
