@@ -182,6 +182,17 @@ impl ScopedKeys {
 pub struct StorageKey(pub [u8; 32]);
 
 impl StorageKey {
+    /// A short name of the record for log lines: the first 12 hexadecimal digits of the storage key. It does not tell
+    /// the client's key, which may be the only secret.
+    ///
+    /// ```
+    /// use idempotency::StorageKey;
+    /// assert_eq!(StorageKey([0xab; 32]).id(), "abababababab");
+    /// ```
+    pub fn id(&self) -> String {
+        hex(&self.0[..6])
+    }
+
     /// A child key for a downstream call: the same for every attempt of this key, different for every `name`.
     pub fn derive(&self, name: &str) -> String {
         let digest = Digest::new("idempotency derived key 1").part(&self.0).part(name.as_bytes());
