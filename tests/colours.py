@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,11 +28,10 @@ class Colour:
         if not self.is_async:
             return idempotent(*args, **options)(body)
 
+        @functools.wraps(body)
         async def coloured(*args: Any, **kwargs: Any) -> Any:
             return await asyncio.to_thread(body, *args, **kwargs)
 
-        coloured.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]  # what inspect looks for
-        coloured.__qualname__, coloured.__module__ = body.__qualname__, body.__module__
         protected = idempotent(*args, **options)(coloured)
         return lambda *args, **kwargs: asyncio.run(protected(*args, **kwargs))
 

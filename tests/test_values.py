@@ -19,6 +19,7 @@ import pydantic
 import pytest
 
 from pyidempotent import IdempotencyConflict, _native, idempotent
+from pyidempotent._annotations import Named
 from pyidempotent.backends.memory import MemoryBackend
 from scripts import output
 
@@ -83,6 +84,9 @@ class Customer(pydantic.BaseModel):
     addresses: list[Address] = []
     _secret: int = pydantic.PrivateAttr(default=3)
 
+
+Ours = Colour | Access | Level | Point | Plain | Item | Order | Slotted | Parcel | Address | Customer
+OURS = Named(Ours)
 
 PARIS = ZoneInfo("Europe/Paris")
 VALUES: list[Any] = [
@@ -168,8 +172,8 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:40])
 def test_a_stored_value_comes_back_as_it_was(value: Any) -> None:
     @idempotent(MemoryBackend(), key="order")
-    def give(order: str) -> Any:
-        return value
+    def give(order: str) -> Ours:
+        return value  # type: ignore[no-any-return]
 
     give("a")
     again = give("a")
@@ -193,7 +197,7 @@ def test_names_of_items_are_whole_however_many_there_are() -> None:
 def test_private_attributes_of_a_model_come_back() -> None:
     customer = Customer(name="Ann")
     customer._secret = 9
-    again = _native.decode(_native.encode(customer, {}), {})
+    again = _native.decode(_native.encode(customer, OURS), OURS)
     assert (again, again._secret, again.model_fields_set) == (customer, 9, {"name"})
 
 
@@ -258,25 +262,28 @@ def test_a_value_that_can_not_be_stored_or_compared_says_so(make: Callable[[], A
 
 
 def test_damaged_bytes_are_an_error_and_never_a_crash() -> None:
-    encoded = _native.encode(VALUES, {})
+    encoded = _native.encode(VALUES, OURS)
     for length in range(0, len(encoded), 7):
         with pytest.raises(ValueError, match="damaged"):
-            _native.decode(encoded[:length], {})
+            _native.decode(encoded[:length], OURS)
     for damaged in (b"1" + b"l\xff\xff\xff\xff", b"1?", b"2N", b"1" + b"l\0\0\0\1" * 200_000, b"1NN"):
         with pytest.raises(ValueError, match="damaged"):
             _native.decode(damaged, {})
 
 
 def test_a_class_that_is_gone_is_an_error_that_names_it() -> None:
-    encoded = _native.encode(Gone(1), {}).replace(b":Gone", b":Lost")
+    classes = Named(Gone)
+    encoded = _native.encode(Gone(1), classes).replace(b":Gone", b":Lost")
     with pytest.raises(TypeError, match="Lost"):
-        _native.decode(encoded, {})
+        _native.decode(encoded, classes)
 
 
 def test_nothing_is_imported_or_called_for_a_stored_name() -> None:
-    encoded = _native.encode(Gone(1), {}).replace(f"{__name__}:Gone".encode(), b"os:system".ljust(len(__name__) + 5))
+    classes = Named(Gone)
+    encoded = _native.encode(Gone(1), classes)
+    encoded = encoded.replace(f"{__name__}:Gone".encode(), b"os:system".ljust(len(__name__) + 5))
     with pytest.raises(TypeError, match="os:system"):
-        _native.decode(encoded, {})
+        _native.decode(encoded, classes)
 
 
 def test_one_call_has_one_fingerprint_however_it_is_written() -> None:

@@ -32,10 +32,12 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(function, include_extras=True)
     except Exception:  # one of them may name what only a type checker imports; the others count
         names = getattr(inspect.unwrap(function), "__globals__", {})
-        return {name: _resolved(hint, names) for name, hint in getattr(function, "__annotations__", {}).items()}
+        return {name: resolved(hint, names) for name, hint in getattr(function, "__annotations__", {}).items()}
 
 
-def _resolved(hint: Any, names: dict[str, Any]) -> Any:
+def resolved(hint: Any, names: dict[str, Any]) -> Any:
+    """One annotation, resolved as far as it goes among these names."""
+
     def alone() -> None: ...
 
     alone.__annotations__ = {"hint": hint}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
-import types
 from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin
 from uuid import UUID
 
-from pyidempotent import _native, _values
+from pyidempotent import _native
+from pyidempotent._annotations import Named
 from pyidempotent._binding import Binding, Selector
 from pyidempotent._native import FunctionCall
 from pyidempotent._site import Site
@@ -163,10 +163,9 @@ class Function:
         return {base.__name__ for base in bases if base.__module__ == "fastapi.params"}
 
     @cached_property
-    def classes(self) -> _values.Classes:
+    def classes(self) -> Named:
         """The classes that the return annotation names; looked up late, when all of its module is defined."""
-        hint = Binding(self.function).hints.get("return")
-        return types.MappingProxyType(_values.classes_of(hint))
+        return Named(Binding(self.function).hints.get("return"))
 
 
 def caller_bytes(caller: Any) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from pyidempotent import _native
+from pyidempotent._annotations import Named
 from pyidempotent._callers import certificate_caller, user_caller
 from pyidempotent._current import Operation
 from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
@@ -190,7 +191,11 @@ class EndpointCall(FunctionCall):
         if not _is_response(value):
             status, headers = self.response.status_code, self.response.raw_headers
             beside = Answer(status or 0, headers, b"").encode(self.site.store_set_cookie)
-            return pack(VIEW_VALUE, (beside, value), self.plan.classes)
+            try:
+                return pack(VIEW_VALUE, (beside, value), self._classes())
+            except Unstorable:
+                # No annotation names its class; FastAPI makes one answer of it and of its plain form.
+                return pack(VIEW_VALUE, (beside, self._plain(value)), {})
         body = getattr(value, "body", None)
         if body is None or hasattr(value, "body_iterator"):
             raise Unstorable(
@@ -198,6 +203,21 @@ class EndpointCall(FunctionCall):
             )
         answer = Answer(value.status_code, value.raw_headers, bytes(body))
         return pack_answer(answer, self.site.store_set_cookie)
+
+    def _classes(self) -> Named:
+        """The classes that the return annotation names, or the response model that FastAPI was given in its place."""
+        model = getattr(self.request.scope.get("route"), "response_model", None)
+        return self.plan.classes if model is None else self.plan.classes.also(model)
+
+    def _plain(self, value: Any) -> Any:
+        """A value as FastAPI's JSON has it."""
+        route = self.request.scope.get("route")
+        options = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
+        given = {name: getattr(route, f"response_model_{name}") for name in options if route is not None}
+        model = getattr(route, "response_model", None)
+        if not (isinstance(model, type) and isinstance(value, model)):
+            given.pop("exclude_unset", None)  # of another class, FastAPI sets every field of its model
+        return sys.modules["fastapi.encoders"].jsonable_encoder(value, **given)
 
     def note(self, outcome: Outcome, /) -> dict[str, Any]:
         """The status and the location of the answer."""
@@ -210,7 +230,7 @@ class EndpointCall(FunctionCall):
         if kind == ANSWER:
             return Outcome(value=response_of(replayed(payload)))
         if kind == VIEW_VALUE:
-            answer, value = unpack(payload, self.plan.classes)
+            answer, value = unpack(payload, self._classes())
             beside = Answer.decode(answer)
             status, headers = beside.status, beside.headers
             if self.response is not None:

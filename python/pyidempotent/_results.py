@@ -6,11 +6,13 @@ it, ``R`` a whole HTTP answer, ``X`` an exception.
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 from pyidempotent import _native
+from pyidempotent._annotations import Named, subclasses_of
 from pyidempotent._native import Answer, Outcome
-from pyidempotent._values import Classes, class_name, find_class
+from pyidempotent._values import Classes, class_name
 
 __all__ = [
     "ANSWER",
@@ -63,31 +65,39 @@ def unpack(payload: bytes, classes: Classes) -> Any:
     return _native.decode(payload[1:], classes)
 
 
-def pack_exception(
-    error: Exception, classes: Classes, allowed: tuple[type[Exception], ...], **attributes: Any
-) -> bytes:
+def pack_exception(error: Exception, classes: Named, allowed: tuple[type[Exception], ...], **attributes: Any) -> bytes:
     """The stored form of an exception: its class, its arguments and its attributes, or ``attributes`` in their place.
 
+    Parameters:
+        classes: of which its arguments and attributes may be, beside those that the annotations of ``allowed`` name.
+        allowed: the exception classes that are results. Their subclasses are too, and built-in exceptions always.
+
     Raises:
-        Unstorable: where `unpack_exception` would not find the class.
+        Unstorable: for an exception of another class, or with parts that have no stored form.
     """
     name = class_name(type(error))
-    if _exception_class(name, classes, allowed) is not type(error):
-        raise Unstorable(f"the exception class {name} can't be found by its name; define it at the top of a module")
-    return pack(EXCEPTION, (name, error.args, {**error.__dict__, **attributes}), classes)
+    if _exception_class(name, allowed) is not type(error):
+        raise Unstorable(f"an exception of the class {name} can't be stored: name it in store_exceptions")
+    parts = (name, error.args, {**error.__dict__, **attributes})
+    return pack(EXCEPTION, parts, classes.also(*allowed))
 
 
-def unpack_exception(payload: bytes, classes: Classes, allowed: tuple[type[Exception], ...]) -> Exception:
+def unpack_exception(payload: bytes, classes: Named, allowed: tuple[type[Exception], ...]) -> Exception:
     """The exception that `pack_exception` stored; only of classes that are stored at this call site."""
-    name, args, attributes = unpack(payload, classes)
-    cls = _exception_class(name, classes, allowed)
-    if cls is None or not issubclass(cls, allowed):
-        raise TypeError(f"the stored exception {name} is not among store_exceptions, or not imported")
+    name, args, attributes = unpack(payload, classes.also(*allowed))
+    cls = _exception_class(name, allowed)
+    if cls is None:
+        raise TypeError(f"the stored exception {name} is not among store_exceptions")
     error: Exception = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(attributes)
     return error
 
 
-def _exception_class(name: str, classes: Classes, allowed: tuple[type[Exception], ...]) -> type | None:
-    return {class_name(cls): cls for cls in allowed}.get(name) or find_class(name, classes)
+def _exception_class(name: str, allowed: tuple[type[Exception], ...]) -> type[Exception] | None:
+    module, _, path = name.partition(":")
+    found = getattr(builtins, path, None) if module == "builtins" else None
+    if isinstance(found, type) and issubclass(found, Exception):
+        return found
+    own = {class_name(cls): cls for cls in allowed}
+    return own.get(name) or {class_name(cls): cls for cls in subclasses_of(allowed)}.get(name)

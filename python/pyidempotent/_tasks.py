@@ -62,5 +62,6 @@ def put_back(task: Any, error: IdempotencyError) -> NoReturn:
             raise
         raise Reject(unsent, requeue=True) from unsent
     level = logging.INFO if isinstance(error, IdempotencyProcessing) else logging.WARNING
-    logger.log(level, "the task %s[%s] is put back for %.3g s: %s", task.name, task.request.id, pause, error)
+    # Without the task's id, which may be the key. Celery's own lines about the message have it.
+    logger.log(level, "the task %s is put back for %.3g s: %s", task.name, pause, error)
     raise Ignore(str(error)) from error

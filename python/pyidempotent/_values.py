@@ -1,7 +1,7 @@
 """Taking values apart and together that the engine's encoding has no tag for.
 
 `reduce` and `rebuild` are called by the extension. A class is named ``module:qualname``; a name is looked up among the
-classes of a return annotation and in modules that are imported already. Nothing is ever imported or executed for it.
+classes that an annotation names and nowhere else. Nothing is ever imported or executed for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ import typing
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+#: The classes of which values may be stored and made again, by name.
 Classes = Mapping[str, type]
+
+#: In their place, for a value that is stored on an operator's word: whoever replays it decides what may be made of it.
+EVERY: Classes = MappingProxyType({})
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -26,17 +31,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 def class_name(cls: type) -> str:
     """The name a class goes by in stored values."""
     return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def find_class(name: str, classes: Classes) -> type | None:
-    """The class of that name, if it is annotated or imported."""
-    if name in classes:
-        return classes[name]
-    module, _, path = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) else None
 
 
 def reduce(value: Any, classes: Classes | None) -> tuple[str, str | None, Any]:
@@ -50,10 +44,11 @@ def reduce(value: Any, classes: Classes | None) -> tuple[str, str | None, Any]:
         if matches(cls):
             if classes is None:
                 return kind, class_name(cls), canonical(value)
-            if find_class(class_name(cls), classes) is not cls:
+            if classes is not EVERY and classes.get(class_name(cls)) is not cls:
                 raise TypeError(
-                    f"a value of the class {cls.__qualname__} can't be stored: its name leads to no class of an "
-                    "imported module; define it at the top of a module, or name it in the return annotation"
+                    f"a value of the class {class_name(cls)} can't be stored: a replay makes values only of classes "
+                    "that the return annotation names; name it there, imported at run time (the result of an attempt() "
+                    "has no annotation: make it of standard types)"
                 )
             return kind, class_name(cls), exact(value)
     raise TypeError(f"a value of type {cls.__module__}.{cls.__qualname__} is not supported")
@@ -66,9 +61,12 @@ def rebuild(kind: str, name: str | None, parts: Any, classes: Classes) -> Any:
     if name is None:
         return _REBUILD_PLAIN[kind](parts)
     matches, _, _, build = _CLASSES[kind]
-    cls = find_class(name, classes)
+    cls = classes.get(name)
     if cls is None or not matches(cls):
-        raise TypeError(f"the stored value is of the class {name}, which is not imported or not what it was")
+        raise TypeError(
+            f"the stored value is of the class {name}, which the return annotation does not name, or which is not what "
+            "it was"
+        )
     return build(cls, parts)
 
 
@@ -248,25 +246,6 @@ _CLASSES: dict[
 }
 
 
-def classes_of(annotation: Any) -> dict[str, type]:
-    """Every class that an annotation names, in itself or in the fields of its classes."""
-    found: dict[str, type] = {}
-    pending = [annotation]
-    seen: set[int] = set()
-    while pending:
-        part = pending.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        pending.extend(typing.get_args(part))
-        if isinstance(part, type) and any(matches(part) for matches, *_ in _CLASSES.values()):
-            found[class_name(part)] = part
-            pending.extend(_hints(part).values())
-    return found
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls)
-    except Exception:  # annotations may name what only a type checker imports
-        return {}
+def is_rebuilt(cls: type) -> bool:
+    """Whether values of a class are taken apart and made again."""
+    return any(matches(cls) for matches, *_ in _CLASSES.values())

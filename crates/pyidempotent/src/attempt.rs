@@ -31,6 +31,14 @@ impl FromPyObject<'_, '_> for Operation {
 }
 
 impl Operation {
+    /// In words, for the log.
+    pub fn words(&self, py: Python<'_>) -> String {
+        match self {
+            Self::Call(name) => name.to_string(),
+            Self::Http(method, path) => format!("{method} {}", String::from_utf8_lossy(path.as_bytes(py))),
+        }
+    }
+
     /// As Python sees it.
     pub fn bind<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self {
@@ -77,6 +85,11 @@ impl CurrentAttempt {
             asked,
             namespace,
         }
+    }
+
+    /// The operation and the record, for the log, which must not tell the key.
+    pub fn who(&self, py: Python<'_>) -> String {
+        format!("{} [{}]", self.asked.operation.words(py), self.storage_key.id())
     }
 
     pub fn is_released(&self) -> bool {

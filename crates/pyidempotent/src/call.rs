@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
-use pyo3::{IntoPyObjectExt, PyTraverseError, PyVisit, intern};
+use pyo3::{PyTraverseError, PyVisit, intern};
 
 use crate::errors;
 use crate::outcome::Outcome;
@@ -302,12 +302,8 @@ impl FunctionCall {
         Self::replayed(slf, payload)
     }
 
-    /// The exception types that a stored exception may be of; the ``settle`` hook may store any.
+    /// The exception types that a stored exception may be of, with their subclasses.
     fn stored_exceptions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let site = self.site(py);
-        match site.getattr("settle")?.is_none() {
-            true => site.getattr("store_exceptions"),
-            false => (py.get_type::<pyo3::exceptions::PyException>(),).into_bound_py_any(py),
-        }
+        self.site(py).getattr("store_exceptions")
     }
 }

@@ -89,6 +89,13 @@ impl Engine {
         Ok(Scope { namespace: &self.namespace, operation, caller })
     }
 
+    /// The operation and the record, for the log, which must not tell the key.
+    pub fn who(&self, py: Python<'_>, asked: &Asked) -> PyResult<String> {
+        let key = Key::new(asked.key.to_str(py)?).map_err(|error| errors::key_error(py, &error))?;
+        let scope = self.scope(py, &asked.operation, asked.caller.as_ref().map(|caller| caller.as_bytes(py)))?;
+        Ok(format!("{} [{}]", asked.operation.words(py), scope.storage_key(&key).id()))
+    }
+
     pub fn namespace(&self, py: Python<'_>) -> Py<PyString> {
         self.namespace.as_py_str().clone_ref(py)
     }

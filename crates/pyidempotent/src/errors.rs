@@ -4,7 +4,7 @@ use std::error::Error;
 
 use idempotency::StoreError;
 use pyo3::call::PyCallArgs;
-use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyConnectionError, PyException, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
@@ -83,7 +83,52 @@ pub fn unstorable(py: Python<'_>, error: PyErr) -> PyErr {
     }
 }
 
-/// Whether a result can't be kept, rather than something else being wrong.
+/// What an error says, for the log: our own words alone, those of any other error after its type. An error that is no
+/// `Exception` (an interrupt, an exit) is handed on.
+pub fn reason(py: Python<'_>, error: &PyErr) -> PyResult<String> {
+    let exception = py.get_type::<PyException>();
+    if !error.is_instance(py, &exception) {
+        return Err(error.clone_ref(py));
+    }
+    let words = match error.value(py).str() {
+        Ok(words) => words.to_string_lossy().into_owned(),
+        Err(unprintable) if unprintable.is_instance(py, &exception) => String::new(),
+        Err(other) => return Err(other),
+    };
+    if is_unstorable(py, error) {
+        return Ok(words);
+    }
+    let name = error.get_type(py).qualname()?;
+    Ok(if words.is_empty() { name.to_string() } else { format!("{name}: {words}") })
+}
+
+/// Logs an error, with the traceback of its cause. A log that fails is told to `sys.unraisablehook`: it must cost nobody
+/// a result.
+pub fn log(py: Python<'_>, message: &str, cause: Option<&PyErr>) -> PyResult<()> {
+    let logged = || {
+        let more = PyDict::new(py);
+        if let Some(cause) = cause {
+            more.set_item("exc_info", cause.value(py))?;
+        }
+        let logger = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
+        logger.call_method("error", ("%s", message), Some(&more)).map(drop)
+    };
+    match logged() {
+        Err(error) if error.is_instance_of::<PyException>(py) => {
+            error.write_unraisable(py, None);
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Whether an error is a refusal of ours.
+pub fn is_refusal(py: Python<'_>, error: &PyErr) -> bool {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    exception(py, &CLASS, "IdempotencyError").is_ok_and(|class| error.is_instance(py, class.as_any()))
+}
+
+/// Whether the words of an error are ours, about a result that has no stored form.
 pub fn is_unstorable(py: Python<'_>, error: &PyErr) -> bool {
     unstorable_class(py).is_ok_and(|class| error.is_instance(py, class.as_any()))
 }

@@ -174,7 +174,7 @@ enum At {
     /// The end of a run without a key.
     Unprotected,
     Run(Py<CurrentAttempt>),
-    Settle(Py<Outcome>),
+    Settle(Py<Outcome>, Py<CurrentAttempt>),
     End,
 }
 
@@ -205,7 +205,7 @@ impl Flow {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.options)?;
         match &self.at {
-            At::Settle(outcome) => visit.call(outcome),
+            At::Settle(outcome, _) => visit.call(outcome),
             _ => Ok(()),
         }
     }
@@ -240,9 +240,9 @@ impl Flow {
             }
             At::Unprotected => Ok((intern!(py, "end"), told.clone())),
             At::Run(running) => self.settle(call, running.bind(py), told.cast()?, colour),
-            At::Settle(outcome) => {
+            At::Settle(outcome, running) => {
                 let replaced = told.cast::<PyBytes>().ok();
-                self.end(call, outcome.bind(py), replaced.map(|replaced| replaced.as_bytes()))
+                self.end(call, outcome.bind(py), running.bind(py), replaced.map(|replaced| replaced.as_bytes()))
             }
             At::End => Err(out_of_turn()),
         }
@@ -313,7 +313,10 @@ impl Flow {
                 self.at = At::Run(running.clone().unbind());
                 Ok((intern!(py, "run"), running.into_any()))
             }
-            Begun::Replay(result) => Ok((intern!(py, "end"), call.replay(&result)?.into_any())),
+            Begun::Replay(result) => {
+                let outcome = replayed(call, &result, || engine.who(py, &asked))?;
+                Ok((intern!(py, "end"), outcome.into_any()))
+            }
             Begun::Mismatch => refused("IdempotencyConflict", None),
             Begun::Unknown => refused("IdempotencyUnknown", None),
             Begun::InFlight { lease_left } => {
@@ -355,17 +358,17 @@ impl Flow {
             (verdict @ (Verdict::Complete(_) | Verdict::NotKept(_)), Colour::Thread) if is_django_there(py)? => {
                 let completion = Bound::new(py, Completion::new(running.clone().unbind(), verdict))?;
                 if waits_for_a_commit(&completion)? {
-                    return self.end(call, outcome, None);
+                    return self.end(call, outcome, running, None);
                 }
                 completion.get().take()?
             }
             (verdict, _) => verdict,
         };
         match running.get().settle(py, verdict, colour)? {
-            Answer::Ready(Settled::Replaced(result)) => self.end(call, outcome, Some(&result)),
-            Answer::Ready(_) => self.end(call, outcome, None),
+            Answer::Ready(Settled::Replaced(result)) => self.end(call, outcome, running, Some(&result)),
+            Answer::Ready(_) => self.end(call, outcome, running, None),
             Answer::Later(future) => {
-                self.at = At::Settle(outcome.clone().unbind());
+                self.at = At::Settle(outcome.clone().unbind(), running.clone().unbind());
                 Ok((intern!(py, "wait"), future))
             }
         }
@@ -394,16 +397,21 @@ impl Flow {
             other => return Err(PyValueError::new_err(format!("there is no verdict {other:?}"))),
         }
         let limit = self.options.get().max_response_bytes;
-        let why = match call.pack(outcome) {
+        let (mut why, cause) = match call.pack(outcome) {
             Ok(payload) if payload.len() as u64 <= limit => return Ok(Verdict::Complete(payload)),
-            Ok(payload) => format!("it has {} bytes, and max_response_bytes is {limit}", payload.len()),
-            Err(error) if errors::is_unstorable(py, &error) => error.value(py).to_string(),
-            Err(error) => return Err(error),
+            Ok(payload) => (format!("it has {} bytes, and max_response_bytes is {limit}", payload.len()), None),
+            Err(error) => (errors::reason(py, &error)?, Some(error).filter(|error| !errors::is_unstorable(py, error))),
         };
-        let log = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
-        let words = "the result of %s %s is not kept, and a repeat gets 410: %s";
-        log.call_method1("error", (words, call.operation()?.bind(py)?, running.key(py), why))?;
-        Ok(Verdict::NotKept(encode_value(vec![], &call.note(outcome)?, Classes::None)?.into()))
+        let note = match call.note(outcome).and_then(|note| encode_value(vec![], &note, Classes::None)) {
+            Ok(note) => note,
+            Err(error) => {
+                why = format!("{why}; nor can its status and location be: {}", errors::reason(py, &error)?);
+                vec![]
+            }
+        };
+        let message = format!("the result of {} is not kept, and a repeat gets 410: {why}", running.who(py));
+        errors::log(py, &message, cause.as_ref())?;
+        Ok(Verdict::NotKept(note.into()))
     }
 
     /// The word of the `settle=` hook, if it has one.
@@ -428,15 +436,35 @@ impl Flow {
         &mut self,
         call: &Call<'_, 'py>,
         outcome: &Bound<'py, Outcome>,
+        running: &Bound<'py, CurrentAttempt>,
         replaced: Option<&[u8]>,
     ) -> PyResult<Step<'py>> {
         // Another attempt completed in this one's place: its answer is the one that every repeat gets.
         let outcome = match replaced {
-            Some(result) => call.replay(result)?,
+            Some(result) => replayed(call, result, || Ok(running.get().who(running.py())))?,
             None => outcome.clone(),
         };
         Ok((intern!(outcome.py(), "end"), outcome.into_any()))
     }
+}
+
+/// The end that is stored. One that can't be made again here is told as not kept: its work is done, and nothing runs.
+fn replayed<'py>(
+    call: &Call<'_, 'py>,
+    result: &[u8],
+    who: impl FnOnce() -> PyResult<String>,
+) -> PyResult<Bound<'py, Outcome>> {
+    let py = call.any().py();
+    call.replay(result).or_else(|error| {
+        if errors::is_refusal(py, &error) {
+            return Err(error);
+        }
+        let why = errors::reason(py, &error)?;
+        errors::log(py, &format!("the stored result of {} can't be made again: {why}", who()?), None)?;
+        let refusal = errors::refusal(py, "IdempotencyNotKept", (), None);
+        refusal.set_cause(py, Some(error));
+        Err(refusal)
+    })
 }
 
 /// Whether a transaction of Django's may be open.

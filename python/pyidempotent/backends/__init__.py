@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from pyidempotent import _native
 from pyidempotent._results import ANSWER, VALUE, Answer, pack_answer
+from pyidempotent._values import EVERY
 
 __all__ = ["Answer", "Backend", "StoredRecord", "open_backend"]
 
@@ -156,7 +157,7 @@ class Backend:
 def _payload(result: Any) -> bytes:
     if isinstance(result, Answer):
         return pack_answer(result)
-    return VALUE + _native.encode(result, {})
+    return VALUE + _native.encode(result, EVERY)
 
 
 def open_backend(backend: Backend | str) -> Backend:
