@@ -431,18 +431,18 @@ def test_the_exit_waits_for_what_is_on_its_way() -> None:
     from pyidempotent import idempotent
 
     class Slow(DictBackend):
-        def release(self, key, step):
+        def complete(self, key, step):
             threading.Event().wait(0.3)  # for time to pass
             self.claim(key, step)
-            print("released", self._values)
+            print("held", len(self._values))
 
-    @idempotent(Slow(), key="order")
+    @idempotent(Slow(), key="order", after_crash="refuse")
     def charge(order):
         sys.exit(0)
 
     charge("a")
     """
-    assert output(code, str(Path(backends.__file__).parent)) == "released {}\n"
+    assert output(code, str(Path(backends.__file__).parent)) == "held 1\n"
 
 
 def test_a_wait_for_it_can_be_interrupted() -> None:

@@ -58,9 +58,11 @@ class Named(Mapping[str, type]):
 
 def subclasses_of(classes: Iterable[type]) -> Iterator[type]:
     """Every class that derives from these and exists, in the order in which they were made."""
-    pending, seen = list(classes), set[type]()
+    pending: list[type] = list(classes)
+    seen: set[type] = set()
     while pending:
-        for cls in type.__subclasses__(pending.pop(0)):
+        derived: list[type] = type.__subclasses__(pending.pop(0))
+        for cls in derived:
             if cls not in seen:
                 seen.add(cls)
                 pending.append(cls)

@@ -66,7 +66,7 @@ class Exchange:
             source = response.response
             parts = cast("Iterable[bytes]", source if response.direct_passthrough else response.iter_encoded())
             response.response = self._stream = CapturedParts(running, parts, source)
-            # Whatever stands around it, as compression does, may leave it open; and before what it reads from is closed.
+            # Compression around it may leave it open. It comes before what it reads from is closed.
             response._on_close.insert(0, self._stream.close)
         return response
 
