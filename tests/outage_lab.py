@@ -291,7 +291,8 @@ def main() -> None:
     for kind in asked.kind or KINDS:
         print(f"{kind}: {KINDS[kind]}")
     print(
-        "\n| outage | leases | processes | keys | bodies | second bodies | keys with two at once | unanswered | longest blocked |"
+        "\n| outage | leases | processes | keys | bodies | second bodies | keys with two at once | unanswered "
+        "| longest blocked |"
     )
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for (kind, length, processes), seed in itertools.product(every, range(1, asked.times + 1)):
