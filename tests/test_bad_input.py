@@ -96,7 +96,7 @@ def test_bad_options_are_refused_where_they_are_given(
         make()
 
 
-@pytest.mark.parametrize("option", ["ttl", "lease", "wait", "retry_after", "run_limit"])
+@pytest.mark.parametrize("option", ["ttl", "lease", "wait", "retry_after", "run_limit", "disconnect_grace"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "60", True, timedelta(seconds=-1)])
 def test_a_duration_is_a_number_of_seconds_or_a_timedelta(option: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"{option} must be"):

@@ -24,7 +24,8 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
 
     The first time the block runs and sets ``result``. A repeat enters with ``replayed`` true and the stored ``result``:
     look at it before you do anything. An exception that leaves the block releases the key (or makes it unknown, under
-    ``after_crash="refuse"``).
+    ``after_crash="refuse"``). A block that is cancelled or interrupted holds its key until the lease has lapsed (or
+    makes it unknown).
 
     Parameters:
         backend: a backend or its URL.

@@ -229,10 +229,8 @@ class _Pump:
                 task.get_loop().call_soon_threadsafe(self._go_on, task)
 
     def _go_on(self, task: asyncio.Task[None]) -> None:
-        """Reads the rest for nobody, where it is to be stored."""
-        if self._running.is_settled:
-            task.cancel()
-        elif not self._is_left:
+        """Reads the rest for nobody, until the limit has passed."""
+        if not self._is_left:
             self._is_left = True
             self._wanted.set()
             timer = task.get_loop().call_later(self._running.time_left(), task.cancel)
