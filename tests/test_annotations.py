@@ -41,7 +41,7 @@ from pyidempotent.celery import idempotent_task
 from servers import RedisServer
 
 if TYPE_CHECKING:
-    from elsewhere import Unimported  # type: ignore[import-not-found]
+    from elsewhere import Unimported  # type: ignore[import-not-found]  # that is the case
 
 
 class Kind(enum.Enum):
@@ -77,7 +77,7 @@ class Parcel:
 
 @attrs.define
 class Older:
-    item = attrs.field(type=Item)  # type: ignore[call-overload]
+    item = attrs.field(type=Item)  # type: ignore[call-overload]  # the way of attrs before annotations
 
 
 class Order(pydantic.BaseModel):
@@ -383,7 +383,7 @@ def test_a_subclass_counts_from_when_it_exists() -> None:
 
     @idempotent(MemoryBackend(), key="order")
     def give(order: str) -> Item:
-        return values[-1]  # type: ignore[no-any-return]
+        return values[-1]  # type: ignore[no-any-return]  # of a subclass that is made later
 
     assert give("a") == give("a") == ITEM
 

@@ -9,9 +9,10 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import pytest
 import redis
@@ -127,26 +128,26 @@ def lost_answer(proxy: Proxy, second: str) -> Iterator[None]:
         assert proxy.was_cut.is_set()
 
 
+def charging(proxy: Proxy, prefix: str, ran: list[str], **options: Any) -> Callable[[str], str]:
+    """A function behind the proxy, whose connection and scripts are there."""
+
+    @idempotent(RedisBackend(proxy.url, prefix=prefix, time_limit=0.5), key="order", name="charge", ttl=600, **options)
+    def charge(order: str) -> str:
+        ran.append(order)
+        return order
+
+    charge("warm")
+    return charge
+
+
 @pytest.mark.parametrize("after_crash", ["rerun", "refuse"])
 @pytest.mark.parametrize("second", ["refused", "LOADING", "READONLY"])
 def test_a_claim_whose_answer_was_lost_is_given_back(redis_server: RedisServer, second: str, after_crash: str) -> None:
-    ran, prefix = [], key()
+    ran: list[str] = []
+    prefix = key()
     observer = RedisBackend(redis_server.url, prefix=prefix)
     with Proxy(redis_server.port) as proxy:
-
-        @idempotent(
-            RedisBackend(proxy.url, prefix=prefix, time_limit=0.5),
-            key="order",
-            name="charge",
-            lease=60,
-            ttl=600,
-            after_crash=after_crash,
-        )
-        def charge(order: str) -> str:
-            ran.append(order)
-            return order
-
-        charge("warm")
+        charge = charging(proxy, prefix, ran, lease=60, after_crash=after_crash)
         with lost_answer(proxy, second):
             with pytest.raises(IdempotencyStoreUnavailable):
                 charge("a")
@@ -162,23 +163,11 @@ def test_a_claim_whose_answer_was_lost_is_given_back(redis_server: RedisServer, 
 def test_a_claim_is_given_back_after_an_outage_longer_than_its_lease(
     redis_server: RedisServer, second: str, after_crash: str
 ) -> None:
-    ran, prefix = [], key()
+    ran: list[str] = []
+    prefix = key()
     observer = RedisBackend(redis_server.url, prefix=prefix)
     with Proxy(redis_server.port) as proxy:
-
-        @idempotent(
-            RedisBackend(proxy.url, prefix=prefix, time_limit=0.5),
-            key="order",
-            name="charge",
-            lease=1,
-            ttl=600,
-            after_crash=after_crash,
-        )
-        def charge(order: str) -> str:
-            ran.append(order)
-            return order
-
-        charge("warm")
+        charge = charging(proxy, prefix, ran, lease=1, after_crash=after_crash)
         with contextlib.ExitStack() as outage:
             if second == "refused":
                 outage.enter_context(lost_answer(proxy, "refused"))

@@ -48,4 +48,4 @@ def stream(key: str, kind: str) -> Iterator[bytes]:
     for part in parts_of(kind):
         note(key, "part")
         yield part
-        time.sleep(pause_of(kind))
+        time.sleep(pause_of(kind))  # the work, which outlasts its client

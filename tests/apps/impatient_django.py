@@ -51,7 +51,7 @@ def answer(request: HttpRequest, kind: str) -> HttpResponseBase:
     key = request.headers["Idempotency-Key"]
     impatient.note(key)
     if kind not in ("trickle", "endless"):
-        time.sleep(impatient.WORK)
+        time.sleep(impatient.WORK)  # it outlasts its client
     return rendered(key, kind)
 
 

@@ -18,7 +18,7 @@ def answer(kind: str) -> Response:
     key = request.headers["Idempotency-Key"]
     impatient.note(key)
     if kind not in ("trickle", "endless"):
-        time.sleep(impatient.WORK)
+        time.sleep(impatient.WORK)  # it outlasts its client
     if kind == "json":
         return jsonify(charged=key)
     if kind == "file":

@@ -38,7 +38,7 @@ def say(what: str, key: str, number: int, more: Any = None) -> None:
 def in_thread(key: str, until: float) -> int:
     number = this_call.get()
     say("began", key, number)
-    time.sleep(max(until - time.monotonic(), SHORTEST))
+    time.sleep(max(until - time.monotonic(), SHORTEST))  # the work, which ends when the outage's plan says
     say("ended", key, number)
     return number
 

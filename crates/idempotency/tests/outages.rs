@@ -433,3 +433,13 @@ async fn a_pending_end_keeps_its_lease() {
     assert!(engine.drain(Duration::from_secs(3)).await);
     assert_eq!(replayed(&other, &call(1)).await, "once");
 }
+
+#[tokio::test]
+async fn a_release_whose_answer_was_lost_is_not_a_lost_claim() {
+    let link = Link::to(&memory());
+    let engine = link.engine();
+    let attempt = begun(&engine, &call(1)).await;
+    link.fails("release", Fault::After(StoreErrorKind::Unknown));
+    assert_eq!(attempt.settle(Verdict::Release).await, Settled::Stored);
+    assert_eq!(link.seen(), ["claim", "release", "release"]);
+}

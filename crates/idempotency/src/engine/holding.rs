@@ -39,6 +39,8 @@ pub(super) struct HoldingState {
     pub(super) has_left: bool,
     /// Whether a shutdown waits for it, and whether it is a release, as the keeper has counted.
     pub(super) counted: (bool, bool),
+    /// How many releases have been sent, by the attempt itself and by the keeper.
+    pub(super) releases: u32,
     /// Tries that a store has refused while it took others.
     pub(super) refusals: u32,
     /// How often the store had answered when its last try failed.
@@ -100,6 +102,7 @@ impl Holding {
             place: None,
             has_left: false,
             counted: (false, false),
+            releases: 0,
             refusals: 0,
             failed: None,
             pause: FIRST_PAUSE,
