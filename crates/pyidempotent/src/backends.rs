@@ -55,6 +55,15 @@ pub fn seconds(name: &str, seconds: f64) -> PyResult<Duration> {
         .map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, not {seconds}")))
 }
 
+/// # Errors
+/// Where an operation would have no time at all.
+fn time_limit(given: f64) -> PyResult<Duration> {
+    match seconds("time_limit", given)? {
+        Duration::ZERO => Err(PyValueError::new_err("time_limit must be more than 0 seconds")),
+        limit => Ok(limit),
+    }
+}
+
 impl Backend {
     fn new(spec: Spec) -> Self {
         Self { spec, current: AtomicPtr::new(std::ptr::null_mut()) }
@@ -134,7 +143,7 @@ impl Backend {
     /// Records in one file.
     #[staticmethod]
     fn sqlite(path: PathBuf, time_limit: f64) -> PyResult<Self> {
-        Ok(Self::new(Spec::Sqlite { path, time_limit: seconds("time_limit", time_limit)? }))
+        Ok(Self::new(Spec::Sqlite { path, time_limit: self::time_limit(time_limit)? }))
     }
 
     /// Records in Redis.
@@ -150,7 +159,7 @@ impl Backend {
         let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
         let options = RedisOptions::from_url(url).map_err(unusable)?;
         let (time_limit, tls) =
-            (seconds("time_limit", time_limit)?, RedisTls { root: root_certificate, client: client_certificate });
+            (self::time_limit(time_limit)?, RedisTls { root: root_certificate, client: client_certificate });
         let spec = Spec::Redis(Box::new(RedisOptions { prefix, time_limit, tls, ..options }));
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
         Ok(Self::new(spec))
@@ -159,7 +168,7 @@ impl Backend {
     /// Records behind the methods of a Python object. `time_limit` is in seconds.
     #[staticmethod]
     fn custom(methods: Py<PyAny>, time_limit: f64) -> PyResult<Self> {
-        let time_limit = seconds("time_limit", time_limit)?;
+        let time_limit = self::time_limit(time_limit)?;
         Ok(Self::new(Spec::Custom { methods: Arc::new(methods), time_limit }))
     }
 

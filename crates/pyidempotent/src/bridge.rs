@@ -27,6 +27,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use crate::engine::Begun;
 use crate::errors;
 use crate::runtime::process;
+use crate::stopping::Inside;
 
 /// Makes the Python result, on the loop's thread.
 type Completion = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send>;
@@ -92,6 +93,7 @@ impl Bridge {
     /// Resolves what has completed. Called by the loop when the socket is readable.
     fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, bridge) = (slf.py(), slf.get());
+        let Ok(_inside) = Inside::enter(py) else { return Ok(()) };
         // The byte first, the flag second, the queue last: whoever pushes after the flag is cleared writes a byte that
         // stays, and whoever pushed before is in the queue.
         let _ = (&bridge.reader).read(&mut [0; 16]);
@@ -208,6 +210,7 @@ pub fn submit<'py, T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
     convert: for<'a> fn(Python<'a>, T) -> PyResult<Bound<'a, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let _inside = Inside::enter(py)?;
     let process = process().map_err(|error| errors::store_error(py, &error))?;
     let running = running_loop(py)?;
     let bridge = bridge_of(&running)?;

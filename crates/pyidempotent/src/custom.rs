@@ -1,6 +1,5 @@
 //! Backends of the user's own: a Python object whose four methods apply the steps they are given.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,18 +15,15 @@ use tokio::sync::oneshot;
 
 use crate::pool::{Job, Pool, Rank};
 use crate::runtime::process;
+use crate::stopping;
 
 /// A store behind Python methods, called on threads of its own.
 pub struct PythonStore {
     /// Never dropped on the runtime's thread: the `Backend` it was opened by holds it too.
     methods: Arc<Py<PyAny>>,
     pool: Arc<Pool>,
-    lanes: Lanes,
     time_limit: Duration,
 }
-
-/// What an attempt sends goes out in order: its release waits for its claim, even where nobody does any more.
-type Lanes = Arc<Mutex<HashMap<Token, VecDeque<Job>>>>;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -35,9 +31,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl PythonStore {
     pub fn new(methods: Arc<Py<PyAny>>, time_limit: Duration) -> Result<Self, StoreError> {
-        let pool = Arc::<Pool>::default();
+        let pool = Arc::new(Pool::new(time_limit));
         process()?.adopt_pool(pool.clone());
-        Ok(Self { methods, pool, lanes: Lanes::default(), time_limit })
+        Ok(Self { methods, pool, time_limit })
     }
 
     fn apply<'a, T: Send + 'static>(
@@ -58,50 +54,20 @@ impl PythonStore {
             Box::new(move || drop(to.send(answer))) // who asked may have gone
         });
         let rank = if method == "claim" { Rank::New } else { Rank::Held };
-        let submitted = match attempt {
-            Some(token) => self.in_order(rank, token, job),
-            None => self.pool.submit(rank, job),
-        };
+        let submitted = self.pool.submit(rank, attempt, job);
         Box::pin(async move {
-            submitted?;
-            let limit = self.time_limit;
+            let (ticket, limit) = (submitted?, self.time_limit);
             let answer = tokio::time::timeout(limit, answer).await.map_err(|_| {
+                if ticket.withdraw() {
+                    let message = format!("the store is too slow: {method}() was not called within {limit:?}");
+                    return StoreError::new(StoreErrorKind::NotExecuted, message);
+                }
                 let message = format!("{method}() of the backend did not return within {limit:?}");
                 StoreError::new(StoreErrorKind::Unknown, message)
             })?;
             let stopped = |_| StoreError::new(StoreErrorKind::Unknown, "the interpreter is going away");
             Ok(pick(answer.map_err(stopped)??).expect("a step gives the answer of its operation"))
         })
-    }
-
-    fn in_order(&self, rank: Rank, token: Token, job: Job) -> Result<(), StoreError> {
-        {
-            let mut lanes = locked(&self.lanes);
-            if let Some(waiting) = lanes.get_mut(&token) {
-                waiting.push_back(job);
-                return Ok(());
-            }
-            lanes.insert(token, VecDeque::new());
-        }
-        let lanes = self.lanes.clone();
-        let submitted = self.pool.submit(
-            rank,
-            Box::new(move |py| {
-                let mut job = job;
-                loop {
-                    let tell = job(py);
-                    let mut lanes = locked(&lanes);
-                    let Some(next) = lanes.get_mut(&token).and_then(VecDeque::pop_front) else {
-                        lanes.remove(&token);
-                        return tell;
-                    };
-                    drop(lanes);
-                    tell();
-                    job = next;
-                }
-            }),
-        );
-        submitted.inspect_err(|_| drop(locked(&self.lanes).remove(&token)))
     }
 }
 
@@ -116,7 +82,8 @@ fn call(
     let class = methods.get_type().name().map_or_else(|_| "the backend".to_owned(), |name| name.to_string());
     let step = Bound::new(py, Step { step, key, outcome: Mutex::default() });
     let returned = step.and_then(|step| {
-        let returned = methods.call_method1(method, (PyBytes::new(py, &key.0), &step))?;
+        let args = (PyBytes::new(py, &key.0), &step).into_pyobject(py)?;
+        let returned = stopping::call(&methods.getattr(method)?, &args)?;
         Ok((returned, locked(&step.get().outcome).take()))
     });
     let misuse = |what: String| Err(StoreError::new(StoreErrorKind::Setup, format!("{method}() of {class} {what}")));

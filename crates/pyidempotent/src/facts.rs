@@ -10,6 +10,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use crate::errors;
 use crate::exchange::{Line, declared, frozen, latin_1, line_of};
 use crate::site::Site;
+use crate::stopping::Inside;
 
 /// A request, as far as it is known before its body.
 ///
@@ -200,6 +201,7 @@ impl Facts {
     #[pyo3(signature = (scope, /))]
     fn of_scope(scope: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = scope.py();
+        let _inside = Inside::enter(py)?;
         let path = match optional(scope, intern!(py, "raw_path"))? {
             Some(raw) if raw.is_truthy()? => before_query(frozen(raw)?),
             // Not every server tells it.
@@ -231,6 +233,7 @@ impl Facts {
         query: Option<Bound<'_, PyBytes>>,
     ) -> PyResult<Self> {
         let py = environ.py();
+        let _inside = Inside::enter(py)?;
         let path = match path {
             Some(path) => path,
             // A proxy's form of it, with the host, and what a server does not tell are for more words.

@@ -29,6 +29,7 @@ use crate::outcome::Outcome;
 use crate::request::RequestCall;
 use crate::runtime::{Answer, Colour};
 use crate::site::Site;
+use crate::stopping::Inside;
 use crate::value::{Classes, decode_value, encode_value};
 
 /// A call, as the flow asks it: directly where it is a request's or a plain function's, and otherwise by the methods of
@@ -193,12 +194,14 @@ impl Flow {
     /// The next step on this thread: the store is waited for inside.
     #[pyo3(signature = (call, told, /))]
     fn step<'py>(&mut self, call: &Bound<'py, PyAny>, told: &Bound<'py, PyAny>) -> PyResult<Step<'py>> {
+        let _inside = Inside::enter(call.py())?;
         self.next(&Call::new(call), told, Colour::Thread)
     }
 
     /// The next step in the running loop.
     #[pyo3(signature = (call, told, /))]
     fn step_async<'py>(&mut self, call: &Bound<'py, PyAny>, told: &Bound<'py, PyAny>) -> PyResult<Step<'py>> {
+        let _inside = Inside::enter(call.py())?;
         self.next(&Call::new(call), told, Colour::Loop)
     }
 

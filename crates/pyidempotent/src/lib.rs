@@ -24,6 +24,7 @@ mod rehearsal;
 mod request;
 mod runtime;
 mod site;
+mod stopping;
 mod value;
 
 use pyo3::exceptions::PyImportError;

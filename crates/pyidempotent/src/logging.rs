@@ -11,7 +11,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
 use crate::per_process::PerProcess;
-use crate::runtime::is_stopping;
+use crate::stopping::{self, is_stopping};
 
 /// How many lines wait at the most; what comes beyond that is counted.
 const MOST: usize = 1000;
@@ -95,10 +95,11 @@ fn hand_over(py: Python<'_>, (level, message): (Level, String), dropped: usize) 
     let log = || -> PyResult<()> {
         let logger = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
         if dropped > 0 {
-            logger.call_method1("error", ("%d lines of the log were dropped: they came too fast", dropped))?;
+            let args = ("%d lines of the log were dropped: they came too fast", dropped).into_pyobject(py)?;
+            stopping::call(&logger.getattr("error")?, &args)?;
         }
         let level = if level == Level::Error { "error" } else { "warning" };
-        logger.call_method1(level, ("%s", message)).map(drop)
+        stopping::call(&logger.getattr(level)?, &("%s", message).into_pyobject(py)?).map(drop)
     };
     if let Err(error) = log() {
         error.write_unraisable(py, None);
@@ -106,15 +107,18 @@ fn hand_over(py: Python<'_>, (level, message): (Level, String), dropped: usize) 
 }
 
 /// For the interpreter's exit, once nothing attaches any more: waits at most `limit` for the line that is being handed
-/// over, and hands over the others.
+/// over, and hands over the others. Where a handler does not return they are dropped: it may hold what they need.
 pub fn finish(py: Python<'_>, limit: Duration) {
     let queue = QUEUE.get();
-    let Lines { waiting, mut dropped, .. } = py.detach(|| {
+    let Lines { waiting, mut dropped, is_handing_over, .. } = py.detach(|| {
         queue.arrived.notify_all();
         let waited = queue.handed_over.wait_timeout_while(queue.lines(), limit, |lines| lines.is_handing_over);
         let (mut lines, _) = waited.unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *lines)
     });
+    if is_handing_over {
+        return;
+    }
     for line in waiting {
         hand_over(py, line, std::mem::take(&mut dropped));
     }

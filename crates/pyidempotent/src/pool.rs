@@ -2,14 +2,14 @@
 //!
 //! They stay attached for life, so that what a backend keeps in `threading.local` (a connection, say) is kept.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use idempotency::{StoreError, StoreErrorKind};
+use idempotency::{StoreError, StoreErrorKind, Token};
 use pyo3::prelude::*;
 
-use crate::runtime::is_stopping;
+use crate::stopping::{is_stopping, stopped};
 
 /// Work that needs the interpreter; it returns what tells its caller.
 pub type Job = Box<dyn FnOnce(Python<'_>) -> Tell + Send>;
@@ -20,7 +20,7 @@ pub type Tell = Box<dyn FnOnce() + Send>;
 const MOST: usize = 32;
 const KEPT_FREE: usize = 4;
 
-/// How many jobs wait at the most. Where so many do, every thread hangs.
+/// How many jobs of a rank wait at the most.
 const MOST_WAITING: usize = 1000;
 
 /// What goes first.
@@ -32,8 +32,19 @@ pub enum Rank {
     New,
 }
 
-#[derive(Default)]
+impl Rank {
+    /// How many threads it may take.
+    fn threads(self) -> usize {
+        match self {
+            Self::Held => MOST,
+            Self::New => MOST - KEPT_FREE,
+        }
+    }
+}
+
 pub struct Pool {
+    /// A job that has run for so long hangs.
+    time_limit: Duration,
     state: Mutex<State>,
     ready: Condvar,
     ended: Condvar,
@@ -41,48 +52,111 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    held: VecDeque<Job>,
-    new: VecDeque<Job>,
+    /// By number, first come first.
+    held: BTreeMap<u64, Waiting>,
+    new: BTreeMap<u64, Waiting>,
+    running: HashMap<u64, Running>,
+    last: u64,
     threads: usize,
     idle: usize,
-    /// How many threads work on claims.
-    on_new: usize,
+}
+
+struct Waiting {
+    attempt: Option<Token>,
+    job: Job,
+}
+
+struct Running {
+    rank: Rank,
+    /// What an attempt sends runs one at a time: its release waits for its claim, even where nobody does any more.
+    attempt: Option<Token>,
+    since: Instant,
 }
 
 impl State {
-    fn take(&mut self) -> Option<(Job, Rank)> {
-        if let Some(job) = self.held.pop_front() {
-            return Some((job, Rank::Held));
+    fn waiting(&mut self, rank: Rank) -> &mut BTreeMap<u64, Waiting> {
+        match rank {
+            Rank::Held => &mut self.held,
+            Rank::New => &mut self.new,
         }
-        if self.on_new >= MOST - KEPT_FREE {
+    }
+
+    fn on(&self, rank: Rank) -> impl Iterator<Item = &Running> {
+        self.running.values().filter(move |running| rank == Rank::Held || running.rank == rank)
+    }
+
+    fn take(&mut self) -> Option<(u64, Job)> {
+        [Rank::Held, Rank::New].into_iter().find_map(|rank| self.take_of(rank))
+    }
+
+    fn take_of(&mut self, rank: Rank) -> Option<(u64, Job)> {
+        if self.on(rank).count() >= rank.threads() {
             return None;
         }
-        let job = self.new.pop_front()?;
-        self.on_new += 1;
-        Some((job, Rank::New))
+        let (queue, running) = match rank {
+            Rank::Held => (&mut self.held, &mut self.running),
+            Rank::New => (&mut self.new, &mut self.running),
+        };
+        let is_free = |waiting: &Waiting| {
+            waiting.attempt.is_none() || running.values().all(|running| running.attempt != waiting.attempt)
+        };
+        let number = queue.iter().find(|(_, waiting)| is_free(waiting)).map(|(number, _)| *number)?;
+        let Waiting { attempt, job } = queue.remove(&number)?;
+        running.insert(number, Running { rank, attempt, since: Instant::now() });
+        Some((number, job))
+    }
+}
+
+/// A job that was submitted. Dropped, it takes a job back that has not begun.
+pub struct Ticket {
+    pool: Arc<Pool>,
+    rank: Rank,
+    number: u64,
+}
+
+impl Ticket {
+    /// Takes the job back; whether it had not begun, and never will.
+    pub fn withdraw(&self) -> bool {
+        let withdrawn = self.pool.state().waiting(self.rank).remove(&self.number);
+        withdrawn.is_some() // dropped here, outside of the lock
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.withdraw();
     }
 }
 
 impl Pool {
+    pub fn new(time_limit: Duration) -> Self {
+        let (state, ready, ended) = Default::default();
+        Self { time_limit, state, ready, ended }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a job on one of the threads. Dropped where the interpreter is going away.
+    /// Runs a job on one of the threads, after those of the same attempt.
     ///
     /// # Errors
-    /// Where no thread can be had, or all of them hang: the job does not run.
-    pub fn submit(self: &Arc<Self>, rank: Rank, job: Job) -> Result<(), StoreError> {
+    /// Where no thread can be had, all of them hang, or the interpreter is going away: the job does not run.
+    pub fn submit(self: &Arc<Self>, rank: Rank, attempt: Option<Token>, job: Job) -> Result<Ticket, StoreError> {
         if is_stopping() {
-            return Ok(());
+            return Err(stopped());
         }
+        let refused = |message| Err(StoreError::new(StoreErrorKind::NotExecuted, message));
         let mut state = self.state();
-        let waiting = state.held.len() + state.new.len();
-        if waiting >= MOST_WAITING {
-            let message = format!("the store's {MOST} threads hang, and {MOST_WAITING} operations wait for them");
-            return Err(StoreError::new(StoreErrorKind::NotExecuted, message));
+        let hanging = state.on(rank).filter(|running| running.since.elapsed() >= self.time_limit).count();
+        if hanging >= rank.threads() {
+            return refused(format!("the store hangs: {hanging} operations have taken longer than its time_limit"));
         }
-        if waiting >= state.idle && state.threads < MOST {
+        let queue = state.waiting(rank);
+        if queue.len() >= MOST_WAITING {
+            return refused(format!("the store is too slow: {MOST_WAITING} operations wait for it"));
+        }
+        if state.held.len() + state.new.len() >= state.idle && state.threads < MOST {
             let pool = self.clone();
             let thread = std::thread::Builder::new().name("idempotency-python".into());
             match thread.spawn(move || pool.serve()) {
@@ -94,46 +168,48 @@ impl Pool {
                 Err(_) => {} // those there are do it
             }
         }
-        match rank {
-            Rank::Held => state.held.push_back(job),
-            Rank::New => state.new.push_back(job),
-        }
+        state.last += 1;
+        let number = state.last;
+        state.waiting(rank).insert(number, Waiting { attempt, job });
         self.ready.notify_one();
-        Ok(())
+        Ok(Ticket { pool: self.clone(), rank, number })
     }
 
     fn serve(&self) {
-        let Some((mut job, mut rank)) = self.next(None) else { return };
+        let Some((mut number, mut job)) = self.next(false) else { return };
         Python::attach(|py| {
             loop {
                 let tell = job(py);
                 // First: the caller's next job finds this thread idle, and starts no other.
-                self.rests(rank);
+                self.rests(number);
                 tell();
-                match py.detach(|| self.next(Some(()))) {
-                    Some(next) => (job, rank) = next,
+                match py.detach(|| self.next(true)) {
+                    Some(next) => (number, job) = next,
                     None => return,
                 }
             }
         });
     }
 
-    fn rests(&self, rank: Rank) {
+    fn rests(&self, number: u64) {
         let mut state = self.state();
         state.idle += 1;
-        state.on_new -= usize::from(rank == Rank::New);
+        state.running.remove(&number);
+        if !state.held.is_empty() {
+            self.ready.notify_one(); // this thread may take another than the one that has waited for this one's end
+        }
     }
 
     /// The next job. Where the interpreter is going away nothing may attach to it again: a thread that it knows
-    /// (`attached`) waits for the end of the process.
-    fn next(&self, attached: Option<()>) -> Option<(Job, Rank)> {
+    /// (`is_attached`) waits for the end of the process.
+    fn next(&self, is_attached: bool) -> Option<(u64, Job)> {
         let mut state = self.state();
-        if attached.is_none() {
+        if !is_attached {
             state.idle += 1;
         }
         self.ended.notify_all();
         loop {
-            if is_stopping() && attached.is_none() {
+            if is_stopping() && !is_attached {
                 return None;
             }
             if !is_stopping()

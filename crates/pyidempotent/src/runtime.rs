@@ -2,10 +2,9 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use idempotency::process::generation;
@@ -17,7 +16,8 @@ use tokio::runtime::{Builder, Handle};
 use crate::driver::Driver;
 use crate::per_process::PerProcess;
 use crate::pool::Pool;
-use crate::{bridge, errors, logging};
+use crate::stopping::Inside;
+use crate::{bridge, errors, logging, stopping};
 
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
 /// exist there, and dropping the runtime would wait for it.
@@ -32,9 +32,6 @@ pub struct Process {
 }
 
 static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
-static STOPPING: AtomicBool = AtomicBool::new(false);
-/// The thread that has said so: it goes on until the process ends.
-static STOPPER: OnceLock<ThreadId> = OnceLock::new();
 
 /// This process's own, if it has used a store.
 fn current() -> Option<&'static Process> {
@@ -93,11 +90,6 @@ impl Process {
     }
 }
 
-/// Whether the interpreter is going away: nothing may attach to it any more.
-pub fn is_stopping() -> bool {
-    STOPPING.load(Ordering::Acquire)
-}
-
 /// How a call waits for the store.
 #[derive(Clone, Copy)]
 pub enum Colour {
@@ -123,27 +115,15 @@ where
     F: Future + Send,
     F::Output: Send,
 {
+    let _inside = Inside::enter(py)?;
     let process = process().map_err(|error| errors::store_error(py, &error))?;
     let mut future = pin!(future);
     loop {
-        let ended = py.detach(|| {
-            let ended = process.driver.wait(future.as_mut(), SLICE);
-            stay_away();
-            ended
-        });
+        let ended = py.detach(|| process.driver.wait(future.as_mut(), SLICE));
+        stopping::may_go_on(py)?; // what has ended is dropped, as a claim that comes too late
         match ended {
             Some(output) => return Ok(output),
             None => py.check_signals()?,
-        }
-    }
-}
-
-/// Keeps a thread that is no part of the interpreter's end from coming back to it: it would be ended in the middle of our
-/// frames, which aborts the process. Threads that Python waits for have ended by then.
-fn stay_away() {
-    if is_stopping() && STOPPER.get().is_some_and(|stopper| *stopper != thread::current().id()) {
-        loop {
-            thread::park();
         }
     }
 }
@@ -204,14 +184,14 @@ pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
     let all = py.detach(|| {
         let drained = |process: &'static Process| process.driver.wait(pin!(drained(process, left())), Duration::MAX);
-        let all = current().is_none_or(|process| drained(process).unwrap_or(false));
-        let _ = STOPPER.set(thread::current().id());
-        STOPPING.store(true, Ordering::Release);
+        current().is_none_or(|process| drained(process).unwrap_or(false))
+    });
+    stopping::stop(py, left());
+    py.detach(|| {
         if let Some(process) = current() {
             let pools = process.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
             pools.iter().for_each(|pool| pool.rest(left()));
         }
-        all
     });
     logging::finish(py, left());
     all

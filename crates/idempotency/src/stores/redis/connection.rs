@@ -1,11 +1,14 @@
 //! How the server is reached: options, the one connection, and what its errors mean.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::io::AsyncDNSResolver;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, RedisFuture, ServerErrorKind};
+use tokio::sync::oneshot;
 
 use super::{StoreError, StoreErrorKind};
 
@@ -80,6 +83,26 @@ impl RedisOptions {
     }
 }
 
+/// The operating system's resolver, on a thread of its own. Tokio panics where there is none to be had.
+struct Resolver;
+
+impl AsyncDNSResolver for Resolver {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        host: &'b str,
+        port: u16,
+    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        let ((to, addresses), host) = (oneshot::channel(), host.to_owned());
+        let resolve = move || drop(to.send((host, port).to_socket_addrs())); // who asked may have gone
+        let started = std::thread::Builder::new().name("idempotency-dns".into()).spawn(resolve);
+        Box::pin(async move {
+            started?;
+            let addresses = addresses.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()))?;
+            Ok(Box::new(addresses) as Box<dyn Iterator<Item = SocketAddr> + Send>)
+        })
+    }
+}
+
 /// One multiplexed connection, opened when first needed and again after it was lost.
 pub(super) struct Connection {
     client: Client,
@@ -97,7 +120,10 @@ struct Current {
 impl Connection {
     pub(super) fn new(client: Client, time_limit: Duration) -> Self {
         // The store's own limit covers the whole operation; a second one per response would only race with it.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(time_limit)).set_response_timeout(None);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(time_limit))
+            .set_response_timeout(None)
+            .set_dns_resolver(Resolver);
         Self { client, config, current: Mutex::default(), opening: tokio::sync::Mutex::new(()) }
     }
 

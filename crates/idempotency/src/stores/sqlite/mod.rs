@@ -109,18 +109,26 @@ impl SqliteStore {
         Self { time_limit, ..self }
     }
 
-    /// The queue of the thread that owns the file; the thread ends with the store.
-    fn jobs(&self) -> &Jobs {
-        self.jobs.get_or_init(|| {
-            let (sender, receiver) = channel();
-            let (path, time_limit) = (self.path.clone(), self.time_limit);
-            let work = move || serve(&path, time_limit, &receiver);
-            // Without a thread the receiver is gone, and every operation says so.
-            let _ = std::thread::Builder::new().name("idempotency-sqlite".into()).spawn(work);
+    /// The queue of the thread that owns the file; the thread ends with the store. The next operation asks anew for a
+    /// thread that the operating system refuses.
+    fn jobs(&self) -> Result<&Jobs, StoreError> {
+        if let Some(jobs) = self.jobs.get() {
+            return Ok(jobs);
+        }
+        let (sender, receiver) = channel();
+        let (path, time_limit) = (self.path.clone(), self.time_limit);
+        let work = move || serve(&path, time_limit, &receiver);
+        let started = std::thread::Builder::new().name("idempotency-sqlite".into()).spawn(work);
+        started.map_err(|source| {
+            let message = format!("the operating system refuses a thread for the SQLite store: {source}");
+            StoreError::new(StoreErrorKind::NotExecuted, message).with_source(source)
+        })?;
+        // Where another caller was quicker, this thread ends with its queue.
+        Ok(self.jobs.get_or_init(|| {
             let jobs = Arc::new(sender);
             forks::watch(&jobs);
             jobs
-        })
+        }))
     }
 
     fn run<'a, T: Send + 'static>(
@@ -129,9 +137,10 @@ impl SqliteStore {
         step: impl FnMut(&File) -> Result<T, StoreError> + Send + 'static,
     ) -> Reply<'a, T> {
         let (to, answer) = oneshot::channel();
-        let sent = self.jobs().send(Some(Box::new(Work { look, step, answer: None, to })));
+        let jobs = self.jobs();
+        let sent = jobs.map(|jobs| jobs.send(Some(Box::new(Work { look, step, answer: None, to }))));
         Box::pin(async move {
-            sent.map_err(|_| stopped())?;
+            sent?.map_err(|_| stopped())?;
             match tokio::time::timeout(self.time_limit, answer).await {
                 Ok(answer) => answer.unwrap_or_else(|_| Err(stopped())),
                 Err(_) => {
