@@ -85,6 +85,13 @@ impl Schedule {
         }
     }
 
+    /// Takes note that a holding is attended to from now on.
+    fn attend(&mut self, holding: Arc<Holding>) -> Arc<Holding> {
+        holding.state().place = None;
+        self.attended.push(holding.clone());
+        holding
+    }
+
     /// Counts what waits for the store. What its caller sends for the first time does not wait.
     fn count(&mut self, state: &mut HoldingState) {
         let (is_awaited, is_release) = (state.is_awaited(), state.is_release());
@@ -500,6 +507,7 @@ const IDLE: Duration = Duration::from_secs(1);
 async fn serve(serving: Serving) {
     let keeper = &serving.keeper;
     loop {
+        let mut attended = vec![];
         let next = {
             let mut schedule = keeper.schedule();
             if schedule.closed && schedule.held().next().is_none() {
@@ -507,14 +515,14 @@ async fn serve(serving: Serving) {
             }
             let now = Instant::now();
             let next = match keeper.outage.is_down() {
-                true => try_one(keeper, &mut schedule, now),
+                true => try_one(&mut schedule, now, &mut attended),
                 false => {
                     schedule.next_try = None;
                     while schedule.attended.len() < AT_ONCE
                         && let Some(entry) = schedule.due.first_entry().filter(|entry| entry.key().0 <= now)
                     {
                         let holding = entry.remove();
-                        spawn(keeper, &mut schedule, holding);
+                        attended.push(schedule.attend(holding));
                     }
                     let first = schedule.due.first_key_value().map(|((due, ..), _)| *due);
                     first.filter(|due| *due > now)
@@ -524,6 +532,11 @@ async fn serve(serving: Serving) {
             schedule.looks = next.or_else(|| was_used.then(|| now + IDLE));
             schedule.looks
         };
+        // Without the lock: a runtime that goes away drops at once what is spawned on it, which takes the lock.
+        for holding in attended {
+            let attending = Attending { keeper: keeper.clone(), holding };
+            tokio::spawn(async move { attending.keeper.attend(&attending.holding).await });
+        }
         match next {
             Some(due) => drop(tokio::time::timeout_at(due.into(), keeper.wake.notified()).await),
             None => keeper.wake.notified().await,
@@ -532,7 +545,7 @@ async fn serve(serving: Serving) {
 }
 
 /// Of a store that is down one thing is tried at a time, whatever has waited longest. When to look again.
-fn try_one(keeper: &Arc<Keeper>, schedule: &mut Schedule, now: Instant) -> Option<Instant> {
+fn try_one(schedule: &mut Schedule, now: Instant, attended: &mut Vec<Arc<Holding>>) -> Option<Instant> {
     let (at, pause) = *schedule.next_try.get_or_insert((now, LONGEST_PAUSE / 8));
     if !schedule.attended.is_empty() {
         return None; // its end wakes the task
@@ -542,14 +555,7 @@ fn try_one(keeper: &Arc<Keeper>, schedule: &mut Schedule, now: Instant) -> Optio
         return Some(due.max(at));
     }
     let (_, holding) = schedule.due.pop_first()?;
-    spawn(keeper, schedule, holding);
+    attended.push(schedule.attend(holding));
     schedule.next_try = Some((now + pause, (pause * 2).min(LONGEST_PAUSE)));
     None
-}
-
-fn spawn(keeper: &Arc<Keeper>, schedule: &mut Schedule, holding: Arc<Holding>) {
-    schedule.attended.push(holding.clone());
-    holding.state().place = None;
-    let attending = Attending { keeper: keeper.clone(), holding };
-    tokio::spawn(async move { attending.keeper.attend(&attending.holding).await });
 }
