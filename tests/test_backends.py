@@ -44,12 +44,18 @@ def test_redis_by_user_password_and_unix_socket(tmp_path: Path) -> None:
     socket = str(tmp_path / "redis.sock")
     with RedisServer("--unixsocket", socket) as server:
         server.cli("ACL", "SETUSER", "shop", "on", ">s3/cr@t", "~*", "&*", "+@all")
+        server.cli("ACL", "SETUSER", "open", "on", "nopass", "~*", "&*", "+@all")
         server.cli("ACL", "SETUSER", "default", "off")
         ways: list[Any] = [
             redis.Redis(port=server.port, username="shop", password="s3/cr@t"),
             redis.Redis(unix_socket_path=socket, username="shop", password="s3/cr@t", db=1),
             f"redis://shop:s3%2Fcr%40t@127.0.0.1:{server.port}",
             f"unix://{socket}?user=shop&pass=s3%2Fcr%40t&db=1",
+            f"redis://shop:s3%2Fcr%40t@127.0.0.1:{server.port}/7?db=1&protocol=3",
+            redis.from_url(f"redis://shop:s3%2Fcr%40t@127.0.0.1:{server.port}/7?db=1"),
+            f"redis://open@127.0.0.1:{server.port}",
+            redis.Redis(port=server.port, username="open"),
+            redis.Redis(unix_socket_path=socket, username="open"),
         ]
         runs: list[str] = []
         for way in ways:

@@ -51,6 +51,15 @@ async def async_generator(order: str) -> Any:
         (lambda: idempotent("localhost:6379"), ValueError, "is not a URL"),
         (lambda: idempotent("sqlite://"), ValueError, "names no file"),
         (lambda: idempotent("redis://host:port"), ValueError, "not a Redis URL"),
+        (lambda: idempotent("redis://host?nonsense=1"), ValueError, '"nonsense" is not known'),
+        (lambda: idempotent("redis://host?username=shop"), ValueError, '"username" is not known'),
+        (lambda: idempotent("redis://host/0?db=first"), ValueError, "db=first is not the number of a database"),
+        (lambda: idempotent("redis://host?db=-1"), ValueError, "db=-1 is not the number of a database"),
+        (lambda: idempotent("mongo://user:secret@host"), ValueError, r"^'mongo://user:\*\*\*@host'"),
+        (lambda: idempotent("user:secret@host"), ValueError, r"^'user:\*\*\*@host' is not a URL"),
+        (lambda: idempotent("sqlite:///:memory:"), ValueError, "MemoryBackend keeps them in memory"),
+        (lambda: SqliteBackend(":memory:"), ValueError, "MemoryBackend keeps them in memory"),
+        (lambda: SqliteBackend("records", time_limit=0), ValueError, "time_limit must be more than 0 seconds"),
         (
             lambda: idempotent(BACKEND, key="amount")(function),
             TypeError,
@@ -124,6 +133,10 @@ class Rotating(redis.CredentialProvider):
         return ("user", "secret")
 
 
+class InProcess(redis.Connection):
+    """As a fake server's, which has no address."""
+
+
 @pytest.mark.parametrize(
     ("client", "says"),
     [
@@ -132,6 +145,10 @@ class Rotating(redis.CredentialProvider):
         (lambda: redis.Redis(ssl=True, ssl_check_hostname=False), "does not verify its server"),
         (lambda: redis.asyncio.Redis(credential_provider=Rotating()), "credential_provider can't be carried over"),
         (lambda: redis.sentinel.Sentinel([("localhost", 1)]).master_for("x"), "Sentinel or cluster"),
+        (
+            lambda: redis.Redis(connection_pool=redis.ConnectionPool(connection_class=InProcess)),
+            "InProcess can't be carried",
+        ),
     ],
 )
 def test_a_client_that_can_not_be_carried_over_is_refused(client: Callable[[], Any], says: str) -> None:

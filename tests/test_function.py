@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -392,3 +393,18 @@ def test_every_error_is_an_idempotency_error_with_a_problem() -> None:
     problem = error.value.problem("/orders")
     assert {"type", "title", "status", "detail", "instance", "effect"} <= problem.keys()
     assert (problem["status"], problem["instance"], problem["effect"]) == (422, "/orders", "none")
+
+
+@pytest.mark.parametrize(
+    ("default", "others"),
+    [((1,), [(True,), (1.0,), (2,)]), (1, [True, 1.0]), ({"a": 0}, [{"a": False}]), ([{1}], [[{True}]])],
+)
+def test_an_argument_is_its_default_only_where_it_would_be_hashed_as_it(default: Any, others: list[Any]) -> None:
+    @idempotent(MemoryBackend(), key="order", name="charge")
+    def charge(order: str, items: Any = default) -> Any:
+        return "charged"
+
+    assert charge("a") == charge("a", default) == charge("a", copy.deepcopy(default))
+    for other in others:
+        with pytest.raises(IdempotencyConflict):
+            charge("a", other)

@@ -25,7 +25,9 @@ pub struct RequestFacts<'a> {
 impl RequestFacts<'_> {
     /// SHA-256 over the length-prefixed parts `idempotency http 1`, method, path, query, content type and body.
     ///
-    /// A multipart body is taken without its boundary, which clients make anew for every send.
+    /// The content type counts in lower case and without optional whitespace and quotes; `charset=utf-8` of JSON is left
+    /// out, which says nothing (RFC 8259, section 11). A multipart body is taken without its boundary, which clients make
+    /// anew for every send.
     ///
     /// ```
     /// use idempotency::http::RequestFacts;
@@ -38,35 +40,54 @@ impl RequestFacts<'_> {
     /// ```
     pub fn fingerprint(&self) -> Fingerprint {
         let digest = Digest::new("idempotency http 1").part(self.method.as_bytes()).part(self.path).part(self.query);
-        Fingerprint(match boundary(self.content_type) {
+        Fingerprint(match ContentType::read(self.content_type) {
             None => digest.part(self.content_type).part(self.body).finish(),
-            Some(boundary) => {
+            Some(ContentType { text, boundary: None }) => digest.part(&text).part(self.body).finish(),
+            Some(ContentType { text, boundary: Some(boundary) }) => {
                 let delimiter = [b"\r\n--", &boundary[..]].concat();
-                split(self.body, &delimiter).fold(digest.part(b"multipart/form-data"), Digest::part).finish()
+                match parts(self.body, &delimiter) {
+                    Some(parts) => parts.into_iter().fold(digest.part(&text), Digest::part).finish(),
+                    None => digest.part(self.content_type).part(self.body).finish(),
+                }
             }
         })
     }
 }
 
-/// The boundary of a `multipart/form-data` body (RFC 2046, section 5.1.1). `None` also where it is told twice or not as
-/// RFC 9110 (section 5.6.6) has it: then nobody can tell which one a server would take, and the body counts as it is.
-fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
-    let (kind, mut rest) = content_type.split_at(content_type.iter().position(|byte| *byte == b';')?);
-    if !kind.trim_ascii().eq_ignore_ascii_case(b"multipart/form-data") {
-        return None;
-    }
-    let mut found = None;
-    loop {
-        rest = rest.strip_prefix(b";")?.trim_ascii_start();
-        let (name, value) = rest.split_at(rest.iter().position(|byte| *byte == b'=')?);
-        let (value, after) = parameter(&value[1..])?;
-        if name.eq_ignore_ascii_case(b"boundary") && found.replace(value).is_some() {
-            return None;
+/// A content type in the one form of all that mean the same (RFC 9110, section 8.3.1).
+struct ContentType {
+    /// Without the boundary.
+    text: Vec<u8>,
+    /// Of a `multipart/form-data` body (RFC 2046, section 5.1.1).
+    boundary: Option<Vec<u8>>,
+}
+
+impl ContentType {
+    /// `None` where it is not as RFC 9110 (section 5.6.6) has it, or tells the boundary of a form twice or not at all:
+    /// then nobody can tell what a server would take it for, and the header counts as it is.
+    fn read(header: &[u8]) -> Option<Self> {
+        let (kind, mut rest) = header.split_at(header.iter().position(|byte| *byte == b';').unwrap_or(header.len()));
+        let kind = kind.trim_ascii().to_ascii_lowercase();
+        let is_form = kind == b"multipart/form-data";
+        let is_json = kind == b"application/json" || kind.ends_with(b"+json");
+        let (mut text, mut boundary) = (kind, None);
+        while !rest.is_empty() {
+            rest = rest.strip_prefix(b";")?.trim_ascii_start();
+            let (name, value) = rest.split_at(rest.iter().position(|byte| *byte == b'=')?);
+            let (name, (mut value, after)) = (name.to_ascii_lowercase(), parameter(&value[1..])?);
+            rest = after.trim_ascii_start();
+            if name == b"charset" {
+                value.make_ascii_lowercase();
+            }
+            if is_form && name == b"boundary" {
+                if value.is_empty() || boundary.replace(value).is_some() {
+                    return None;
+                }
+            } else if !(is_json && name == b"charset" && value == b"utf-8") {
+                text.extend([b"; ", &name[..], b"=", &value].concat());
+            }
         }
-        rest = after.trim_ascii_start();
-        if rest.is_empty() {
-            return found.filter(|boundary| !boundary.is_empty());
-        }
+        (!is_form || boundary.is_some()).then_some(Self { text, boundary })
     }
 }
 
@@ -87,31 +108,21 @@ fn parameter(value: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// The parts between delimiters. A delimiter is followed by the line's end, or by the two dashes of the last one.
-fn split<'a>(mut body: &'a [u8], delimiter: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    // The first may stand at the very start, without its line break.
-    if let Some(rest) = body.strip_prefix(&delimiter[2..]).filter(|rest| ends_a_delimiter(rest)) {
-        body = rest;
-    }
-    let mut ended = false;
-    std::iter::from_fn(move || {
-        if ended {
-            return None;
-        }
+/// The parts between delimiters. A delimiter is followed by the line's end, or by the two dashes of the last one. `None`
+/// where the body does not start with one, or has no other: it counts as it is.
+fn parts<'a>(body: &'a [u8], delimiter: &[u8]) -> Option<Vec<&'a [u8]>> {
+    // The first stands at the very start, without its line break.
+    let mut body = body.strip_prefix(&delimiter[2..]).filter(|rest| ends_a_delimiter(rest))?;
+    let mut parts = vec![];
+    loop {
         let is_delimiter = |at: &usize| body[*at..].strip_prefix(delimiter).is_some_and(ends_a_delimiter);
         let mut breaks = body.iter().enumerate().filter(|(_, byte)| **byte == b'\r').map(|(at, _)| at);
-        match breaks.find(is_delimiter) {
-            Some(at) => {
-                let part = &body[..at];
-                body = &body[at + delimiter.len()..];
-                Some(part)
-            }
-            None => {
-                ended = true;
-                Some(body)
-            }
-        }
-    })
+        let Some(at) = breaks.find(is_delimiter) else { break };
+        parts.push(&body[..at]);
+        body = &body[at + delimiter.len()..];
+    }
+    parts.push(body);
+    (parts.len() > 1).then_some(parts)
 }
 
 fn ends_a_delimiter(rest: &[u8]) -> bool {
@@ -419,7 +430,7 @@ mod tests {
 
     #[test]
     fn a_boundary_that_servers_may_read_differently_is_none() {
-        let plain = |text: &str| boundary(format!("multipart/form-data{text}").as_bytes());
+        let plain = |text: &str| ContentType::read(format!("multipart/form-data{text}").as_bytes())?.boundary;
         assert_eq!(plain("; boundary=x"), Some(b"x".to_vec()));
         assert_eq!(plain(";charset=utf-8 ; BOUNDARY=\"a b\\\"c\""), Some(b"a b\"c".to_vec()));
         assert_eq!(plain("; x=\";boundary=zzz\"; boundary=y"), Some(b"y".to_vec()));
@@ -428,5 +439,48 @@ mod tests {
         for odd in odd {
             assert_eq!(plain(odd), None, "{odd}");
         }
+    }
+
+    fn sent(content_type: &str, body: &str) -> Fingerprint {
+        let (content_type, body) = (content_type.as_bytes(), body.as_bytes());
+        RequestFacts { method: "POST", path: b"/", query: b"", content_type, body }.fingerprint()
+    }
+
+    #[test]
+    fn forms_that_servers_read_differently_are_told_apart() {
+        let form = "multipart/form-data; boundary=b";
+        let whole = "--b\r\nA: b\r\n\r\n1\r\n--b--\r\n";
+        let others = [
+            (form, &whole[3..]),                  // no first delimiter
+            (form, "--b\r\nA: b\r\n\r\n1"),       // no last one
+            ("multipart/form-data", &whole[3..]), // no boundary
+            ("multipart/form-data", "\r\nA: b\r\n\r\n1"),
+            ("multipart/form-data; charset=utf-8; boundary=b", whole),
+            ("multipart/form-data; charset=latin-1; boundary=b", whole),
+            ("multipart/mixed; boundary=b", whole),
+        ];
+        let mut prints: Vec<_> = others.iter().map(|(content_type, body)| sent(content_type, body)).collect();
+        prints.push(sent(form, whole));
+        for (at, print) in prints.iter().enumerate() {
+            assert!(!prints[..at].contains(print), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_content_type_counts_by_what_it_means() {
+        let json = sent("application/json", "{}");
+        let same = ["Application/JSON", "application/json;charset=utf-8", "application/json ; charset=\"UTF-8\""];
+        for same in same {
+            assert_eq!(sent(same, "{}"), json, "{same}");
+        }
+        let others =
+            ["", "text/json", "application/json; charset=latin-1", "application/json; v=2", "application/json;"];
+        for other in others {
+            assert_ne!(sent(other, "{}"), json, "{other}");
+        }
+        let text = sent("text/plain; charset=utf-8", "x");
+        assert_eq!(sent("TEXT/plain;Charset=UTF-8", "x"), text);
+        assert_ne!(sent("text/plain", "x"), text); // which a server may read as another charset
+        assert_ne!(sent("application/x; V=a", ""), sent("application/x; V=A", ""));
     }
 }

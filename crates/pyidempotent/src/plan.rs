@@ -29,6 +29,8 @@ struct Parameter {
     name: Py<PyString>,
     text: String,
     default: Option<Py<PyAny>>,
+    /// The canonical form of the default, where it has one.
+    default_form: Option<Vec<u8>>,
     /// Whether a call has to give it.
     is_required: bool,
     /// Whether it may be given by its name.
@@ -93,7 +95,12 @@ impl Plan {
             if !left_out.contains(&name)? {
                 hashed.push(index);
             }
+            let form = |default: &Py<PyAny>| {
+                let mut form = vec![];
+                canonical(default.bind(left_out.py()), &mut form).ok().map(|()| form)
+            };
             known.push(Parameter {
+                default_form: default.as_ref().and_then(form),
                 text: name.extract()?,
                 name: name.unbind(),
                 is_required: default.is_none() && !kind.starts_with("VAR_"),
@@ -212,11 +219,12 @@ impl Plan {
         let (mut digest, mut scratch) = (empty(), Vec::with_capacity(64));
         for &index in &self.hashed {
             let Some(value) = values[index].as_ref().map(|value| value.bind(py)) else { continue };
-            let Parameter { name, text, default, .. } = &self.parameters[index];
-            if default.as_ref().is_some_and(|default| is_same(value, default.bind(py))) {
+            let Parameter { name, text, default, default_form, .. } = &self.parameters[index];
+            if default.as_ref().is_some_and(|default| value.is(default)) {
                 continue;
             }
             digest = match canonical(value, &mut scratch) {
+                Ok(()) if default_form.as_ref() == Some(&scratch) => digest,
                 Ok(()) => digest.part(text.as_bytes()).part(&scratch),
                 Err(_) if is_ignored(value).unwrap_or(false) => digest,
                 Err(error) => return Err(unfit(py, name.bind(py), error)),
@@ -251,11 +259,6 @@ fn canonical(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
     encoder.value(value)?;
     *out = encoder.into_bytes();
     Ok(())
-}
-
-/// Whether an argument is its default, type and all. A comparison of the user's may do anything.
-fn is_same(value: &Bound<'_, PyAny>, default: &Bound<'_, PyAny>) -> bool {
-    value.is(default) || (value.get_type().is(default.get_type()) && value.eq(default).unwrap_or(false))
 }
 
 fn unfit(py: Python<'_>, name: &Bound<'_, PyAny>, error: PyErr) -> PyErr {

@@ -7,6 +7,7 @@ A URL is accepted wherever a backend is: ``redis://…``, ``rediss://…``, ``un
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -173,7 +174,7 @@ def open_backend(backend: Backend | str) -> Backend:
         raise TypeError(_what_instead(backend))
     scheme, separator, rest = backend.partition("://")
     if not separator:
-        raise ValueError(f"{backend!r} is not a URL; write redis://host, sqlite:///path or memory://")
+        raise ValueError(f"{_shown(backend)!r} is not a URL; write redis://host, sqlite:///path or memory://")
     if scheme in ("redis", "rediss", "unix", "redis+unix"):
         from pyidempotent.backends.redis import RedisBackend
 
@@ -190,7 +191,13 @@ def open_backend(backend: Backend | str) -> Backend:
 
         shared = Backend._shared.setdefault((backend,), MemoryBackend().native)
         return Backend(shared)
-    raise ValueError(f"{backend!r}: there is no backend for {scheme}://; there are redis, rediss, unix, sqlite, memory")
+    there_are = "redis, rediss, unix, sqlite, memory"
+    raise ValueError(f"{_shown(backend)!r}: there is no backend for {scheme}://; there are {there_are}")
+
+
+def _shown(url: str) -> str:
+    """A URL without its password."""
+    return re.sub(r"(?<=:)[^/@].*(?=@)", "***", url)
 
 
 def _what_instead(value: Any) -> str:

@@ -64,8 +64,6 @@ class RedisBackend(Backend):
             url, certificates, timeout = _read_client(url_or_client)
             limit = timeout or limit
         settings = (url, prefix, seconds("time_limit", limit if time_limit is None else time_limit), *certificates)
-        if settings[2] == 0:
-            raise ValueError("time_limit must be more than 0 seconds")
         shared = Backend._shared.get(("redis", *settings)) or _native.Backend.redis(*settings)
         super().__init__(Backend._shared.setdefault(("redis", *settings), shared))
 
@@ -78,9 +76,15 @@ def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
         raise TypeError(
             f"RedisBackend takes a URL or a client of redis-py, not {type(client).__qualname__}; {_PASS_A_URL}"
         )
-    kind = getattr(pool, "connection_class", type(None)).__name__
+    connection = getattr(pool, "connection_class", type(None))
+    kind = connection.__name__
     if hasattr(pool, "service_name") or "Sentinel" in kind or "Cluster" in type(client).__name__:
         raise TypeError(f"a Sentinel or cluster client can't be carried over; {_PASS_A_URL}")
+    if not connection.__module__.startswith("redis."):
+        # It may lead anywhere: FakeRedis has no server at all.
+        raise TypeError(
+            f"a client whose connections are {connection.__module__}.{kind} can't be carried over; {_PASS_A_URL}"
+        )
     for name, value in settings.items():
         matters = name in ("credential_provider", "redis_connect_func") or (
             name.startswith("ssl_") and name not in _TLS_READ
@@ -89,7 +93,7 @@ def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
             raise TypeError(f"the client's {name} can't be carried over; {_PASS_A_URL}")
     user, password, db = settings.get("username"), settings.get("password"), settings.get("db") or 0
     if settings.get("path"):
-        query = {"db": db, **({"user": user} if user else {}), **({"pass": password} if password else {})}
+        query = {"db": db, **({"username": user} if user else {}), **({"password": password} if password else {})}
         return (
             f"unix://{quote(settings['path'])}?{urlencode(query, quote_via=quote)}",
             (),
@@ -98,7 +102,7 @@ def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
     scheme, certificates = "redis", ()
     if "SSL" in kind:
         scheme, certificates = "rediss", _certificates(settings)
-    login = f"{quote(user or '', safe='')}:{quote(password, safe='')}@" if password else ""
+    login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
     host = settings.get("host", "localhost")
     host = f"[{host}]" if ":" in host else host
     url = f"{scheme}://{login}{host}:{settings.get('port', 6379)}/{db}"

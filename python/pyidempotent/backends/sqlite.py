@@ -24,6 +24,7 @@ class SqliteBackend(Backend):
 
     Raises:
         FileNotFoundError: where the folder does not exist.
+        ValueError: for ``:memory:``, which is no file.
 
     >>> import os, tempfile
     >>> backend = SqliteBackend(os.path.join(tempfile.mkdtemp(), "idempotency.db"))
@@ -32,6 +33,10 @@ class SqliteBackend(Backend):
     def __init__(self, path: str | os.PathLike[str], *, time_limit: float | timedelta = 5.0) -> None:
         from pyidempotent._site import seconds
 
+        if os.fspath(path) in ("", ":memory:"):
+            raise ValueError(
+                f"SqliteBackend keeps records in a file, not in {os.fspath(path)!r}; MemoryBackend keeps them in memory"
+            )
         file = Path(os.fspath(path)).absolute()
         if not file.parent.is_dir():
             raise FileNotFoundError(f"the SQLite store {file} can't be made: there is no folder {file.parent}")

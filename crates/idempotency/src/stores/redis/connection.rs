@@ -51,12 +51,41 @@ impl std::fmt::Debug for RedisTls {
 }
 
 impl RedisOptions {
-    /// From a URL, with the defaults.
+    /// From a URL, with the defaults: `redis://[user[:password]@]host[:port][/database]`, `rediss://` for TLS, or
+    /// `unix:///path`. `?db=` wins over the path. On `unix://`, `?username=` and `?password=` are the login.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Setup`] for another scheme, or a parameter that is not known.
     pub fn from_url(url: &str) -> Result<Self, StoreError> {
-        let address = url.into_connection_info().map_err(|source| {
-            let message = format!("not a Redis URL: {source}; write redis://[user:password@]host[:port][/database], rediss:// or unix:///path");
-            StoreError::new(StoreErrorKind::Setup, message).with_source(source)
-        })?;
+        let unusable = |what: &dyn std::fmt::Display| {
+            let message = format!(
+                "not a Redis URL: {what}; write redis://[user:password@]host[:port][/database], rediss:// or unix:///path"
+            );
+            StoreError::new(StoreErrorKind::Setup, message)
+        };
+        let mut parsed = redis::parse_redis_url(url).ok_or_else(|| unusable(&"another scheme, or none"))?;
+        let query: Vec<(String, String)> = parsed.query_pairs().into_owned().collect();
+        parsed.set_query(None);
+        let is_socket = parsed.scheme().contains("unix");
+        let mut address = parsed.into_connection_info().map_err(|source| unusable(&source).with_source(source))?;
+        let mut settings = address.redis_settings().clone();
+        for (name, value) in query {
+            settings = match (name.as_str(), is_socket) {
+                ("db", _) => match value.parse() {
+                    Ok(database) if database >= 0 => settings.set_db(database),
+                    _ => return Err(unusable(&format_args!("db={value} is not the number of a database"))),
+                },
+                ("user" | "username", true) => settings.set_username(value),
+                ("pass" | "password", true) => settings.set_password(value),
+                ("protocol", _) => settings, // each of them does
+                _ => return Err(unusable(&format_args!("the parameter {name:?} is not known"))),
+            };
+        }
+        // Without one the server would take us for its default user.
+        if settings.username().is_some() && settings.password().is_none() {
+            settings = settings.set_password("");
+        }
+        address = address.set_redis_settings(settings);
         Ok(Self { address, prefix: "idem:".into(), time_limit: Duration::from_secs(1), tls: RedisTls::default() })
     }
 
