@@ -56,6 +56,19 @@ def test_what_is_not_protected_gets_the_very_same_scope_receive_and_send(scope: 
     assert [id(each) for each in seen] == [id(each) for each in given]
 
 
+@pytest.mark.parametrize("where", ["middleware", "route"])
+def test_methods_may_be_told(where: str) -> None:
+    """The middleware's, or a route's own."""
+    methods: dict[str, Any] = {"methods": {"put", "POST"}}
+    options = methods if where == "middleware" else {"routes": {"/*": methods}}
+    app = App()
+    client = protected(app, **options)
+    for method, runs in (("PUT", 1), ("POST", 2), ("PATCH", 4), ("DELETE", 6)):
+        for _ in range(2):
+            asyncio.run(client.post(method=method))
+        assert app.runs == runs
+
+
 def test_after_the_body_the_application_receives_the_servers_own_messages() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         received = [await receive() for _ in range(3)]
@@ -433,6 +446,11 @@ def test_without_starlette_callables_get_our_own_view_of_the_request() -> None:
         ({"routes": {"/pay": True}}, "needs a dict of options, or None"),
         ({"routes": {"/pay": {"ttl": 1, "lease": 2}}}, "lease"),
         ({"routes": {"/pay": {"lifetime": 1}}}, "unexpected keyword argument 'lifetime'"),
+        ({"maxresponse_bytes": 1}, r"'maxresponse_bytes'; did you mean max_response_bytes=\?"),
+        ({"methods": "PUT"}, r"methods= must be a collection of methods"),
+        ({"methods": []}, r"methods= must be a collection of methods"),
+        ({"methods": [1]}, r"methods= must be a collection of methods"),
+        ({"methods": ["PUT", "get"]}, "a GET request changes nothing"),
     ],
     ids=str,
 )

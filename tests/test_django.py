@@ -51,6 +51,14 @@ def test_a_method_that_is_idempotent_by_itself_passes(browser: Browser, key: str
     assert len(RUNS) == 6
 
 
+def test_methods_may_be_told(browser: Browser, key: str) -> None:
+    with override_settings(PYIDEMPOTENT={"BACKEND": "memory://", "METHODS": ["post", "PUT"]}):
+        for method in ("PUT", "POST"):
+            assert [is_replay(browser.send(method, "/pay", key)) for _ in range(2)] == [False, True]
+        assert not any(is_replay(browser.send("PATCH", "/pay", key)) for _ in range(2))
+    assert len(RUNS) == 4
+
+
 @pytest.mark.parametrize("how", ["raise", "none", "500", "forbidden"])
 def test_a_failed_view_releases_the_key(browser: Browser, key: str, how: str) -> None:
     first = browser.post(f"/ends/{how}", key)

@@ -74,11 +74,15 @@ def test_answers_over_the_cap(site: None, key: str) -> None:
     assert RUNS == ["created"]
 
 
-def test_a_method_that_is_idempotent_by_itself_passes(browser: Browser, key: str) -> None:
-    for method in ("GET", "PUT"):
+def test_a_view_is_protected_under_every_method_but_the_safe_ones(browser: Browser, key: str) -> None:
+    for method in ("GET", "HEAD"):
         assert not is_replay(browser.send(method, "/decorated/plain", key))
         assert browser.send(method, "/decorated/plain").status_code == 201
     assert len(RUNS) == 4
+    for method in ("PUT", "PATCH", "DELETE"):
+        refused(browser.send(method, "/decorated/plain"), 400, "key-missing", "none")
+        assert [is_replay(browser.send(method, "/decorated/plain", key)) for _ in range(2)] == [False, True]
+    assert len(RUNS) == 7
 
 
 def test_refusals(browser: Browser, key: str) -> None:

@@ -94,16 +94,16 @@ def test_a_key_is_required_and_a_payload_belongs_to_it(views: Views) -> None:
     assert views.runs == 2
 
 
-def test_a_view_of_every_method_is_protected_where_it_is_not_idempotent_by_itself(views: Views) -> None:
+def test_a_view_is_protected_under_every_method_but_the_safe_ones(views: Views) -> None:
     view = idempotent(views.backend)(views.coloured(lambda: new_key()))
     views.app.add_url_rule("/pay", "pay", view, methods=["GET", "POST", "PUT", "DELETE"])
     key = new_key()
     assert views.client.post("/pay", method="GET").status_code == 200
-    for method in ("GET", "PUT", "DELETE"):
-        assert not is_replay(views.client.twice("/pay", key, method=method)[1])
-    refused(views.client.post("/pay"), 400, "key-missing", "none")
-    assert same_answer(*views.client.twice("/pay", key))
-    assert views.runs == 8
+    assert not is_replay(views.client.twice("/pay", key, method="GET")[1])
+    for method in ("POST", "PUT", "DELETE"):
+        refused(views.client.post("/pay", method=method), 400, "key-missing", "none")
+        assert same_answer(*views.client.twice("/pay", key, method=method))
+    assert views.runs == 6
 
 
 def test_forms_and_files_are_payload(views: Views) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import functools
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -408,3 +411,84 @@ def test_an_argument_is_its_default_only_where_it_would_be_hashed_as_it(default:
     for other in others:
         with pytest.raises(IdempotencyConflict):
             charge("a", other)
+
+
+def made_plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def begun(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.get_running_loop().create_task(function(*args, **kwargs))
+
+    return wrapper
+
+
+def made_a_task(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        task = begun(function)(*args, **kwargs)
+        await asyncio.sleep(0)  # the task begins
+        return task
+
+    return wrapper
+
+
+def not_awaited(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+class Measured(contextlib.ContextDecorator):
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@pytest.mark.parametrize("wrapper", [made_plain, Measured(), begun, not_awaited])
+def test_an_awaitable_that_has_not_begun_is_no_result(backend: Backend, wrapper: Any) -> None:
+    bodies: list[str] = []
+
+    async def body(order: str) -> str:
+        bodies.append(order)
+        return order
+
+    ship = idempotent(backend, key="order", name="ship")(wrapper(body))
+
+    async def call() -> Any:
+        returned = ship("7")
+        return await returned if inspect.isawaitable(returned) else returned
+
+    for _ in range(2):
+        with pytest.raises(TypeError, match="returned an awaitable"):
+            asyncio.run(call())
+    assert bodies == []
+    mended = idempotent(backend, key="order", name="ship")(body)
+    assert asyncio.run(mended("7")) == "7"
+
+
+def test_an_awaitable_that_has_begun_is_stopped_and_its_key_held(backend: Backend) -> None:
+    bodies: list[str] = []
+
+    @idempotent(backend, key="order", name="ship")
+    @made_a_task
+    async def ship(order: str) -> None:
+        bodies.append(order)
+        await asyncio.sleep(60)
+
+    async def call() -> None:
+        await ship("7")
+
+    with pytest.raises(TypeError, match="returned an awaitable"):
+        asyncio.run(call())
+    with pytest.raises(IdempotencyProcessing):
+        asyncio.run(call())
+    assert bodies == ["7"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import Token
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from pyidempotent import _native
 from pyidempotent._current import CurrentAttempt, Operation
@@ -68,7 +68,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         retry_after: Seconds = 1,
         run_limit: Seconds | None = None,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
-        **unknown: Any,
+        **unknown: NoReturn,
     ) -> None:
         refuse_unknown(unknown)
         self.site = Site(

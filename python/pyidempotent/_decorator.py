@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import sys
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast, get_args, get_origin
 
 from pyidempotent._current import _current
 from pyidempotent._flask_view import flask_call
@@ -66,7 +67,7 @@ def idempotent(
     max_response_bytes: int = MAX_RESPONSE_BYTES,
     store_set_cookie: bool = False,
     problem_docs: str | None = None,
-    **unknown: Any,
+    **unknown: NoReturn,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Runs a function once per key; a repeat gets the stored result.
 
@@ -190,7 +191,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             response = kwargs.get(parameter, response)
         return EndpointCall(plan, args, kwargs, request, response)
 
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004  # of an instance
+    if _is_async(function) or _is_async(getattr(function, "__call__", None)):  # noqa: B004  # of an instance
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -232,6 +233,14 @@ def _wrap(plan: Function) -> Callable[..., Any]:
     wrapper.__signature__ = _signature(plan, injected)  # type: ignore[attr-defined]  # what inspect looks for
     wrapper.__idempotent__ = plan  # type: ignore[attr-defined]  # what a framework's documentation looks for
     return wrapper
+
+
+def _is_async(function: Any) -> bool:
+    """Whether a call returns a coroutine; also of what is only marked so, as Django marks an async view of a class."""
+    mark = getattr(function, "_is_coroutine", None)  # until Python 3.12
+    return inspect.iscoroutinefunction(function) or (
+        mark is not None and mark is getattr(asyncio.coroutines, "_is_coroutine", None)
+    )
 
 
 def _django_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EndpointCall | None:

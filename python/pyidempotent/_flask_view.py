@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyidempotent._callers import server_caller, user_caller
 from pyidempotent._function import Function, FunctionCall
-from pyidempotent._http import METHODS, REPLAYED, note_of, problem_answer, too_large
+from pyidempotent._http import REPLAYED, note_of, problem_answer, too_large
 from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import ATTEMPT, EndpointCall, form_content
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
@@ -115,11 +115,6 @@ class FlaskViewCall(FlaskFunctionCall):
 
     operation = EndpointCall.operation
     verdict = EndpointCall.verdict
-
-    def is_held(self) -> bool:
-        """Whether the view just runs: its attempt is held, or its method is idempotent by itself."""
-        is_passed = self.plan.takes_key_from_header and self.request.method not in METHODS
-        return is_passed or super().is_held()
 
     async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """The view then returns the answer that Flask makes of its value."""

@@ -7,6 +7,7 @@ it, until its `END`. `advance` does these things on a thread, `advance_async` in
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -102,12 +103,14 @@ def advance(
         assert run is not None
         token = enter(about)
         try:
-            told = Outcome(run(*args, **kwargs))
+            value = run(*args, **kwargs)
         except Exception as error:
             told = Outcome(None, error)
         except BaseException:
             hurry(about)
             raise
+        else:
+            told = _not_awaited(value, about) if about and hasattr(type(value), "__await__") else Outcome(value)
         finally:
             leave(token)
 
@@ -140,14 +143,38 @@ async def advance_async(
         assert run is not None
         token = enter(about)
         try:
-            told = Outcome(await run(*args, **kwargs))
+            value = await run(*args, **kwargs)
         except Exception as error:
             told = Outcome(None, error)
         except BaseException:
             hurry(about)
             raise
+        else:
+            told = _not_awaited(value, about) if about and hasattr(type(value), "__await__") else Outcome(value)
         finally:
             leave(token)
+
+
+def _not_awaited(value: Any, running: CurrentAttempt) -> Outcome:
+    """The end of a call that returned an awaitable: what it returned has yet to do the work, and is stopped.
+
+    The key is free where the work has not begun.
+    """
+    work = value.get_coro() if isinstance(value, asyncio.Task) else value
+    has_begun = not inspect.iscoroutine(work) or inspect.getcoroutinestate(work) != inspect.CORO_CREATED
+    error = TypeError(
+        f"the protected function returned an awaitable, {value!r}, instead of doing its work: make it async def and "
+        "await that in it, or put @idempotent below the decorator that made it a plain function"
+    )
+    if work is not value:
+        value.cancel()
+    elif not has_begun:
+        value.close()
+    if has_begun:
+        hurry(running)
+        raise error
+    running.release()
+    return Outcome(None, error)
 
 
 def no_body(_: Any) -> Any:

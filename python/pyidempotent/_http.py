@@ -22,8 +22,11 @@ logger = logging.getLogger("pyidempotent")
 #: The response header that says "this is a stored answer".
 REPLAYED = (b"idempotent-replayed", b"true")
 
-#: The methods that are protected: the others are idempotent by themselves (RFC 9110, section 9.2.2).
-METHODS = frozenset({"POST", "PATCH"})
+#: The methods that nothing protects: a request with one of them changes nothing (RFC 9110, section 9.2.1).
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+#: The methods that middleware protects unless told: the others are idempotent by themselves (RFC 9110, section 9.2.2).
+METHODS: frozenset[str] = frozenset({"POST", "PATCH"})
 
 Headers = list[tuple[bytes, bytes]]
 

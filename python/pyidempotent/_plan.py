@@ -9,7 +9,7 @@ from typing import Any
 
 from pyidempotent import _native
 from pyidempotent._function import by_authorization, caller_bytes, shared
-from pyidempotent._http import note_of
+from pyidempotent._http import METHODS, SAFE_METHODS, note_of
 from pyidempotent._results import Outcome
 from pyidempotent._site import Options, Site
 from pyidempotent.backends import Backend
@@ -19,8 +19,12 @@ Asked = Callable[[Any], Any]
 
 
 class PlanOptions(Options, total=False):
-    """The options of a route: a face that stores whole answers takes all of them by these names."""
+    """The options of a route: a face that stores whole answers takes all of them by these names.
 
+    ``methods`` are those of the requests that are protected: POST and PATCH unless told.
+    """
+
+    methods: Iterable[str]
     key: Asked | None
     name: str | None
     scope: Asked | None
@@ -72,6 +76,7 @@ class Plan:
         name: str | None = None,
         scope: Asked | None = None,
         fingerprint: Asked | None = None,
+        methods: Iterable[str] = METHODS,
         **options: Any,
     ) -> None:
         if "store_exceptions" in options:
@@ -89,8 +94,10 @@ class Plan:
             "name": name,
             "scope": scope,
             "fingerprint": fingerprint,
+            "methods": methods,
             **options,
         }
+        self.methods = _methods(methods)
         self.name = name
         self.shared = scope is shared
         asked = {"key": key, "scope": None if self.shared else scope, "fingerprint": fingerprint}
@@ -106,6 +113,17 @@ class Plan:
             if name == header:
                 return True
         return False
+
+
+def _methods(given: Any) -> frozenset[str]:
+    """The methods that a plan protects."""
+    names = () if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"methods= must be a collection of methods, like ('POST', 'PUT'), not {given!r}")
+    methods = frozenset(name.upper() for name in names)
+    if safe := methods & SAFE_METHODS:
+        raise ValueError(f"methods=: a {min(safe)} request changes nothing, and is never protected")
+    return methods
 
 
 class RequestCall(_native.RequestCall):

@@ -21,6 +21,7 @@ from pyidempotent._current import Operation
 from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
 from pyidempotent._http import (
     REPLAYED,
+    SAFE_METHODS,
     anonymous_caller,
     note_of,
     problem_answer,
@@ -95,11 +96,13 @@ class EndpointCall(FunctionCall):
         return scope_caller(self.request.scope, self.site, self.plan.name)
 
     def is_held(self) -> bool:
-        """Whether middleware holds an attempt for this request, which the endpoint joins.
+        """Whether the endpoint just runs: its method is safe, or middleware holds an attempt, which the endpoint joins.
 
         Raises:
             TypeError: where the endpoint has options that the middleware's attempt can't honour.
         """
+        if self.plan.takes_key_from_header and self.facts.method in SAFE_METHODS:
+            return True
         held = self.held()
         if held is None:
             return False

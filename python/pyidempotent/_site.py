@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import inspect
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypedDict
 
@@ -55,12 +57,16 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
-def refuse_unknown(options: dict[str, Any]) -> None:
-    """Refuses options that are not ours, and names the successor of the original's."""
+def refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Refuses options that there are not, and names the one that may be meant."""
+    elsewhere = ("key", "name", "scope", "fingerprint", "routes", "methods")
     for name in options:
-        successor = SUCCESSORS.get(name)
-        hint = f"; it is called {successor}= now" if successor else ""
-        raise TypeError(f"idempotent() got an unexpected keyword argument {name!r}{hint}")
+        known = [*inspect.signature(Site.__init__).parameters, *elsewhere]
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]}=?" if close else ""
+        if name in SUCCESSORS:
+            hint = f"; it is called {SUCCESSORS[name]}= now"
+        raise TypeError(f"unexpected keyword argument {name!r}{hint}")
 
 
 class Options(TypedDict, total=False):

@@ -2,8 +2,9 @@
 
     app.add_middleware(IdempotencyMiddleware, backend="redis://localhost", scope=lambda request: request.user.id)
 
-1. A request is protected if its method is POST or PATCH and it has a key, or its route requires one. Everything else
-   reaches the application with the server's own ``receive`` and ``send``; a lifespan's end waits for the store.
+1. A request is protected if its method is POST or PATCH, or as ``methods=`` says, and it has a key, or its route
+   requires one. Everything else reaches the application with the server's own ``receive`` and ``send``; a lifespan's
+   end waits for the store.
 2. The body is read first, up to ``max_request_bytes``: it is part of the payload. The application reads it again.
 3. An answer streams while it is captured. The part that ends it is held until the record is stored.
 4. A client that leaves does not end the work: the application receives ``http.disconnect`` only when its answer is
@@ -25,7 +26,7 @@ from pyidempotent._current import CurrentAttempt, _current
 from pyidempotent._departure import Departure
 from pyidempotent._drain import drain
 from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
-from pyidempotent._http import METHODS, HeaderView, problem_answer, too_large, who_of
+from pyidempotent._http import METHODS, SAFE_METHODS, HeaderView, problem_answer, too_large, who_of
 from pyidempotent._native import Capture, Facts
 from pyidempotent._plan import Asked, Plan, RequestCall, Routes
 from pyidempotent._requests import ATTEMPT, scope_caller
@@ -119,6 +120,7 @@ class IdempotencyMiddleware:
         backend: Backend | str | None = None,
         *,
         routes: Mapping[str, Mapping[str, Any] | None] | None = None,
+        methods: Iterable[str] = METHODS,
         key: Asked | None = None,
         name: str | None = None,
         scope: Asked | None = None,
@@ -131,16 +133,17 @@ class IdempotencyMiddleware:
             )
         self.app = app
         whole: dict[str, Any] = {"key": key, "name": name, "scope": scope, "fingerprint": fingerprint, **options}
+        whole["methods"] = methods
         self.routes = Routes({"backend": backend, "required": False, **whole}, routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection."""
-        if scope["type"] != "http" or scope["method"] not in METHODS:
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
             await self.app(scope, receive, drained(send) if scope["type"] == "lifespan" else send)
             return
         routes = self.routes
         plan = routes.plan_for(path_within(scope)) if routes.patterns else routes.default
-        if plan is None or not plan.concerns(scope["headers"]):
+        if plan is None or scope["method"] not in plan.methods or not plan.concerns(scope["headers"]):
             await self.app(scope, receive, send)
             return
         held: Site | None = scope.get(ATTEMPT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Task
 from celery.exceptions import Ignore
@@ -38,7 +38,7 @@ def idempotent_task(
     retry_after: Seconds = 1,
     run_limit: Seconds | None = None,
     max_response_bytes: int = MAX_RESPONSE_BYTES,
-    **unknown: Any,
+    **unknown: NoReturn,
 ) -> type[Task]:
     """A base class of tasks whose body runs once per key, however often their message arrives.
 

@@ -12,7 +12,7 @@ import fastapi.routing
 from fastapi import FastAPI
 
 from pyidempotent._function import Function
-from pyidempotent._http import METHODS, REPLAYED
+from pyidempotent._http import REPLAYED, SAFE_METHODS
 from pyidempotent._site import Site
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.exceptions import (
@@ -100,15 +100,15 @@ def _protected(app: FastAPI, schema: dict[str, Any]) -> Iterator[tuple[dict[str,
     for route in routes:
         plan = getattr(getattr(route, "endpoint", None), "__idempotent__", None)
         if isinstance(plan, Function) and plan.takes_key_from_header:
-            decorated |= {(route.path_format, method): plan for method in route.methods or ()}
+            decorated |= {(route.path_format, method): plan for method in {*(route.methods or ())} - SAFE_METHODS}
     for path, operations in schema.get("paths", {}).items():
         for method, operation in operations.items():
             own = decorated.get((path, method.upper()))
             if own is not None:
                 yield operation, own.site
-            elif middleware is not None and method.upper() in METHODS:
+            elif middleware is not None:
                 plan = middleware.routes.plan_for(path)
-                if plan is not None and "key" not in plan.asked:
+                if plan is not None and method.upper() in plan.methods and "key" not in plan.asked:
                     yield operation, plan.site
 
 

@@ -2,8 +2,8 @@
 
     Idempotency(app, "redis://localhost", scope=lambda request: g.user.id)
 
-1. A request is protected if its method is POST or PATCH, a view answers it, and it has a key or its view requires one.
-   Everything else is dispatched as ever.
+1. A request is protected if its method is POST or PATCH, or as ``methods=`` says, a view answers it, and it has a key,
+   or its view requires one. Everything else is dispatched as ever.
 2. The key is claimed, and a stored answer is replayed, where the view would be called: ``before_request`` functions
    have run, and ``after_request`` functions run on every answer, replays too. What these add is not stored; what the
    view and the error handlers make, with what they add by ``after_this_request``, is.
@@ -33,7 +33,7 @@ from pyidempotent._flask_view import (
     views_of,
 )
 from pyidempotent._flow import advance, protect, refuse_to_block
-from pyidempotent._http import METHODS, who_of
+from pyidempotent._http import SAFE_METHODS, who_of
 from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
 from pyidempotent._requests import ATTEMPT
@@ -220,7 +220,7 @@ class _Protection:
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Around all that the application does for a request: its attempt ends when that is done."""
-        if environ["REQUEST_METHOD"] not in METHODS or EXCHANGE in environ:
+        if environ["REQUEST_METHOD"] in SAFE_METHODS or EXCHANGE in environ:
             return self._wsgi_app(environ, start_response)
         exchange = environ[EXCHANGE] = Exchange(self.app, start_response)
         try:
@@ -277,7 +277,7 @@ class _Protection:
 
     def _plan_for(self, current: Request) -> Plan | None:
         """The options for a request: its view's, its blueprint's, its path's, or all others'; None: not protected."""
-        if current.method not in METHODS or current.routing_exception is not None:
+        if current.method in SAFE_METHODS or current.routing_exception is not None:
             return None
         at = current.endpoint, current.method
         if at not in self._own:
@@ -287,7 +287,7 @@ class _Protection:
         plan: Plan | None = own
         if own is _UNSET:
             plan = routes.plan_for(current.path) if routes.patterns else routes.default
-        if plan is None:
+        if plan is None or current.method not in plan.methods:
             return None
         site = plan.site
         is_concerned = site.required or "key" in plan.asked or environ_name(site.header) in current.environ

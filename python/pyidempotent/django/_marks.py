@@ -123,7 +123,7 @@ def _refuse_unseen(view: Any, request: Any, options: dict[str, Any]) -> None:
             f"{name} is a method: mark it with method_decorator(…, name='dispatch') on its class"
         )
     seen = request.META.get(SEEN)
-    if seen is not None and request.method in METHODS and not options.keys() <= seen.keys():
+    if seen is not None and request.method in options.get("methods", METHODS) and not options.keys() <= seen.keys():
         raise ImproperlyConfigured(
             f"the middleware can't see the options of {name}, and nothing runs: put their decorator outside of every "
             "other (above @api_view), and on a class at name='dispatch'"

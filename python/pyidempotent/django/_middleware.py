@@ -22,7 +22,7 @@ from django.http.response import HttpResponseBase
 from pyidempotent._current import CurrentAttempt, _current
 from pyidempotent._departure import to_its_end
 from pyidempotent._flow import Flow, advance, advance_async, enter, protect
-from pyidempotent._http import METHODS, who_of
+from pyidempotent._http import SAFE_METHODS, who_of
 from pyidempotent._native import Facts
 from pyidempotent._plan import Plan, RequestCall
 from pyidempotent._requests import ATTEMPT
@@ -70,7 +70,7 @@ class IdempotencyMiddleware:
 
     def __call__(self, request: HttpRequest) -> Any:
         """Serves one request."""
-        if request.method not in METHODS:
+        if request.method in SAFE_METHODS:
             return self.get_response(request)
         return self._serve_async(request) if self.is_async else self._serve(request)
 
@@ -138,7 +138,7 @@ class IdempotencyMiddleware:
 
     def _plan_for(self, request: HttpRequest, view: Any) -> Plan | None:
         """The options of a request that is to be protected."""
-        if request.method not in METHODS:
+        if request.method in SAFE_METHODS:
             return None
         request.META[SEEN] = marks = marks_of(view)
         if getattr(view, EXEMPT, False):
@@ -146,7 +146,12 @@ class IdempotencyMiddleware:
         plan = self.routes.plan_for(request.path)
         if marks:
             plan = self._marked(view, plan or self.routes.default)
-        if plan is None or not _concerns(plan, request) or held_of(request) is not None:
+        if (
+            plan is None
+            or request.method not in plan.methods
+            or not _concerns(plan, request)
+            or held_of(request) is not None
+        ):
             return None
         return plan
 

@@ -18,7 +18,7 @@ from django.http.response import HttpResponseBase
 
 from pyidempotent._departure import to_its_end
 from pyidempotent._function import Function, FunctionCall
-from pyidempotent._http import METHODS, REPLAYED, note_of, once
+from pyidempotent._http import REPLAYED, note_of, once
 from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import EndpointCall
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
@@ -67,11 +67,6 @@ class ViewCall(EndpointCall):
     def request_facts(self) -> Facts:
         """The facts of the request."""
         return facts_of(self.http_request)
-
-    def is_held(self) -> bool:
-        """Whether the view just runs: its attempt is held, or its method is idempotent by itself."""
-        is_passed = self.plan.takes_key_from_header and self.request.method not in METHODS
-        return is_passed or super().is_held()
 
     def held(self) -> Site | None:
         """The attempt that the middleware holds for the request."""
