@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,8 @@ def start(code: str, *arguments: str, environment: Mapping[str, str] | None = No
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environment or {})},
+        # Below a shell's background job an interrupt is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
