@@ -23,6 +23,7 @@ from pyidempotent._http import (
     REPLAYED,
     SAFE_METHODS,
     anonymous_caller,
+    is_refusal,
     note_of,
     problem_answer,
     too_large,
@@ -171,7 +172,9 @@ class EndpointCall(FunctionCall):
     def verdict(self, outcome: Outcome, /) -> str:
         """By the status table; an exception that is no answer releases the key, unless its type is stored."""
         status = self.status(outcome)
-        return super().verdict(outcome) if status is None else verdict_of(status)
+        if status is None:
+            return super().verdict(outcome)
+        return "release" if _passes_on_a_refusal(outcome.value) else verdict_of(status)
 
     def status(self, outcome: Outcome, /) -> int | None:
         """The status that the client sees, as far as an endpoint decides it."""
@@ -275,6 +278,15 @@ class EndpointCall(FunctionCall):
             if dependency.call is not None and inspect.unwrap(dependency.call) is own:
                 return True
         return False
+
+
+def _passes_on_a_refusal(response: Any) -> bool:
+    """Whether a response, of any of the frameworks, is a refusal of ours from a service below."""
+    content_type = (getattr(response, "headers", None) or {}).get("content-type") or ""
+    if not content_type.startswith("application/problem+json") or getattr(response, "is_streamed", False):
+        return False
+    body = next((getattr(response, name) for name in ("body", "content", "data") if hasattr(response, name)), b"")
+    return is_refusal(content_type, bytes(body))
 
 
 def _is_response(value: Any) -> bool:

@@ -390,6 +390,8 @@ class _Running:
     async def _settle(self, error: Exception | None) -> Answer | None:
         """Ends the attempt; the answer of the attempt that completed in its place."""
         self._is_settled = True
+        if self._seen.status == 404 and _found_no_endpoint(self._call.scope):
+            self._running.release()
         outcome = self._seen.outcome(error)
         ended = await advance_async(self._call, self._flow, outcome, read_body)
         return None if ended is outcome else ended.value
@@ -454,6 +456,15 @@ async def _raise(error: Exception, call: _Request, send: Send) -> None:
     # Twice: a handler may itself raise an HTTPException, as it may in an endpoint.
     once = starlette.ExceptionMiddleware(failing, handlers=handlers)
     await starlette.ExceptionMiddleware(once, handlers=handlers)(dict(scope), call.again(), send)
+
+
+def _found_no_endpoint(scope: Scope) -> bool:
+    """Whether Starlette's routing has found nothing that answers the request."""
+    routing = sys.modules.get("starlette.routing")
+    if routing is None or not _is_starlette(scope):
+        return False
+    endpoint = scope.get("endpoint")  # of a mount it is the application there, whose own routing comes next
+    return endpoint is None or isinstance(endpoint, (routing.Router, sys.modules["starlette.applications"].Starlette))
 
 
 def _is_starlette(scope: Scope) -> bool:

@@ -130,14 +130,14 @@ fn ends_a_delimiter(rest: &[u8]) -> bool {
     rest.starts_with(b"--") || rest[padding..].starts_with(b"\r\n")
 }
 
-/// Whether an answer of this status is stored. The rest releases the key: the client may try again.
+/// Whether an answer of this status is stored. The rest releases the key: the client may try again, as nothing was done.
 ///
 /// ```
 /// use idempotency::http::is_stored;
 /// assert!(is_stored(201) && is_stored(404) && !is_stored(500) && !is_stored(401));
 /// ```
 pub fn is_stored(status: u16) -> bool {
-    status < 500 && !matches!(status, 401 | 403 | 408 | 425 | 429)
+    status < 500 && !matches!(status, 401 | 403 | 405 | 408 | 425 | 429)
 }
 
 /// An answer: status, headers in order, body; byte for byte.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use idempotency::http::REFUSALS;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -171,6 +172,8 @@ impl RequestCall {
             true => "hold",
             // A refusal of ours, of a call inside, as the application's handler told it: nothing for a repeat.
             false if refused != 0 && answer.status == i64::from(refused) => "release",
+            // Of a service below, passed on: its own key decides what runs there.
+            false if is_refusal_passed_on(&outcome.value, answer.status, py)? => "release",
             false => verdict_of(answer.status),
         })
     }
@@ -206,4 +209,13 @@ impl RequestCall {
     pub fn replay(py: Python<'_>, payload: &[u8]) -> PyResult<Outcome> {
         Ok(Outcome::of_value(Bound::new(py, replayed(py, payload)?)?.into_any()))
     }
+}
+
+/// Whether an answer is a refusal of this library's that came from a service below.
+fn is_refusal_passed_on(answer: &Py<PyAny>, status: i64, py: Python<'_>) -> PyResult<bool> {
+    static IS_REFUSAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if !REFUSALS.iter().any(|refusal| i64::from(refusal.status) == status) {
+        return Ok(false);
+    }
+    IS_REFUSAL.import(py, "pyidempotent._http", "is_refusal_passed_on")?.call1((answer,))?.is_truthy()
 }
