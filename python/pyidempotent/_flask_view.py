@@ -19,6 +19,7 @@ from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import ATTEMPT, EndpointCall, form_content
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
 from pyidempotent._site import Site
+from pyidempotent._wsgi import is_held_above
 from pyidempotent.exceptions import IdempotencyError
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ class FlaskViewCall(FlaskFunctionCall):
 
     operation = EndpointCall.operation
     verdict = EndpointCall.verdict
+
+    def is_held_above(self) -> bool:
+        """Whether an ASGI application holds the attempt, above this one."""
+        return self.plan.takes_key_from_header and is_held_above(self.facts, self.site)
 
     async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """The view then returns the answer that Flask makes of its value."""

@@ -106,13 +106,17 @@ class EndpointCall(FunctionCall):
             return True
         held = self.held()
         if held is None:
-            return False
+            return self.is_held_above()
         plan = self.plan
         own = {"key": not plan.takes_key_from_header, "name": plan.named}
         own |= {"scope": plan.shared or plan.scope is not None, "fingerprint": plan.fingerprint is not None}
         given = [name for name, is_given in own.items() if is_given]
         held.refuse_inside(plan.name, given, self.site, self.way_to_middleware)
         return True
+
+    def is_held_above(self) -> bool:
+        """Whether an application of another interface holds the attempt, above this one."""
+        return False
 
     async def prepare(self, run: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """Finds out what has to be awaited before the flow begins; what to run then."""

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
+
+from pyidempotent._current import _current
+from pyidempotent._native import Facts
+from pyidempotent._site import Site
 
 
 @lru_cache(128)
@@ -31,3 +35,17 @@ def path_of(environ: Mapping[str, Any]) -> bytes:
                 return b"/" + rest.partition(b"/")[2]
     decoded = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     return quote(decoded.encode("latin-1")).encode()
+
+
+def is_held_above(facts: Facts, site: Site) -> bool:
+    """Whether an ASGI application above holds the attempt of this very request: its method, path and key.
+
+    A bridge between the two passes neither its scope nor its environ on, but the context.
+    """
+    running = _current.get()
+    operation = None if running is None else running.scope.operation
+    if running is None or operation is None or isinstance(operation, str):
+        return False
+    method, path = operation
+    is_same = (method, unquote_to_bytes(path)) == (facts.method, unquote_to_bytes(facts.path))
+    return is_same and facts.key(site) == running.key

@@ -39,7 +39,7 @@ from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
 from pyidempotent._requests import ATTEMPT
 from pyidempotent._results import Outcome
 from pyidempotent._site import Site
-from pyidempotent._wsgi import environ_name
+from pyidempotent._wsgi import environ_name, is_held_above
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
 
@@ -262,7 +262,10 @@ class _Protection:
             return self._dispatch(*args)
         if plan.site.wait:
             refuse_to_block(plan.site)
-        call = _Request(plan, Facts.of_environ(current.environ), current, self.app)
+        facts = Facts.of_environ(current.environ)
+        if "key" not in plan.asked and is_held_above(facts, plan.site):
+            return self._dispatch(*args)
+        call = _Request(plan, facts, current, self.app)
         if plan.asked:
             if "fingerprint" in plan.asked:
                 call.read()  # its limit holds, whether or not it is looked at

@@ -28,7 +28,7 @@ from pyidempotent._plan import Plan, RequestCall
 from pyidempotent._requests import ATTEMPT
 from pyidempotent._results import Answer, Outcome
 from pyidempotent._streams import AsyncCapturedParts, CapturedParts, Running
-from pyidempotent._wsgi import environ_name
+from pyidempotent._wsgi import environ_name, is_held_above
 from pyidempotent.django._configuration import configuration
 from pyidempotent.django._marks import EXEMPT, KEY_HEADERS, SEEN, marks_of
 from pyidempotent.django._request import facts_of, held_of, read_body, user_of, user_of_async
@@ -110,7 +110,10 @@ class IdempotencyMiddleware:
         plan = self._plan_for(request, view)
         if plan is None:
             return None
-        call = _Request(plan, facts_of(request), request)
+        facts = facts_of(request)
+        if "key" not in plan.asked and is_held_above(facts, plan.site):
+            return None
+        call = _Request(plan, facts, request)
         try:
             call.ask(request)
             if call.wants_user:

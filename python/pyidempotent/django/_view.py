@@ -23,6 +23,7 @@ from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import EndpointCall
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
 from pyidempotent._site import Site
+from pyidempotent._wsgi import is_held_above
 from pyidempotent.django._request import facts_of, held_of, read_body, user_of, user_of_async
 from pyidempotent.django._response import AnswerResponse, headers_of, refusal
 from pyidempotent.exceptions import IdempotencyError
@@ -71,6 +72,10 @@ class ViewCall(EndpointCall):
     def held(self) -> Site | None:
         """The attempt that the middleware holds for the request."""
         return held_of(self.http_request)
+
+    def is_held_above(self) -> bool:
+        """Whether an ASGI application holds the attempt, above this one."""
+        return self.plan.takes_key_from_header and is_held_above(self.facts, self.site)
 
     def user(self) -> bytes | None:
         """The user that Django, or the framework on it, knows."""
