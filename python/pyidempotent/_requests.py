@@ -204,8 +204,12 @@ class EndpointCall(FunctionCall):
             try:
                 return pack(VIEW_VALUE, (beside, value), self._classes())
             except Unstorable:
-                # No annotation names its class; FastAPI makes one answer of it and of its plain form.
-                return pack(VIEW_VALUE, (beside, self._plain(value)), {})
+                # No annotation names its class, but FastAPI can render it.
+                rendered = self._rendered(value, self.status(outcome))
+                if rendered is None:
+                    raise
+                answer = Answer(rendered.status_code, [*rendered.raw_headers, *headers], rendered.body)
+                return pack_answer(answer, self.site.store_set_cookie)
         body = getattr(value, "body", None)
         if body is None or hasattr(value, "body_iterator"):
             raise Unstorable(
@@ -219,15 +223,32 @@ class EndpointCall(FunctionCall):
         model = getattr(self.request.scope.get("route"), "response_model", None)
         return self.plan.classes if model is None else self.plan.classes.also(model)
 
-    def _plain(self, value: Any) -> Any:
-        """A value as FastAPI's JSON has it."""
+    def _rendered(self, value: Any, status: int | None) -> Any:
+        """The response that FastAPI will make of the endpoint's value; None where the function is not the endpoint."""
         route = self.request.scope.get("route")
-        options = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
-        given = {name: getattr(route, f"response_model_{name}") for name in options if route is not None}
-        model = getattr(route, "response_model", None)
-        if not (isinstance(model, type) and isinstance(value, model)):
-            given.pop("exclude_unset", None)  # of another class, FastAPI sets every field of its model
-        return sys.modules["fastapi.encoders"].jsonable_encoder(value, **given)
+        endpoint = getattr(route, "endpoint", None)
+        serialize = getattr(sys.modules.get("fastapi.routing"), "serialize_response", None)
+        if serialize is None or endpoint is None or inspect.unwrap(endpoint) is not inspect.unwrap(self.plan.function):
+            return None
+        known = inspect.signature(serialize).parameters
+        field, response_class = route.response_field, route.response_class
+        is_default = hasattr(response_class, "value")
+        given = {name: getattr(route, f"response_model_{name}", None) for name in _RENDERING if name in known}
+        if is_bytes := is_default and field is not None and "dump_json" in known:
+            given["dump_json"] = True
+        try:  # a coroutine that waits for nothing
+            serialize(field=field, response_content=value, is_coroutine=True, **given).send(None)
+        except StopIteration as ended:
+            content = ended.value
+        else:
+            return None
+        kind = sys.modules["starlette.responses"].Response if is_bytes else response_class
+        response = (kind.value if is_default and not is_bytes else kind)(
+            content, status_code=status, **({"media_type": "application/json"} if is_bytes else {})
+        )
+        if not sys.modules["fastapi.utils"].is_body_allowed_for_status_code(status):
+            response.body = b""
+        return response
 
     def note(self, outcome: Outcome, /) -> dict[str, Any]:
         """The status and the location of the answer."""
@@ -291,6 +312,10 @@ def _passes_on_a_refusal(response: Any) -> bool:
         return False
     body = next((getattr(response, name) for name in ("body", "content", "data") if hasattr(response, name)), b"")
     return is_refusal(content_type, bytes(body))
+
+
+#: How FastAPI renders a value, beside its model.
+_RENDERING = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
 
 
 def _is_response(value: Any) -> bool:

@@ -79,9 +79,10 @@ def _zone(value: datetime | time) -> Any:
         return None
     if isinstance(zone, ZoneInfo) and zone.key:
         return zone.key
-    if type(zone) is timezone:
-        offset = zone.utcoffset(None)
-        return (offset.days, offset.seconds, offset.microseconds, zone.tzname(None))
+    # Of one offset, whatever its class (pydantic has its own): the datetime that is made again is equal.
+    offset = zone.utcoffset(None)
+    if isinstance(offset, timedelta):
+        return (*_delta(offset), zone.tzname(None))
     raise TypeError(f"a {type(value).__name__} with a tzinfo of type {type(zone).__qualname__} is not supported")
 
 
