@@ -6,15 +6,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from fastapi import FastAPI
 
 from asgi_client import App, Client, Message, body, problem, protected, start
 from clients import new_key
-from pyidempotent import current
+from pyidempotent import current, idempotent
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
@@ -311,7 +315,9 @@ def test_callables_of_the_users_are_asked(is_async: bool) -> None:
     assert app.runs == 3
 
 
-@pytest.mark.parametrize(("key", "words"), [(7, "must return a str or None, not int"), ("\ud800", "lone surrogate")])
+@pytest.mark.parametrize(
+    ("key", "words"), [(7.5, "must be a str, an int or a UUID, not float"), ("\ud800", "lone surrogate")]
+)
 def test_a_key_that_is_none_is_refused(key: Any, words: str) -> None:
     told = asyncio.run(protected(App(), key=lambda request: key).post())
     assert told[0]["status"] == 400
@@ -457,6 +463,60 @@ def test_without_starlette_callables_get_our_own_view_of_the_request() -> None:
 def test_options_that_cant_be_are_refused_at_construction(options: dict[str, Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         IdempotencyMiddleware(App(), **{"backend": "memory://", **options})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "others"),
+    [
+        ("/orders/{id}", ["/orders/7"], ["/orders/", "/orders/7/lines"]),
+        ("/orders/{id}/lines", ["/orders/7/lines"], ["/orders/7"]),
+        ("/files/{name:path}", ["/files/a/b"], ["/files"]),
+        ("/orders/<int:id>/*", ["/orders/7/a/b"], ["/orders/7"]),
+        ("/*/{id}", ["/a/b/7"], ["/7"]),
+        ("/a.b/{id}", ["/a.b/7"], ["/aXb/7"]),
+    ],
+)
+def test_templates_of_paths_are_patterns(pattern: str, fits: list[str], others: list[str]) -> None:
+    app = App()
+    client = protected(app, routes={pattern: {"required": True}})
+    client.key = ""
+    assert [asyncio.run(client.status(path=path, raw_path=path.encode())) for path in fits] == [400] * len(fits)
+    assert [asyncio.run(client.status(path=path, raw_path=path.encode())) for path in others] == [200] * len(others)
+
+
+def test_under_trio_it_is_refused_by_name() -> None:
+    @idempotent("redis://localhost:1", key="order")
+    async def charge(order: str) -> None: ...
+
+    with pytest.raises(RuntimeError, match="not under trio"):
+        trio.run(charge, "a")
+
+
+MISTAKEN = """
+from fastapi import FastAPI
+from pyidempotent.asgi import IdempotencyMiddleware
+
+app = FastAPI()
+app.add_middleware(IdempotencyMiddleware, backend="memory://", tll=3)
+"""
+
+
+def test_a_server_with_mistaken_options_does_not_start_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "mistaken.py").write_text(MISTAKEN)
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(tmp_path), "mistaken:app", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert "unexpected keyword argument 'tll'; did you mean ttl=?" in done.stderr
+
+
+def test_where_there_is_no_lifespan_every_request_says_why() -> None:
+    async def served() -> int:
+        app = FastAPI()
+        app.add_middleware(IdempotencyMiddleware, backend="nowhere://")
+        return await Client(app).status()
+
+    with pytest.raises(ValueError, match="there is no backend for nowhere"):
+        asyncio.run(served())
 
 
 def test_every_store(backend: Backend) -> None:

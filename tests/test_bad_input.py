@@ -88,7 +88,7 @@ async def async_generator(order: str) -> Any:
         (lambda: idempotent(BACKEND, timeout=3), TypeError, "unexpected keyword argument 'timeout'"),
         (lambda: idempotent(BACKEND, tll=3), TypeError, r"'tll'; did you mean ttl=\?"),  # type: ignore[arg-type]
         (lambda: attempt(BACKEND, key="a", payload=1, name="b", leese=3), TypeError, "did you mean lease"),  # type: ignore[arg-type]
-        (lambda: attempt(BACKEND, key=7), IdempotencyKeyInvalid, "must be a str, not int"),  # type: ignore[arg-type]
+        (lambda: attempt(BACKEND, key=7.5), IdempotencyKeyInvalid, "must be a str, an int or a UUID, not float"),  # type: ignore[arg-type]
         (lambda: attempt(BACKEND, key="a", caller=1.5), TypeError, "must return a str, int, UUID or bytes"),
         (lambda: MemoryBackend(max_entries=0), ValueError, "max_entries must be a number of 1 or more"),
         (lambda: MemoryBackend(max_bytes="1"), ValueError, "max_bytes must be a number"),  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 from celery import Celery, Task, chain, chord, group
 from celery.result import AsyncResult
 
+import pyidempotent
 from pyidempotent import IdempotencyConflict, IdempotencyProcessing, arguments, current
 from pyidempotent.celery import idempotent_task
 from pyidempotent.exceptions import IdempotencyUnknown
@@ -217,6 +218,11 @@ def test_tasks_are_checked_when_they_are_made(app: Celery) -> None:
         idempotent_task("memory://", lease=-1)
 
     def takes_amount(amount: int) -> None: ...
+
+    for options in ({}, {"lazy": False}):
+        made = app.task(shared=False, name=f"above{options}", **options)(takes_amount)
+        with pytest.raises(TypeError, match=r"stands above @app\.task"):
+            pyidempotent.idempotent("memory://", key="amount", name="above")(made)
 
     task = app.task(base=idempotent_task("memory://", key="order"), name="wrong", shared=False)(takes_amount)
     with pytest.raises(TypeError, match="key='order' names no parameter"):

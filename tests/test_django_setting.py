@@ -167,6 +167,15 @@ def test_a_key_of_a_caller_in_a_namespace(records: Backend, key: str) -> None:
     assert "completed" in shown
 
 
+def test_djangos_own_options_may_stand_behind_the_subcommand(records: Backend, key: str) -> None:
+    from pyidempotent.django.management.commands.idempotency import Command
+
+    parser = Command().create_parser("manage.py", "idempotency")
+    told = parser.parse_args(["list", "--settings", "shop.settings", "--traceback", "--verbosity", "0", "--json"])
+    assert (told.action, told.settings, told.traceback, told.json) == ("list", "shop.settings", True, True)
+    assert parser.parse_args(["--settings", "shop.settings", "list"]).settings == "shop.settings"
+
+
 def test_listing_what_is_unfinished(records: Backend, key: str) -> None:
     assert manage("list") == "Nothing is in flight, lapsed or unknown.\n"
     Browser("sync").post("/pay", new_key())

@@ -29,6 +29,7 @@ from pyidempotent import (
     IdempotencyUnknown,
     Outcome,
     arguments,
+    attempt,
     current,
     idempotent,
     shared,
@@ -311,12 +312,37 @@ def test_where_the_key_comes_from(backend: Backend) -> None:
     assert by_arguments(1) == by_arguments(1, 2) == by_arguments(b=2, a=1) != by_arguments(1, 3)
 
 
+@pytest.mark.parametrize(("key", "text"), [(7, "7"), (UUID(int=7), str(UUID(int=7)))])
+def test_a_number_or_a_uuid_is_a_key(key: Any, text: str) -> None:
+    backend = MemoryBackend()
+    ran: list[Any] = []
+
+    @idempotent(backend, key="order", name="charge", fingerprint=lambda order: "")
+    def charge(order: Any) -> str:
+        ran.append(current().key)
+        return "charged"
+
+    @idempotent(backend, key=lambda order: order, name="charge", fingerprint=lambda order: "")
+    def charge_by_callable(order: Any) -> str:
+        raise AssertionError("it ran")
+
+    assert charge(key) == charge(text) == charge_by_callable(key) == "charged"
+    assert ran == [text]
+    for other in (True, 1.5, b"a", [1]):
+        with pytest.raises(IdempotencyKeyInvalid, match="must be a str, an int or a UUID, not"):
+            charge(other)
+    for _ in range(2):
+        with attempt(backend, key=key, name="block") as run:
+            ran.extend([] if run.replayed else [run.result])
+    assert len(ran) == 2
+
+
 def test_what_is_no_key_is_refused_and_nothing_runs(backend: Backend, shop: Shop) -> None:
     @idempotent(backend, key=lambda order: order)
     def charge(order: Any) -> None:
         shop.charge(order)
 
-    for bad, error in [(None, IdempotencyKeyMissing), (7, IdempotencyKeyInvalid), ("", IdempotencyKeyInvalid)]:
+    for bad, error in [(None, IdempotencyKeyMissing), (7.5, IdempotencyKeyInvalid), ("", IdempotencyKeyInvalid)]:
         with pytest.raises(error):
             charge(bad)
     with pytest.raises(IdempotencyKeyInvalid, match="256"):

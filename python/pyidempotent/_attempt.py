@@ -14,7 +14,6 @@ from pyidempotent._function import caller_bytes
 from pyidempotent._results import VALUE, Outcome, pack, unpack
 from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Site, refuse_unknown
 from pyidempotent.backends import Backend
-from pyidempotent.exceptions import IdempotencyKeyInvalid
 
 __all__ = ["attempt"]
 
@@ -29,7 +28,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
 
     Parameters:
         backend: a backend or its URL.
-        key: the key, 1 to 255 characters.
+        key: the key, 1 to 255 characters; an int or a UUID counts as its text.
         payload: what is asked for; another payload under the same key is an `IdempotencyConflict`.
         name: what is done: the same key under another name is another key.
         caller: for whom; ``None`` is the anonymous scope.
@@ -82,9 +81,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
             run_limit=run_limit,
             max_response_bytes=max_response_bytes,
         )
-        if not isinstance(key, str):
-            raise IdempotencyKeyInvalid(f"the key of an attempt must be a str, not {type(key).__qualname__}")
-        self._key = key
+        self._key = _native.key_text(key, "the key of an attempt")
         self._name = name
         self._caller = None if caller is None else caller_bytes(caller)
         self._payload = payload

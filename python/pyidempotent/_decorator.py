@@ -49,7 +49,7 @@ def idempotent(
     ttl: Seconds = 86400,
     lease: Seconds | None = None,
     wait: Seconds = 0,
-    key: Callable[..., str | None] | str | None = None,
+    key: Callable[..., Any] | str | None = None,
     key_header: str = "Idempotency-Key",
     key_format: KeyFormat = "lenient",
     required: bool = True,
@@ -80,7 +80,8 @@ def idempotent(
         ttl: how long a result is kept, counted from completion: seconds or a timedelta. Choose it beyond every retry.
         lease: how long a crash blocks the key; renewed while the function runs. At most 30 s unless told.
         wait: how long a repeat waits for the first answer. 0: it is told at once that the first still runs.
-        key: a callable on the function's arguments, by their names; the name of a parameter; or `arguments`. An
+        key: a callable on the function's arguments, by their names, that returns a str, an int, a UUID or None; the
+            name of a parameter; or `arguments`. An
             endpoint that has it needs a parameter ``request: Request``: without one it is a function like any other.
         key_header: the header's name.
         key_format: ``"lenient"`` takes a bare key beside the quoted String of RFC 9651, ``"strict"`` only the String.
@@ -143,6 +144,11 @@ def idempotent(
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if _is_task(function):
+            raise TypeError(
+                "@idempotent stands above @app.task, and would protect nothing that .delay() starts: put it below, or "
+                "use base=pyidempotent.celery.idempotent_task(…)"
+            )
         if isinstance(function, staticmethod | classmethod):
             return cast("Callable[P, R]", type(function)(decorate(function.__func__)))
         if getattr(function, "__module__", None) == "django.utils.decorators":
@@ -233,6 +239,14 @@ def _wrap(plan: Function) -> Callable[..., Any]:
     wrapper.__signature__ = _signature(plan, injected)  # type: ignore[attr-defined]  # what inspect looks for
     wrapper.__idempotent__ = plan  # type: ignore[attr-defined]  # what a framework's documentation looks for
     return wrapper
+
+
+def _is_task(function: Any) -> bool:
+    """Whether this is a task of Celery's, made by its decorator, or one that Celery makes when it is first used."""
+    task, local = sys.modules.get("celery.app.task"), sys.modules.get("celery.local")
+    if local is not None and type(function) is local.PromiseProxy:
+        return True
+    return task is not None and isinstance(function, task.Task)
 
 
 def _is_async(function: Any) -> bool:

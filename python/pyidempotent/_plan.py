@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Any
 
 from pyidempotent import _native
@@ -36,8 +37,8 @@ class Routes:
 
     Parameters:
         options: those of every path that has none of its own.
-        routes: a pattern of a path (``"/webhooks/*"``) → a dict of options that replace some, or None to leave the path
-            out. The first pattern that fits counts.
+        routes: a pattern of a path (``"/webhooks/*"``, ``"/orders/{id}"``) → a dict of options that replace some, or
+            None to leave the path out. The first pattern that fits counts.
 
     Raises:
         TypeError, ValueError: for options that can't be.
@@ -49,20 +50,44 @@ class Routes:
 
     def __init__(self, options: Mapping[str, Any], routes: Mapping[str, Mapping[str, Any] | None] | None) -> None:
         self.default = Plan(**options)
-        self.patterns: list[tuple[str, Plan | None]] = []
+        self.patterns: list[tuple[re.Pattern[str], Plan | None]] = []
         for pattern, own in (routes or {}).items():
             if not isinstance(pattern, str) or not pattern.startswith(("/", "*")):
                 raise ValueError(f"routes: {pattern!r} is no pattern of a path; write '/pay' or '/webhooks/*'")
             if own is not None and not isinstance(own, Mapping):
                 raise TypeError(f"routes: {pattern!r} needs a dict of options, or None to leave it out, not {own!r}")
-            self.patterns.append((pattern, None if own is None else Plan(**{**options, **own})))
+            self.patterns.append((_path_pattern(pattern), None if own is None else Plan(**{**options, **own})))
 
     def plan_for(self, path: str) -> Plan | None:
         """The options for a path; None where it is left out."""
         for pattern, plan in self.patterns:
-            if fnmatchcase(path, pattern):
+            if pattern.match(path):
                 return plan
         return self.default
+
+
+#: A parameter in the template of a path, as the frameworks write it: ``{id}``, ``{file:path}``, ``<id>``, ``<int:id>``.
+_PARAMETER = re.compile(r"\{(?P<name>\w+)(?::(?P<kind>\w+))?\}|<(?:(?P<first>\w+)(?:\([^)]*\))?:)?\w+>")
+
+
+def _path_pattern(text: str) -> re.Pattern[str]:
+    """A pattern of a path, ready to match.
+
+    >>> texts = "/orders/*", "/orders/{id}/{rest:path}", "/orders/<int:id>/<path:rest>", "/orders/{id}"
+    >>> [_path_pattern(text).match("/orders/7/lines/a") is not None for text in texts]
+    [True, True, True, False]
+    """
+    pattern, end = "", 0
+    for found in _PARAMETER.finditer(text):
+        is_rest = "path" in (found["kind"], found["first"])
+        # Each part is a pattern of its own; what translate puts around it is taken off.
+        pattern += _fnmatched(text[end : found.start()]) + (".+" if is_rest else "[^/]+")
+        end = found.end()
+    return re.compile(rf"(?s:{pattern}{_fnmatched(text[end:])})\Z")
+
+
+def _fnmatched(text: str) -> str:
+    return translate(text)[len("(?s:") : translate(text).rindex(")")]
 
 
 class Plan:

@@ -17,6 +17,7 @@ and outside of what only decorates answers. ``@idempotent`` on an endpoint runs 
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextvars import Token
@@ -127,17 +128,28 @@ class IdempotencyMiddleware:
         fingerprint: Asked | None = None,
         **options: Unpack[Options],
     ) -> None:
-        if backend is None:
-            raise TypeError(
-                "the middleware needs a backend: pass backend=, a backend or a URL like 'redis://localhost'"
-            )
         self.app = app
+        #: What is wrong with the options, where a server has begun to start.
+        self._mistake: Exception | None = None
         whole: dict[str, Any] = {"key": key, "name": name, "scope": scope, "fingerprint": fingerprint, **options}
         whole["methods"] = methods
-        self.routes = Routes({"backend": backend, "required": False, **whole}, routes)
+        try:
+            if backend is None:
+                raise TypeError(
+                    "the middleware needs a backend: pass backend=, a backend or a URL like 'redis://localhost'"
+                )
+            self.routes = Routes({"backend": backend, "required": False, **whole}, routes)
+        except Exception as error:
+            # Starlette makes its middleware in the lifespan, and servers take an error there for "there is none".
+            if asyncio._get_running_loop() is None:
+                raise
+            self._mistake = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection."""
+        if self._mistake is not None:
+            await _refuse_to_start(self._mistake, scope, receive, send)
+            return
         if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
             await self.app(scope, receive, drained(send) if scope["type"] == "lifespan" else send)
             return
@@ -408,6 +420,15 @@ class _Running:
         if not self._is_settled:
             self._is_settled = True
             hurry(self._running)
+
+
+async def _refuse_to_start(mistake: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Fails the server's start, and every request where the server starts all the same."""
+    if scope["type"] != "lifespan":
+        raise mistake
+    await receive()
+    message = f"IdempotencyMiddleware can't work: {type(mistake).__name__}: {mistake}"
+    await send({"type": "lifespan.startup.failed", "message": message})
 
 
 def drained(send: Send) -> Send:

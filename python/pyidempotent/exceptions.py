@@ -129,7 +129,10 @@ class IdempotencyConflict(IdempotencyError):
     """422: the key was used with another payload. Nothing ran."""
 
     name = "conflict"
-    default_detail = "This key was used with another request; use a new key for a new request."
+    default_detail = (
+        "This key was used with another request; use a new key for a new request. Requests are compared by method, "
+        "path, query, content type and body, byte for byte, and calls by arguments, unless the service says otherwise."
+    )
 
 
 class IdempotencyStoreUnavailable(IdempotencyError):

@@ -159,7 +159,13 @@ static BRIDGES: Mutex<Option<HashMap<usize, Py<PyWeakrefReference>>>> = Mutex::n
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    GET.import(py, "asyncio", "get_running_loop")?.call0()
+    GET.import(py, "asyncio", "get_running_loop")?.call0().map_err(|error| {
+        let message = "there is no running asyncio loop: async functions run under asyncio (or uvloop), not under trio; \
+                       a def can be called anywhere";
+        let raised = PyRuntimeError::new_err(message);
+        raised.set_cause(py, Some(error));
+        raised
+    })
 }
 
 fn known_bridge(py: Python<'_>, address: usize) -> Option<Bound<'_, Bridge>> {

@@ -6,7 +6,7 @@ use idempotency::hex;
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use crate::errors;
@@ -213,15 +213,8 @@ impl FunctionCall {
                 return Err(errors::refusal(py, "IdempotencyKeyMissing", (message,), None));
             }
         };
-        match key.filter(|key| !key.is_none()).map(Bound::cast_into::<PyString>) {
-            None => Ok(None),
-            Some(Ok(key)) => Ok(Some(key)),
-            Some(Err(other)) => {
-                let kind = other.into_inner().get_type().qualname()?;
-                let message = format!("the key of {} must be a str, not {kind}", plan.name);
-                Err(errors::refusal(py, "IdempotencyKeyInvalid", (message,), None))
-            }
-        }
+        let Some(key) = key.filter(|key| !key.is_none()) else { return Ok(None) };
+        key_text(&key, &format!("the key of {}", plan.name)).map(Some)
     }
 
     /// The function's name.
@@ -306,4 +299,29 @@ impl FunctionCall {
     fn stored_exceptions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.site(py).getattr("store_exceptions")
     }
+}
+
+/// A key as text: a str, an int in decimal digits, or a UUID in its usual form (RFC 9562, section 4).
+///
+/// Parameters:
+///     key: the key.
+///     what: what it is, for a message.
+///
+/// Raises:
+///     IdempotencyKeyInvalid: for anything else.
+#[pyfunction]
+#[pyo3(signature = (key, what, /))]
+pub fn key_text<'py>(key: &Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyString>> {
+    static UUID: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = key.py();
+    if let Ok(text) = key.cast::<PyString>() {
+        return Ok(text.clone());
+    }
+    // Of a bool or a float nobody means what it would become.
+    let is_number = key.is_instance_of::<PyInt>() && !key.is_instance_of::<PyBool>();
+    if is_number || key.is_instance(UUID.import(py, "uuid", "UUID")?)? {
+        return key.str();
+    }
+    let message = format!("{what} must be a str, an int or a UUID, not {}", key.get_type().qualname()?);
+    Err(errors::refusal(py, "IdempotencyKeyInvalid", (message,), None))
 }

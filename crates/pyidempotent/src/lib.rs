@@ -69,6 +69,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(value::encode, module)?)?;
     module.add_function(wrap_pyfunction!(value::decode, module)?)?;
     module.add_function(wrap_pyfunction!(flow::protect, module)?)?;
+    module.add_function(wrap_pyfunction!(call::key_text, module)?)?;
     module.add_function(wrap_pyfunction!(plan::find_instance, module)?)?;
     module.add_function(wrap_pyfunction!(plan::fingerprint_call, module)?)?;
     module.add_function(wrap_pyfunction!(exchange::replayed, module)?)?;

@@ -11,6 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::attempt::Operation;
+use crate::call::key_text;
 use crate::errors;
 use crate::exchange::{ANSWER, Answer, replayed, verdict_of};
 use crate::facts::Facts;
@@ -87,11 +88,7 @@ impl RequestCall {
         if key.is_none() {
             return Ok(None);
         }
-        key.cast_into().map(Some).or_else(|other| {
-            let kind = other.into_inner().get_type().qualname()?;
-            let said = format!("key= must return a str or None, not {kind}");
-            Err(errors::refusal(py, "IdempotencyKeyInvalid", (said,), None))
-        })
+        key_text(&key, "what key= returns").map(Some)
     }
 
     /// Method and path as the client sent it, or ``name=``.

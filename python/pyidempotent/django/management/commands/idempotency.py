@@ -10,7 +10,7 @@ manage.py idempotency purge
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -56,6 +56,12 @@ class Command(BaseCommand):
         resolve.add_argument("--result", help="the result of a function, in JSON, in place of an answer")
 
         actions.add_parser("purge", help="removes what has expired, from a store that does not by itself")
+        # Django's own options may stand behind the subcommand too.
+        for action in actions.choices.values():
+            for name in ("--settings", "--pythonpath", "--verbosity"):
+                action.add_argument(name, default=SUPPRESS, help=SUPPRESS)
+            for name in ("--traceback", "--no-color", "--force-color", "--skip-checks"):
+                action.add_argument(name, action="store_true", default=SUPPRESS, help=SUPPRESS)
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         """Runs one subcommand."""
