@@ -70,6 +70,8 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         **unknown: NoReturn,
     ) -> None:
         refuse_unknown(unknown)
+        if not isinstance(namespace, str):
+            raise TypeError(f"the namespace of an attempt must be a str, not {namespace!r}")
         self.site = Site(
             backend,
             ttl=ttl,
@@ -97,6 +99,10 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
     def key(self) -> str | None:
         """The key."""
         return self._key
+
+    def namespace(self) -> str | None:
+        """The site's."""
+        return None
 
     def operation(self) -> Operation:
         """What is done."""

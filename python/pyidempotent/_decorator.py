@@ -55,7 +55,7 @@ def idempotent(
     required: bool = True,
     name: str | None = None,
     scope: Callable[..., Any] | None = None,
-    namespace: str = "",
+    namespace: str | Callable[..., str] = "",
     fingerprint: Callable[..., Any] | None = None,
     after_crash: AfterCrash = "rerun",
     settle: Settle | None = None,
@@ -88,7 +88,8 @@ def idempotent(
         required: whether a call without a key is refused; otherwise it runs unprotected.
         name: the operation's name, instead of the function's qualified name or the request's method and path.
         scope: who calls: a callable on the function's arguments (and ``request``), `by_authorization` or `shared`.
-        namespace: keeps applications apart that share a store.
+        namespace: keeps applications apart that share a store; or a callable, as ``scope=`` takes, that keeps tenants
+            apart: ``namespace=lambda request: request.url.hostname``.
         fingerprint: a callable on the function's arguments that returns what tells two requests apart.
         after_crash: ``"rerun"`` (at least once) or ``"refuse"`` (at most once: what is unknown waits for an operator).
         settle: a callable on an `Outcome` that returns ``"store"``, ``"release"``, ``"hold"`` or None for the default.

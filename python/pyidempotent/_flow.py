@@ -52,6 +52,9 @@ class Call(Protocol):
     def key(self) -> str | None:
         """The key, if there is one; raises `IdempotencyKeyInvalid`."""
 
+    def namespace(self) -> str | None:
+        """Where its keys are apart from others; ``None``: in the site's namespace."""
+
     def operation(self) -> Operation:
         """What is done."""
 

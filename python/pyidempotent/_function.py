@@ -100,6 +100,7 @@ class Function:
         self.shared = scope is shared
         self.by_authorization = scope is by_authorization
         self.scope = None if scope is None or self.shared else self._selector("scope", scope)
+        self.namespace = self._selector("namespace", site.namespace) if callable(site.namespace) else None
         self.fingerprint = None if fingerprint is None else self._selector("fingerprint", fingerprint)
         self.requests = [name for name in self.binding.names if self._is_hinted(name, "starlette.requests", "Request")]
         self.responses = [
@@ -130,6 +131,7 @@ class Function:
             key=self._key_source(),
             key_parameter=self.key_parameter,
             has_scope=self.scope is not None,
+            has_namespace=self.namespace is not None,
             has_fingerprint=self.fingerprint is not None,
         )
 

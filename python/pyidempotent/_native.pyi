@@ -130,6 +130,7 @@ class Plan:
         key: Literal["request", "arguments", "callable", "parameter"],
         key_parameter: str | None,
         has_scope: bool,
+        has_namespace: bool,
         has_fingerprint: bool,
     ) -> Plan: ...
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> FunctionCall:
@@ -161,6 +162,9 @@ class FunctionCall:
 
     def key(self) -> str | None:
         """The key, as ``key=`` says."""
+
+    def namespace(self) -> str | None:
+        """As ``namespace=`` says, where it is a callable."""
 
     def operation(self) -> _Operation:
         """The function's name."""

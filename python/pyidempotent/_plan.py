@@ -125,7 +125,13 @@ class Plan:
         self.methods = _methods(methods)
         self.name = name
         self.shared = scope is shared
-        asked = {"key": key, "scope": None if self.shared else scope, "fingerprint": fingerprint}
+        namespace = self.site.namespace if callable(self.site.namespace) else None
+        asked = {
+            "key": key,
+            "scope": None if self.shared else scope,
+            "namespace": namespace,
+            "fingerprint": fingerprint,
+        }
         #: The callables of the user's, by option.
         self.asked = {option: value for option, value in asked.items() if value is not None}
 

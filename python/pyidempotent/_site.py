@@ -78,7 +78,7 @@ class Options(TypedDict, total=False):
     key_header: str
     key_format: KeyFormat
     required: bool
-    namespace: str
+    namespace: str | Callable[..., str]
     after_crash: AfterCrash
     settle: Settle | None
     retry_after: Seconds
@@ -103,7 +103,7 @@ class Site:
         key_header: str = "Idempotency-Key",
         key_format: KeyFormat = "lenient",
         required: bool = True,
-        namespace: str = "",
+        namespace: str | Callable[..., str] = "",
         after_crash: AfterCrash = "rerun",
         settle: Settle | None = None,
         store_exceptions: tuple[type[Exception], ...] | type[Exception] = (),
@@ -119,9 +119,10 @@ class Site:
         refuse_unknown(unknown)
         one_of("after_crash", after_crash, ("rerun", "refuse"))
         one_of("key_format", key_format, ("lenient", "strict"))
-        for name, text in (("key_header", key_header), ("namespace", namespace)):
-            if not isinstance(text, str):
-                raise TypeError(f"{name} must be a str, not {text!r}")
+        if not isinstance(key_header, str):
+            raise TypeError(f"key_header must be a str, not {key_header!r}")
+        if not isinstance(namespace, str) and not callable(namespace):
+            raise TypeError(f"namespace must be a str, or a callable that returns one, not {namespace!r}")
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key_header):  # a token (RFC 9110, section 5.1)
             raise ValueError(f"key_header must be the name of a header, not {key_header!r}")
         for name, count in (("max_request_bytes", max_request_bytes), ("max_response_bytes", max_response_bytes)):
@@ -156,7 +157,7 @@ class Site:
             "wait": self.wait,
             "run_limit": None if run_limit is None else seconds("run_limit", run_limit),
             "refuse_after_crash": after_crash == "refuse",
-            "namespace": namespace,
+            "namespace": namespace if isinstance(namespace, str) else "",
         }
         # Even without a backend of its own, what is wrong with the options is said now.
         native = open_backend(backend).native if backend is not None else _native.Backend.memory(0, 0)
@@ -208,14 +209,11 @@ class Site:
         default = Site(None)
 
         def options(site: Site) -> dict[str, Any]:
-            own = ("key_header", "strict", "settle", "store_exceptions", "max_request_bytes", "max_response_bytes")
-            return {
-                "backend": site._backend,
-                **site._options,
-                **{
-                    name: getattr(site, name) for name in (*own, "disconnect_grace", "store_set_cookie", "problem_docs")
-                },
-            }
+            own = (
+                "namespace", "key_header", "strict", "settle", "store_exceptions", "max_request_bytes",
+                "max_response_bytes", "disconnect_grace", "store_set_cookie", "problem_docs",
+            )  # fmt: skip
+            return {"backend": site._backend, **site._options, **{name: getattr(site, name) for name in own}}
 
         given, there, unset = options(self), options(outer), options(default)
         said = {"refuse_after_crash": "after_crash", "strict": "key_format"}

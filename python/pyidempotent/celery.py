@@ -30,7 +30,7 @@ def idempotent_task(
     required: bool = True,
     name: str | None = None,
     scope: Callable[..., Any] | None = None,
-    namespace: str = "",
+    namespace: str | Callable[..., str] = "",
     fingerprint: Callable[..., Any] | None = None,
     after_crash: AfterCrash = "rerun",
     settle: Settle | None = None,

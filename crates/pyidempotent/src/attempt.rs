@@ -50,6 +50,8 @@ impl Operation {
 
 /// Where a key means something, and the key.
 pub struct Asked {
+    /// As ``namespace=`` has said of this call; `None`: its engine's.
+    pub namespace: Option<Py<PyString>>,
     pub operation: Operation,
     pub caller: Option<Py<PyBytes>>,
     pub key: Py<PyString>,

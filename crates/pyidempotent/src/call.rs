@@ -217,6 +217,14 @@ impl FunctionCall {
         key_text(&key, &format!("the key of {}", plan.name)).map(Some)
     }
 
+    /// As ``namespace=`` says, where it is a callable.
+    pub fn namespace<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match slf.get().plan.get().has_namespace {
+            true => Self::selected(slf, intern!(slf.py(), "namespace")).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// The function's name.
     fn operation<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         self.name(py).clone()

@@ -74,30 +74,42 @@ impl Engine {
         key: &str,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let key = Key::new(key).map_err(|error| errors::key_error(py, &error))?;
-        Ok(PyBytes::new(py, &self.scope(py, &operation, caller)?.storage_key(&key).0))
+        Ok(PyBytes::new(py, &self.scope(py, None, &operation, caller)?.storage_key(&key).0))
     }
 }
 
 impl Engine {
-    fn scope<'a>(&'a self, py: Python<'a>, operation: &'a Operation, caller: Option<&'a [u8]>) -> PyResult<Scope<'a>> {
+    fn scope<'a>(
+        &'a self,
+        py: Python<'a>,
+        namespace: Option<&'a Py<PyString>>,
+        operation: &'a Operation,
+        caller: Option<&'a [u8]>,
+    ) -> PyResult<Scope<'a>> {
         let operation = match operation {
             Operation::Call(name) => idempotency::Operation::Call(name.to_str(py)?),
             Operation::Http(method, path) => {
                 idempotency::Operation::Http { method: method.to_str(py)?, path: path.as_bytes(py) }
             }
         };
-        Ok(Scope { namespace: &self.namespace, operation, caller })
+        let namespace = namespace.map_or(Ok(&*self.namespace), |namespace| namespace.to_str(py))?;
+        Ok(Scope { namespace, operation, caller })
+    }
+
+    fn scope_of<'a>(&'a self, py: Python<'a>, asked: &'a Asked) -> PyResult<Scope<'a>> {
+        let caller = asked.caller.as_ref().map(|caller| caller.as_bytes(py));
+        self.scope(py, asked.namespace.as_ref(), &asked.operation, caller)
     }
 
     /// The operation and the record, for the log, which must not tell the key.
     pub fn who(&self, py: Python<'_>, asked: &Asked) -> PyResult<String> {
         let key = Key::new(asked.key.to_str(py)?).map_err(|error| errors::key_error(py, &error))?;
-        let scope = self.scope(py, &asked.operation, asked.caller.as_ref().map(|caller| caller.as_bytes(py)))?;
+        let scope = self.scope_of(py, asked)?;
         Ok(format!("{} [{}]", asked.operation.words(py), scope.storage_key(&key).id()))
     }
 
-    pub fn namespace(&self, py: Python<'_>) -> Py<PyString> {
-        self.namespace.as_py_str().clone_ref(py)
+    pub fn namespace(&self, py: Python<'_>, asked: &Asked) -> Py<PyString> {
+        asked.namespace.as_ref().unwrap_or(self.namespace.as_py_str()).clone_ref(py)
     }
 
     /// Whether every operation answers without I/O.
@@ -160,9 +172,9 @@ impl Engine {
         let key = Key::new(text).map_err(|error| errors::key_error(py, &error))?;
         let engine = self.backend.get().engine().map_err(|error| errors::store_error(py, &error))?;
         let engine = engine.with_options(self.options).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let scope = self.scope(py, &asked.operation, asked.caller.as_ref().map(|caller| caller.as_bytes(py)))?;
-        let storage_key = match (&asked.operation, &asked.caller) {
-            (Operation::Call(name), None) => {
+        let scope = self.scope_of(py, asked)?;
+        let storage_key = match (&asked.operation, &asked.caller, &asked.namespace) {
+            (Operation::Call(name), None, None) => {
                 let (hashed, keys) = self.hashed.get_or_init(|| (name.clone_ref(py), scope.keys()));
                 if hashed.is(name) { keys.storage_key(&key) } else { scope.storage_key(&key) }
             }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use idempotency::decide::Start;
 use idempotency::{Begun, Settled, Verdict};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -67,6 +67,21 @@ impl<'a, 'py> Call<'a, 'py> {
             Self::Request(call) => call.get().key(call.py()),
             Self::Other(call) => call.call_method0(intern!(call.py(), "key"))?.extract().map_err(PyErr::from),
         }
+    }
+
+    fn namespace(&self) -> PyResult<Option<Py<PyString>>> {
+        let said = match self {
+            Self::Function(call) => FunctionCall::namespace(call)?,
+            Self::Request(call) => call.get().namespace(call.py())?,
+            Self::Other(call) => call.call_method0(intern!(call.py(), "namespace"))?.extract()?,
+        };
+        let text = |said: Bound<'py, PyAny>| {
+            said.cast_into::<PyString>().map(Bound::unbind).map_err(|other| {
+                let kind = other.into_inner().get_type().to_string();
+                PyTypeError::new_err(format!("namespace= must return a str, not {kind}"))
+            })
+        };
+        said.map(text).transpose()
     }
 
     fn operation(&self) -> PyResult<Operation> {
@@ -227,7 +242,7 @@ impl Flow {
                     return Ok((intern!(py, "run"), py.None().into_bound(py)));
                 };
                 let (operation, caller) = (call.operation()?, call.caller()?.map(Bound::unbind));
-                let asked = Asked { operation, caller, key: key.unbind() };
+                let asked = Asked { namespace: call.namespace()?, operation, caller, key: key.unbind() };
                 match call.fingerprint()? {
                     Some(fingerprint) => self.claim(call, asked, fingerprint, colour),
                     None => {
@@ -311,7 +326,7 @@ impl Flow {
                     let begun = engine.begin_again(py, &asked, fingerprint, attempt, colour)?;
                     return self.claimed(call, engine, asked, fingerprint, begun, colour);
                 }
-                let (namespace, is_immediate) = (engine.namespace(py), engine.is_immediate());
+                let (namespace, is_immediate) = (engine.namespace(py, &asked), engine.is_immediate());
                 let running = Bound::new(py, CurrentAttempt::new(attempt, asked, namespace, is_immediate))?;
                 self.at = At::Run(running.clone().unbind());
                 Ok((intern!(py, "run"), running.into_any()))

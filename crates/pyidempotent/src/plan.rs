@@ -47,6 +47,7 @@ pub struct Plan {
     pub name: Py<PyString>,
     pub key: KeySource,
     pub has_scope: bool,
+    pub has_namespace: bool,
     pub has_fingerprint: bool,
     parameters: Vec<Parameter>,
     /// How many of them may be given by position. They come first.
@@ -65,7 +66,7 @@ pub type Values = Vec<Option<Py<PyAny>>>;
 impl Plan {
     /// `parameters` are the signature's; `key` is one of `request`, `arguments`, `callable`, or `parameter` with its name.
     #[new]
-    #[pyo3(signature = (function, site, name, parameters, left_out, *, key, key_parameter, has_scope, has_fingerprint))]
+    #[pyo3(signature = (function, site, name, parameters, left_out, *, key, key_parameter, has_scope, has_namespace, has_fingerprint))]
     #[expect(clippy::too_many_arguments, reason = "all of it is worked out by one caller")]
     fn new(
         function: Py<PyAny>,
@@ -76,6 +77,7 @@ impl Plan {
         key: &str,
         key_parameter: Option<&str>,
         has_scope: bool,
+        has_namespace: bool,
         has_fingerprint: bool,
     ) -> PyResult<Self> {
         let options = Site::of(site.bind(left_out.py()))?;
@@ -124,6 +126,7 @@ impl Plan {
             name,
             key,
             has_scope,
+            has_namespace,
             has_fingerprint,
             parameters: known,
             positional,

@@ -91,6 +91,11 @@ impl RequestCall {
         key_text(&key, "what key= returns").map(Some)
     }
 
+    /// As ``namespace=`` has said, if it was asked.
+    pub fn namespace<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.said(intern!(py, "namespace"))
+    }
+
     /// Method and path as the client sent it, or ``name=``.
     pub fn operation(&self, py: Python<'_>) -> PyResult<Operation> {
         let name = self.plan.bind(py).getattr(intern!(py, "name"))?;
