@@ -15,6 +15,7 @@ from clients import new_key, until
 from django_client import Browser, browser, is_replay, same_answer, site
 from django_site import OURS, RUNS, charge, charges
 from pyidempotent import IdempotencyProcessing, attempt, idempotent
+from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 
 __all__ = ["browser", "site"]
@@ -98,6 +99,19 @@ def rolled_back(using: str = "default") -> Iterator[None]:
 def state(backend: MemoryBackend, key: str) -> str | None:
     record = backend.get(key, operation="charge")
     return None if record is None else record.state
+
+
+def test_the_key_is_free_as_soon_as_the_block_is_rolled_back(site: None, backend: Backend) -> None:
+    @idempotent(backend, key="order", name="charge")
+    def pay(order: str) -> None:
+        charge(1)
+
+    for _ in range(20):
+        key = new_key()
+        with rolled_back():
+            pay(key)
+        assert backend.get(key, operation="charge") is None
+    assert charges() == []
 
 
 def test_a_function_in_an_open_block(site: None, key: str) -> None:

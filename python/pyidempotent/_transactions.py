@@ -5,6 +5,7 @@ Knows Django without importing it: a transaction of it is only open where it is 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from pyidempotent import _native
@@ -52,4 +53,5 @@ class _Waiting:
 
     def __del__(self) -> None:
         if self._commits:
-            self._completion.fail()
+            # On the thread that rolls back, so that the key is free before its answer goes out.
+            self._completion.fail(waits=asyncio._get_running_loop() is None)

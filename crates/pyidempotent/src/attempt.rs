@@ -225,9 +225,16 @@ impl Completion {
         self.running.get().settle(py, self.take()?, Colour::Thread).map(drop)
     }
 
-    /// It was rolled back: the attempt has failed, and ends in the background.
-    fn fail(&self) -> PyResult<()> {
+    /// It was rolled back: the attempt has failed.
+    ///
+    /// Parameters:
+    ///     waits: whether this thread may wait for the store. Otherwise the attempt ends in the background.
+    #[pyo3(signature = (*, waits))]
+    fn fail(&self, py: Python<'_>, waits: bool) -> PyResult<()> {
         self.take()?;
-        self.running.get().settle_later(Verdict::Fail)
+        match waits {
+            true => self.running.get().settle(py, Verdict::Fail, Colour::Thread).map(drop),
+            false => self.running.get().settle_later(Verdict::Fail),
+        }
     }
 }

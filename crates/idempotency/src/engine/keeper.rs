@@ -1,4 +1,4 @@
-//! [`Keeper`]: what this process holds at one store, and the one task that sends what is due of it.
+//! [`Keeper`]: what this process holds at one store. Its task, which sends what is due, is in `serving`.
 //!
 //! Every claim is here from its answer until its end has landed: its lease is renewed until then, and whoever finds it
 //! lapsed asks here first. What can't be sent waits here. While the store is down one thing at a time is tried, with
@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::holding::{Holding, HoldingState, Place, Work};
-use super::outage::{LONGEST_PAUSE, Outage};
+use super::outage::Outage;
+use super::serving::Serving;
 use super::waiting::Rooms;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{State, Token};
@@ -21,7 +22,7 @@ use crate::store::{Completed, Store};
 use super::attempt::Settled;
 
 /// How many sendings of the keeper's are under way at once.
-const AT_ONCE: usize = 256;
+pub(super) const AT_ONCE: usize = 256;
 
 /// How many claims may wait for their release.
 const MOST_RELEASES: usize = 10_000;
@@ -32,38 +33,41 @@ const REFUSALS: u32 = 5;
 /// How often a claim whose answer did not come is looked for. The pauses grow to a total of 34 s.
 const LOOKS: u32 = 6;
 
+/// An answer slower than this is not asked for again at once.
+const QUICK: Duration = Duration::from_millis(100);
+
 /// What one process holds at one store.
 pub(super) struct Keeper {
     pub(super) store: Arc<dyn Store>,
     pub(super) outage: Outage,
     pub(super) rooms: Rooms,
     schedule: Mutex<Schedule>,
-    wake: Notify,
+    pub(super) wake: Notify,
     /// Notified when nothing is left that a shutdown waits for.
     idle: Notify,
 }
 
 #[derive(Default)]
-struct Schedule {
-    due: BTreeMap<Place, Arc<Holding>>,
+pub(super) struct Schedule {
+    pub(super) due: BTreeMap<Place, Arc<Holding>>,
     /// What is being attended to has no place until that has ended.
-    attended: Vec<Arc<Holding>>,
+    pub(super) attended: Vec<Arc<Holding>>,
     /// How many of them a shutdown waits for, and how many are to be released.
-    awaited: usize,
-    releases: usize,
+    pub(super) awaited: usize,
+    pub(super) releases: usize,
     /// Of a store that is down: when the next try is due, and the pause after it.
-    next_try: Option<(Instant, Duration)>,
+    pub(super) next_try: Option<(Instant, Duration)>,
     /// When the task looks again by itself. Whoever is due later need not wake it.
-    looks: Option<Instant>,
+    pub(super) looks: Option<Instant>,
     /// Something was kept since the task last looked.
-    was_used: bool,
+    pub(super) was_used: bool,
     /// A task is at work. It says so itself when its runtime goes away under it.
-    served: bool,
-    closed: bool,
+    pub(super) served: bool,
+    pub(super) closed: bool,
 }
 
 impl Schedule {
-    fn held(&self) -> impl Iterator<Item = &Arc<Holding>> {
+    pub(super) fn held(&self) -> impl Iterator<Item = &Arc<Holding>> {
         self.due.values().chain(&self.attended)
     }
 
@@ -72,7 +76,7 @@ impl Schedule {
     }
 
     /// Gives a holding its place.
-    fn put(&mut self, holding: &Arc<Holding>, state: &mut HoldingState, due: Instant) {
+    pub(super) fn put(&mut self, holding: &Arc<Holding>, state: &mut HoldingState, due: Instant) {
         self.take(state);
         let place = (due, state.work.rank(), Arc::as_ptr(holding).addr());
         state.place = Some(place);
@@ -86,7 +90,7 @@ impl Schedule {
     }
 
     /// Takes note that a holding is attended to from now on.
-    fn attend(&mut self, holding: Arc<Holding>) -> Arc<Holding> {
+    pub(super) fn attend(&mut self, holding: Arc<Holding>) -> Arc<Holding> {
         holding.state().place = None;
         self.attended.push(holding.clone());
         holding
@@ -108,7 +112,7 @@ impl Keeper {
         Self { store, outage, rooms, schedule, wake, idle }
     }
 
-    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+    pub(super) fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -442,120 +446,4 @@ impl Keeper {
         self.schedule().closed = true;
         self.wake.notify_one();
     }
-}
-
-/// An answer slower than this is not asked for again at once.
-const QUICK: Duration = Duration::from_millis(100);
-
-/// The task's hold on the schedule.
-struct Serving {
-    keeper: Arc<Keeper>,
-    /// The runtimes that this task, or those it followed, went away with.
-    gone: Vec<Id>,
-}
-
-impl Serving {
-    fn start_on(mut self, handle: &Handle) {
-        self.gone.push(handle.id());
-        handle.spawn(serve(self));
-    }
-}
-
-impl Drop for Serving {
-    /// The runtime shuts down, or nobody needs this any more. Attempts of another runtime are served there.
-    fn drop(&mut self) {
-        let gone = std::mem::take(&mut self.gone);
-        let mut schedule = self.keeper.schedule();
-        let elsewhere = schedule.held().map(|held| &held.handle).find(|handle| !gone.contains(&handle.id()));
-        if let Some(handle) = elsewhere.cloned() {
-            drop(schedule);
-            Serving { keeper: self.keeper.clone(), gone }.start_on(&handle);
-        } else {
-            schedule.served = false;
-        }
-    }
-}
-
-/// A holding that is being attended to; it has its place again whatever becomes of the task.
-struct Attending {
-    keeper: Arc<Keeper>,
-    holding: Arc<Holding>,
-}
-
-impl Drop for Attending {
-    fn drop(&mut self) {
-        let mut schedule = self.keeper.schedule();
-        let at = schedule.attended.iter().position(|attended| Arc::ptr_eq(attended, &self.holding));
-        at.map(|at| schedule.attended.swap_remove(at));
-        let mut state = self.holding.state();
-        if state.place.is_none() && !state.has_left {
-            let due = Instant::now() + state.next_pause(Duration::from_secs(1));
-            schedule.put(&self.holding, &mut state, due);
-        }
-        drop(state);
-        // Others may have waited for their turn.
-        if self.keeper.outage.is_down() || schedule.closed || schedule.attended.len() + 1 == AT_ONCE {
-            self.keeper.wake.notify_one();
-        }
-    }
-}
-
-/// How long the task goes on looking by itself where nothing is due. Claims that come and go meanwhile are due later than
-/// that, and need not wake it: on a quick store each would be a switch of threads.
-const IDLE: Duration = Duration::from_secs(1);
-
-async fn serve(serving: Serving) {
-    let keeper = &serving.keeper;
-    loop {
-        let mut attended = vec![];
-        let next = {
-            let mut schedule = keeper.schedule();
-            if schedule.closed && schedule.held().next().is_none() {
-                return;
-            }
-            let now = Instant::now();
-            let next = match keeper.outage.is_down() {
-                true => try_one(&mut schedule, now, &mut attended),
-                false => {
-                    schedule.next_try = None;
-                    while schedule.attended.len() < AT_ONCE
-                        && let Some(entry) = schedule.due.first_entry().filter(|entry| entry.key().0 <= now)
-                    {
-                        let holding = entry.remove();
-                        attended.push(schedule.attend(holding));
-                    }
-                    let first = schedule.due.first_key_value().map(|((due, ..), _)| *due);
-                    first.filter(|due| *due > now)
-                }
-            };
-            let was_used = std::mem::take(&mut schedule.was_used);
-            schedule.looks = next.or_else(|| was_used.then(|| now + IDLE));
-            schedule.looks
-        };
-        // Without the lock: a runtime that goes away drops at once what is spawned on it, which takes the lock.
-        for holding in attended {
-            let attending = Attending { keeper: keeper.clone(), holding };
-            tokio::spawn(async move { attending.keeper.attend(&attending.holding).await });
-        }
-        match next {
-            Some(due) => drop(tokio::time::timeout_at(due.into(), keeper.wake.notified()).await),
-            None => keeper.wake.notified().await,
-        }
-    }
-}
-
-/// Of a store that is down one thing is tried at a time, whatever has waited longest. When to look again.
-fn try_one(schedule: &mut Schedule, now: Instant, attended: &mut Vec<Arc<Holding>>) -> Option<Instant> {
-    let (at, pause) = *schedule.next_try.get_or_insert((now, LONGEST_PAUSE / 8));
-    if !schedule.attended.is_empty() {
-        return None; // its end wakes the task
-    }
-    let due = schedule.due.first_key_value().map(|((due, ..), _)| *due)?;
-    if due.max(at) > now {
-        return Some(due.max(at));
-    }
-    let (_, holding) = schedule.due.pop_first()?;
-    attended.push(schedule.attend(holding));
-    schedule.next_try = Some((now + pause, (pause * 2).min(LONGEST_PAUSE)));
-    None
 }

@@ -7,6 +7,7 @@ mod attempt;
 mod holding;
 mod keeper;
 mod outage;
+mod serving;
 mod waiting;
 
 use std::sync::Arc;
