@@ -120,6 +120,20 @@ def test_one_that_arrives_while_the_first_runs_is_put_back(worker: Worker, name:
         assert worker.lines("end", name) == [f"end {name} True"], "current() is its own, whatever ran beside it"
 
 
+@pytest.mark.parametrize("worker", ["prefork", "threads"], indirect=True)
+@pytest.mark.parametrize("task", ["layered", "helped", "helped_plain"])
+def test_what_is_protected_inside_puts_back_the_whole_task(worker: Worker, name: str, task: str) -> None:
+    first = worker.send(task, name)
+    worker.until(lambda: worker.lines("body", name))
+    put_back = f"the task tasks.{task} is put back for "
+    before = worker.output().count(put_back)
+    second = worker.send(task, name)
+    worker.until(lambda: worker.output().count(put_back) > before)
+    worker.open(name)
+    assert value(first) == value(second) == name
+    assert len(worker.lines("body", name)) == 1
+
+
 def test_an_explicit_retry_runs_again_also_under_refuse(worker: Worker, name: str) -> None:
     first, again = twice(worker, "retries", name, 2)
     assert value(first) == value(again) == 2

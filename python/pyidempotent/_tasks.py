@@ -33,8 +33,15 @@ def running_task(function: Callable[..., Any]) -> Any:
     return None
 
 
+def is_put_back(error: BaseException | None) -> bool:
+    """Whether a delivery ended because its message was put back: what protects the task from outside lets go too."""
+    return getattr(error, "is_put_back", False) is True
+
+
 def is_to_run_again(error: Exception, function: Callable[..., Any]) -> bool:
     """Whether a task's body ended with its own word that it may run again: a retry, or a rejection of its message."""
+    if is_put_back(error):
+        return True
     names = {(cls.__module__, cls.__name__) for cls in type(error).__mro__}
     if names & {("celery.exceptions", "Retry"), ("celery.exceptions", "Reject")}:
         return True
@@ -64,4 +71,6 @@ def put_back(task: Any, error: IdempotencyError) -> NoReturn:
     level = logging.INFO if isinstance(error, IdempotencyProcessing) else logging.WARNING
     # Without the task's id, which may be the key. Celery's own lines about the message have it.
     logger.log(level, "the task %s is put back for %.3g s: %s", task.name, pause, error)
-    raise Ignore(str(error)) from error
+    ignored = Ignore(str(error))
+    ignored.is_put_back = True
+    raise ignored from error

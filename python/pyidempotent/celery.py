@@ -15,7 +15,7 @@ from pyidempotent._flow import advance, protect
 from pyidempotent._function import Function, FunctionCall
 from pyidempotent._results import Outcome
 from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Settle, Site, refuse_unknown
-from pyidempotent._tasks import PASSING, put_back
+from pyidempotent._tasks import PASSING, is_put_back, put_back
 from pyidempotent.backends import Backend
 
 __all__ = ["idempotent_task"]
@@ -140,6 +140,8 @@ class _IdempotentTask(Task):  # type: ignore[misc]  # Celery is untyped
             body = called if self._is_wrapped else partial(self.run, *args, **kwargs)
             try:
                 outcome = advance(call, protect(call), None, _no_body, body)
+                if isinstance(outcome.exception, PASSING):  # of a protected call in the body
+                    raise outcome.exception
             except PASSING as error:
                 put_back(self, error)
         if outcome.exception is not None:
@@ -166,7 +168,8 @@ class _TaskCall(FunctionCall):
 
     def verdict(self, outcome: Outcome) -> str:
         """As of a function; and it may be ignored."""
-        return "store" if isinstance(outcome.exception, Ignore) else super().verdict(outcome)
+        is_ignored = isinstance(outcome.exception, Ignore) and not is_put_back(outcome.exception)
+        return "store" if is_ignored else super().verdict(outcome)
 
 
 def _no_body(_: Any) -> Any:

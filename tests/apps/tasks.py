@@ -166,3 +166,34 @@ def effect_refusing(name: str, gate: str | None = None) -> str:
 @app.task
 def report(value: Any) -> None:
     note("report", value)
+
+
+@app.task(base=Once)
+@idempotent(STORE, key="order", lease=LEASE, ttl=600, name="layered")
+def layered(order: str) -> str:
+    """Protected twice: by its message, and by its order."""
+    note("body", order)
+    wait_at_gate(order)
+    return order
+
+
+@idempotent(STORE, key="order", lease=LEASE, ttl=600, name="helper")
+def helper(order: str) -> str:
+    note("body", order)
+    wait_at_gate(order)
+    return order
+
+
+@app.task(base=Once)
+def helped(order: str) -> str:
+    return helper(order)
+
+
+@app.task
+@idempotent(STORE, key=lambda order: current_task_id(), lease=LEASE, ttl=600, name="helped_plain")
+def helped_plain(order: str) -> str:
+    return helper(order)
+
+
+def current_task_id() -> str:
+    return str(app.current_task.request.id)
