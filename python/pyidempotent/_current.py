@@ -32,6 +32,9 @@ class Scope:
 
 _current: ContextVar[CurrentAttempt | None] = ContextVar("pyidempotent_current", default=None)
 
+#: The fence of the attempt that ASGI middleware holds here, for what is below a bridge to WSGI.
+asgi_fence: ContextVar[int | None] = ContextVar("pyidempotent_asgi_fence", default=None)
+
 
 def current() -> CurrentAttempt:
     """The attempt that the running code belongs to.

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from pyidempotent._current import _current
+from pyidempotent._current import _current, asgi_fence
 from pyidempotent._native import Facts
 from pyidempotent._site import Site
 
@@ -43,8 +43,10 @@ def is_held_above(facts: Facts, site: Site) -> bool:
     A bridge between the two passes neither its scope nor its environ on, but the context.
     """
     running = _current.get()
-    operation = None if running is None else running.scope.operation
-    if running is None or operation is None or isinstance(operation, str):
+    if running is None or running.fence != asgi_fence.get():
+        return False  # or another WSGI application's, which this one calls as its client
+    operation = running.scope.operation
+    if isinstance(operation, str):
         return False
     method, path = operation
     is_same = (method, unquote_to_bytes(path)) == (facts.method, unquote_to_bytes(facts.path))

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from contextvars import Token
 from typing import TYPE_CHECKING, Any, cast
 
-from pyidempotent._current import CurrentAttempt, _current
+from pyidempotent._current import CurrentAttempt, _current, asgi_fence
 from pyidempotent._departure import Departure
 from pyidempotent._drain import drain
 from pyidempotent._flow import Flow, advance_async, enter, hurry, leave, protect
@@ -291,6 +291,7 @@ class _Running:
         if offered:
             scope["extensions"] = {name: value for name, value in offered.items() if name not in _PAST}
         self._entered: Token[CurrentAttempt | None] = enter(self._running)
+        asgi_fence.set(self._running.fence)
         try:
             try:
                 await app(scope, self.receive, self.send)
