@@ -5,14 +5,15 @@ from typing import Any
 from flask import Flask
 from handler import ROUTES, STORE
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from wsgi_flask import METHODS, handle, user
+from wsgi_flask import handle, user
 
 from pyidempotent import idempotent, shared
 
 
 def add(app: Flask, path: str, options: dict[str, Any] | None) -> None:
     protected = handle if options is None else idempotent(STORE, **{"required": False, **options})(handle)
-    app.add_url_rule(path, path, protected, methods=METHODS)
+    app.add_url_rule(path, path, protected, methods=["POST", "PATCH", "GET"])
+    app.add_url_rule(path, f"{path} as it is", handle, methods=["PUT", "DELETE"])
 
 
 def mounted() -> Flask:
