@@ -205,11 +205,12 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             call = enter(args, kwargs)
             run: Callable[..., Any] = function
             given, named = args, kwargs
-            if isinstance(call, EndpointCall) and call.is_held():
+            endpoint = call if isinstance(call, EndpointCall) else None
+            if endpoint is not None and endpoint.is_held():
                 return await function(*args, **kwargs)
             try:
-                if isinstance(call, EndpointCall):
-                    run, given, named = await call.prepare(functools.partial(function, *args, **kwargs)), (), {}
+                if endpoint is not None:
+                    run, given, named = await endpoint.prepare(functools.partial(function, *args, **kwargs)), (), {}
                 outcome = await advance_async(call, protect(call), None, read_body, run, given, named)
                 if outcome.exception is not None:
                     raise outcome.exception
@@ -225,11 +226,12 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             call = enter(args, kwargs)
             run: Callable[..., Any] = function
             given, named = args, kwargs
-            if isinstance(call, EndpointCall) and call.is_held():
+            endpoint = call if isinstance(call, EndpointCall) else None
+            if endpoint is not None and endpoint.is_held():
                 return function(*args, **kwargs)
             try:
-                if isinstance(call, EndpointCall):
-                    run, given, named = call.prepare_in_thread(functools.partial(function, *args, **kwargs)), (), {}
+                if endpoint is not None:
+                    run, given, named = endpoint.prepare_in_thread(functools.partial(function, *args, **kwargs)), (), {}
                 outcome = advance(call, protect(call), None, read_body_from_thread, run, given, named)
                 if outcome.exception is not None:
                     raise outcome.exception

@@ -106,14 +106,12 @@ def advance(
         assert run is not None
         token = enter(about)
         try:
-            value = run(*args, **kwargs)
+            told = Outcome(run(*args, **kwargs))
         except Exception as error:
             told = Outcome(None, error)
         except BaseException:
             hurry(about)
             raise
-        else:
-            told = _not_awaited(value, about) if about and hasattr(type(value), "__await__") else Outcome(value)
         finally:
             leave(token)
 
@@ -146,19 +144,17 @@ async def advance_async(
         assert run is not None
         token = enter(about)
         try:
-            value = await run(*args, **kwargs)
+            told = Outcome(await run(*args, **kwargs))
         except Exception as error:
             told = Outcome(None, error)
         except BaseException:
             hurry(about)
             raise
-        else:
-            told = _not_awaited(value, about) if about and hasattr(type(value), "__await__") else Outcome(value)
         finally:
             leave(token)
 
 
-def _not_awaited(value: Any, running: CurrentAttempt) -> Outcome:
+def not_awaited(value: Any, running: CurrentAttempt) -> Outcome:
     """The end of a call that returned an awaitable: what it returned has yet to do the work, and is stopped.
 
     The key is free where the work has not begun.

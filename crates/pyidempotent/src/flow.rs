@@ -19,7 +19,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
-use pyo3::{PyTraverseError, PyVisit};
+use pyo3::{PyTraverseError, PyVisit, ffi};
 
 use crate::attempt::{Asked, Completion, CurrentAttempt, Operation};
 use crate::call::FunctionCall;
@@ -360,6 +360,11 @@ impl Flow {
         colour: Colour,
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
+        let instead = match is_awaitable(outcome.get().value.bind(py)) {
+            true => Some(not_awaited(outcome.get().value.bind(py), running)?),
+            false => None,
+        };
+        let outcome = instead.as_ref().unwrap_or(outcome);
         let verdict = match self.verdict(call, running.get(), outcome) {
             Ok(verdict) => verdict,
             Err(error) => {
@@ -483,6 +488,18 @@ fn replayed<'py>(
         refusal.set_cause(py, Some(error));
         Err(refusal)
     })
+}
+
+fn is_awaitable(value: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: it is a type, and the slot is one that CPython knows.
+    !unsafe { ffi::PyType_GetSlot(value.get_type_ptr(), ffi::Py_am_await) }.is_null()
+}
+
+/// The end of work that has yet to be awaited.
+#[cold]
+fn not_awaited<'py>(value: &Bound<'py, PyAny>, running: &Bound<'py, CurrentAttempt>) -> PyResult<Bound<'py, Outcome>> {
+    let end = value.py().import("pyidempotent._flow")?.call_method1("not_awaited", (value, running))?;
+    Ok(end.cast_into()?)
 }
 
 /// Whether a transaction of Django's may be open.

@@ -5,7 +5,7 @@
 //! no other thread enters it any more, and what may not return in time is called by [`call`].
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,9 @@ use crate::per_process::PerProcess;
 
 static STOPPER: PerProcess<OnceLock<Stopper>> = PerProcess::new();
 
+/// Whether this process or one that it was forked from has a [`STOPPER`]: every call asks.
+static HAS_STOPPER: AtomicBool = AtomicBool::new(false);
+
 /// The thread that ends the interpreter. It may go on until the process ends.
 struct Stopper {
     thread: Thread,
@@ -29,9 +32,13 @@ struct Stopper {
 /// How many times threads are inside. It changes with the GIL held alone.
 static INSIDE: PerProcess<AtomicUsize> = PerProcess::new();
 
+fn stopper() -> Option<&'static Stopper> {
+    if HAS_STOPPER.load(Ordering::Acquire) { STOPPER.get().get() } else { None }
+}
+
 /// Whether the interpreter is going away: nothing may attach to it any more.
 pub fn is_stopping() -> bool {
-    STOPPER.get().get().is_some()
+    stopper().is_some()
 }
 
 /// Why a store is not asked any more.
@@ -42,7 +49,7 @@ pub fn stopped() -> StoreError {
 /// # Errors
 /// On every thread but the one that ends the interpreter.
 pub fn may_go_on(py: Python<'_>) -> PyResult<()> {
-    match STOPPER.get().get() {
+    match stopper() {
         Some(stopper) if stopper.thread.id() != thread::current().id() => {
             let refusal = PyErr::from_value(stopper.refusal.bind(py).clone());
             refusal.set_traceback(py, None); // of the thread that had it before
@@ -71,7 +78,7 @@ impl Drop for Inside {
         let left = self.0.load(Ordering::Relaxed) - 1;
         self.0.store(left, Ordering::Relaxed);
         if left == 0
-            && let Some(stopper) = STOPPER.get().get()
+            && let Some(stopper) = stopper()
         {
             stopper.thread.unpark();
         }
@@ -82,6 +89,7 @@ impl Drop for Inside {
 pub fn stop(py: Python<'_>, limit: Duration) {
     let refusal = errors::store_error(py, &stopped()).into_value(py).into_any();
     let _ = STOPPER.get().set(Stopper { thread: thread::current(), refusal });
+    HAS_STOPPER.store(true, Ordering::Release);
     let deadline = Instant::now() + limit;
     py.detach(|| {
         while INSIDE.get().load(Ordering::Relaxed) > 0 {
