@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from clients import Local, is_replay, new_key, refused, same_answer
 from pyidempotent import current, idempotent
 from pyidempotent.backends import Backend
+from pyidempotent.backends.memory import MemoryBackend
 
 
 class Runs(list[str]):
@@ -261,3 +262,22 @@ def test_an_endpoints_own_key_header_is_shown_once(backend: Backend, runs: Runs)
         first, again = Local(app).twice(path, headers={"X-Trace": "t"})
         assert first.is_success
         assert same_answer(first, again)
+
+
+@pytest.mark.parametrize("key_option", ["order", lambda order: order])
+def test_an_endpoint_with_a_key_of_its_own_answers_as_any_other(key_option: Any) -> None:
+    """Without a parameter for the request."""
+    app, ran = FastAPI(), []
+
+    @app.post("/pay")
+    @idempotent(MemoryBackend(), key=key_option)
+    async def pay(order: int, amount: int) -> int:
+        ran.append(order)
+        return amount
+
+    client = Local(app)
+    assert same_answer(client.post("/pay?order=7&amount=1"), client.post("/pay?order=7&amount=1"))
+    refused(client.post("/pay?order=7&amount=2"), 422, "conflict", "none")
+    assert ran == [7]
+    parameters = app.openapi()["paths"]["/pay"]["post"]["parameters"]
+    assert [parameter["name"] for parameter in parameters] == ["order", "amount"]

@@ -81,8 +81,8 @@ def idempotent(
         lease: how long a crash blocks the key; renewed while the function runs. At most 30 s unless told.
         wait: how long a repeat waits for the first answer. 0: it is told at once that the first still runs.
         key: a callable on the function's arguments, by their names, that returns a str, an int, a UUID or None; the
-            name of a parameter; or `arguments`. An
-            endpoint that has it needs a parameter ``request: Request``: without one it is a function like any other.
+            name of a parameter; or `arguments`. A Starlette endpoint that has it needs a parameter
+            ``request: Request``; FastAPI gives the request to every endpoint.
         key_header: the header's name.
         key_format: ``"lenient"`` takes a bare key beside the quoted String of RFC 9651, ``"strict"`` only the String.
         required: whether a call without a key is refused; otherwise it runs unprotected.
@@ -284,7 +284,7 @@ def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
 def _injected(plan: Function) -> list[inspect.Parameter]:
     """The parameters that FastAPI is asked for, where the function may be an endpoint of it and has not got them."""
     fastapi = sys.modules.get("fastapi")
-    if fastapi is None or not (plan.takes_key_from_header or plan.is_endpoint):
+    if fastapi is None:
         return []
     wanted: list[inspect.Parameter] = []
 

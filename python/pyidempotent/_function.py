@@ -107,7 +107,6 @@ class Function:
             name for name in self.binding.names if self._is_hinted(name, "starlette.responses", "Response")
         ]
         markers = {name: self._fastapi_markers(name) for name in self.binding.names}
-        self.is_endpoint = bool(self.requests or self.responses or any(markers.values()))
         self.left_out = frozenset(name for name, found in markers.items() if "Depends" in found)
         if self.is_method:
             self.left_out |= {self.binding.names[0]}
