@@ -153,7 +153,9 @@ def idempotent(
         if isinstance(function, staticmethod | classmethod):
             return cast("Callable[P, R]", type(function)(decorate(function.__func__)))
         if getattr(function, "__module__", None) == "django.utils.decorators":
-            return function  # method_decorator's own, on which it tries what attributes a decorator sets
+            # method_decorator's own, on which it tries what attributes a decorator sets.
+            function.__idempotent__ = site  # type: ignore[attr-defined]  # it goes on to the method
+            return function
         if (method := _method_below(function)) is not None:
             known = methods.get(method.__func__)
             if known is None:

@@ -56,7 +56,7 @@ class Routes:
                 raise ValueError(f"routes: {pattern!r} is no pattern of a path; write '/pay' or '/webhooks/*'")
             if own is not None and not isinstance(own, Mapping):
                 raise TypeError(f"routes: {pattern!r} needs a dict of options, or None to leave it out, not {own!r}")
-            self.patterns.append((_path_pattern(pattern), None if own is None else Plan(**{**options, **own})))
+            self.patterns.append((path_pattern(pattern), None if own is None else Plan(**{**options, **own})))
 
     def plan_for(self, path: str) -> Plan | None:
         """The options for a path; None where it is left out."""
@@ -70,11 +70,11 @@ class Routes:
 _PARAMETER = re.compile(r"\{(?P<name>\w+)(?::(?P<kind>\w+))?\}|<(?:(?P<first>\w+)(?:\([^)]*\))?:)?\w+>")
 
 
-def _path_pattern(text: str) -> re.Pattern[str]:
+def path_pattern(text: str) -> re.Pattern[str]:
     """A pattern of a path, ready to match.
 
     >>> texts = "/orders/*", "/orders/{id}/{rest:path}", "/orders/<int:id>/<path:rest>", "/orders/{id}"
-    >>> [_path_pattern(text).match("/orders/7/lines/a") is not None for text in texts]
+    >>> [path_pattern(text).match("/orders/7/lines/a") is not None for text in texts]
     [True, True, True, False]
     """
     pattern, end = "", 0

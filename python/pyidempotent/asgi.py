@@ -186,6 +186,17 @@ class IdempotencyMiddleware:
                 await _Running(call, flow, begun, send).run(self.app)
 
 
+def middleware_of(app: Any) -> IdempotencyMiddleware | None:
+    """The middleware that an application of Starlette's or FastAPI's was given by ``add_middleware``, made anew."""
+    for added in app.user_middleware:
+        if isinstance(added.cls, type) and issubclass(added.cls, IdempotencyMiddleware):
+            # Older releases of Starlette call them options, and have no positional ones.
+            options = added.kwargs if hasattr(added, "kwargs") else added.options
+            made: IdempotencyMiddleware = added.cls(app, *getattr(added, "args", ()), **options)
+            return made
+    return None
+
+
 class _Request(RequestCall):
     """A request on its way to the application."""
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pyidempotent._function import Function
 from pyidempotent._http import REPLAYED, SAFE_METHODS
 from pyidempotent._site import Site
-from pyidempotent.asgi import IdempotencyMiddleware
+from pyidempotent.asgi import middleware_of
 from pyidempotent.exceptions import (
     IdempotencyConflict,
     IdempotencyError,
@@ -65,7 +65,7 @@ def document(app: FastAPI) -> None:
         app: the application; call this once, at any time before its documentation is asked for.
 
     >>> from fastapi import FastAPI
-    >>> from pyidempotent.asgi import IdempotencyMiddleware
+    >>> from pyidempotent.asgi import middleware_of
     >>> app = FastAPI()
     >>> @app.post("/pay")
     ... async def pay(amount: int) -> int:
@@ -93,7 +93,7 @@ def document(app: FastAPI) -> None:
 
 def _protected(app: FastAPI, schema: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Site]]:
     """The operations that are protected, and by which options."""
-    middleware = _middleware(app)
+    middleware = middleware_of(app)
     decorated: dict[tuple[str, str], Function] = {}
     # Newer releases of FastAPI keep included routers as they are, and tell where their routes end up.
     routes: Any = getattr(fastapi.routing, "iter_route_contexts", iter)(app.routes)
@@ -110,17 +110,6 @@ def _protected(app: FastAPI, schema: dict[str, Any]) -> Iterator[tuple[dict[str,
                 plan = middleware.routes.plan_for(path)
                 if plan is not None and method.upper() in plan.methods and "key" not in plan.asked:
                     yield operation, plan.site
-
-
-def _middleware(app: FastAPI) -> IdempotencyMiddleware | None:
-    for added in app.user_middleware:
-        if isinstance(added.cls, type) and issubclass(added.cls, IdempotencyMiddleware):
-            # Older releases of Starlette call them options, and have no positional ones.
-            older: Any = added
-            options = added.kwargs if hasattr(added, "kwargs") else older.options
-            made: IdempotencyMiddleware = older.cls(app, *getattr(added, "args", ()), **options)
-            return made
-    return None
 
 
 def _show(operation: dict[str, Any], site: Site) -> None:

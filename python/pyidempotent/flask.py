@@ -279,9 +279,18 @@ class _Protection:
         return self._dispatch(*args)
 
     def _plan_for(self, current: Request) -> Plan | None:
-        """The options for a request: its view's, its blueprint's, its path's, or all others'; None: not protected."""
+        """The options for a request that is protected; None for others."""
         if current.method in SAFE_METHODS or current.routing_exception is not None:
             return None
+        plan = self.options_for(current)
+        if plan is None or current.method not in plan.methods:
+            return None
+        site = plan.site
+        is_concerned = site.required or "key" in plan.asked or environ_name(site.header) in current.environ
+        return plan if is_concerned else None
+
+    def options_for(self, current: Request) -> Plan | None:
+        """The options of a request's view, its blueprint's, its path's, or all others'; None: it is left out."""
         at = current.endpoint, current.method
         if at not in self._own:
             self._own[at] = self._own_plan(current)
@@ -290,11 +299,7 @@ class _Protection:
         plan: Plan | None = own
         if own is _UNSET:
             plan = routes.plan_for(current.path) if routes.patterns else routes.default
-        if plan is None or current.method not in plan.methods:
-            return None
-        site = plan.site
-        is_concerned = site.required or "key" in plan.asked or environ_name(site.header) in current.environ
-        return plan if is_concerned else None
+        return plan
 
     def _own_plan(self, current: Request) -> Any:
         """The options of a view's own, or its blueprint's; the nearest count."""

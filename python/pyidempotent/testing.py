@@ -16,17 +16,53 @@ import contextlib
 import functools
 import inspect
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn
 from unittest import mock
 
 from pyidempotent import _native, idempotent
+from pyidempotent._operations import operations_of
+from pyidempotent._plan import path_pattern
 from pyidempotent._site import seconds
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 
-__all__ = ["Crashed", "Rehearsal", "check_backend", "rehearse"]
+__all__ = ["Crashed", "Rehearsal", "assert_protected", "check_backend", "rehearse"]
+
+
+def assert_protected(app: Any, *, methods: Iterable[str] = ("POST", "PATCH"), but: Iterable[str] = ()) -> None:
+    """Checks that everything that changes something is protected: the one line that every service's tests should have.
+
+    It finds a decorator above the route, a view that somebody added without one, a path that ``routes=`` leaves out.
+
+    Parameters:
+        app: a FastAPI, Starlette, Flask or Django (``get_wsgi_application()``) application, or one of these below
+            `pyidempotent.asgi.IdempotencyMiddleware`.
+        methods: those that have to be protected. PUT and DELETE are idempotent by themselves, if they are written so.
+        but: patterns of paths that need no protection (``"/login"``, ``"/internal/*"``).
+
+    Raises:
+        AssertionError: with every operation that is not protected.
+
+    >>> from fastapi import FastAPI
+    >>> app = FastAPI()
+    >>> @app.post("/pay")
+    ... def pay(): ...
+    >>> assert_protected(app)
+    Traceback (most recent call last):
+      ...
+    AssertionError: not protected: POST /pay
+    >>> assert_protected(app, but=["/pay"])
+    """
+    left_out = [path_pattern(text) for text in but]
+    found = [
+        f"{operation.method} {operation.path}"
+        for operation in operations_of(app, methods)
+        if not operation.is_protected and not any(pattern.match(operation.path) for pattern in left_out)
+    ]
+    if found:
+        raise AssertionError(f"not protected: {', '.join(sorted(set(found)))}")
 
 
 class Crashed(BaseException):

@@ -1,0 +1,124 @@
+"""What an application does by which method and path, and whether it is protected: for a test of the application."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from pyidempotent._plan import Plan, Routes
+from pyidempotent.asgi import IdempotencyMiddleware, middleware_of
+
+
+class Operation(NamedTuple):
+    """One method of one path.
+
+    Parameters:
+        method: the method, in upper case.
+        path: the path as the framework writes it, with its parameters.
+        is_protected: whether a request with a key is protected.
+    """
+
+    method: str
+    path: str
+    is_protected: bool
+
+
+def operations_of(app: Any, methods: Iterable[str]) -> Iterator[Operation]:
+    """The operations of an application.
+
+    Raises:
+        TypeError: for an application of another framework.
+    """
+    wanted = {method.upper() for method in methods}
+    outer: list[Routes] = []
+    while isinstance(app, IdempotencyMiddleware):
+        outer.append(app.routes)
+        app = app.app
+    starlette, flask = sys.modules.get("starlette.applications"), sys.modules.get("flask")
+    if starlette is not None and isinstance(app, starlette.Starlette):
+        yield from _of_starlette(app, wanted, outer, "")
+    elif flask is not None and isinstance(app, flask.Flask):
+        yield from _of_flask(app, wanted)
+    elif type(app).__module__.startswith("django.core.handlers."):
+        yield from _of_django(wanted)
+    else:
+        raise TypeError(
+            f"the operations of a {type(app).__qualname__} are not known: pass a FastAPI, Starlette, Flask "
+            "or Django application, or one of these below IdempotencyMiddleware"
+        )
+
+
+def _is_decorated(*views: Any) -> bool:
+    return any(hasattr(view, "__idempotent__") for view in views)
+
+
+def _covers(plan: Plan | None, method: str) -> bool:
+    return plan is not None and method in plan.methods
+
+
+def _of_starlette(app: Any, wanted: set[str], outer: list[Routes], prefix: str) -> Iterator[Operation]:
+    middleware = middleware_of(app) if hasattr(app, "user_middleware") else None
+    around = outer if middleware is None else [*outer, middleware.routes]
+    fastapi = sys.modules.get("fastapi.routing")
+    # Newer releases of FastAPI keep included routers as they are, and tell where their routes end up.
+    for route in getattr(fastapi, "iter_route_contexts", iter)(app.routes):
+        endpoint, methods = getattr(route, "endpoint", None), getattr(route, "methods", None)
+        below = getattr(route, "app", None)
+        if methods is None and hasattr(below, "routes"):
+            yield from _of_starlette(below, wanted, around, prefix + route.path)
+            continue
+        path = prefix + (getattr(route, "path_format", None) or getattr(route, "path", None) or "")
+        for method in sorted(wanted & set(methods or ())):
+            of_class = getattr(endpoint, method.lower(), None) if isinstance(endpoint, type) else None
+            covered = any(_covers(routes.plan_for(path), method) for routes in around)
+            yield Operation(method, path, covered or _is_decorated(endpoint, of_class))
+
+
+def _of_flask(app: Any, wanted: set[str]) -> Iterator[Operation]:
+    from pyidempotent._flask_view import EXTENSION, views_of
+
+    extension = app.extensions.get(EXTENSION)
+    for rule in app.url_map.iter_rules():
+        for method in sorted(wanted & set(rule.methods or ())):
+            parts = rule.endpoint.split(".")[:-1]
+            blueprints = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+            request: Any = SimpleNamespace(endpoint=rule.endpoint, method=method, blueprints=blueprints, path=rule.rule)
+            covered = extension is not None and _covers(extension.options_for(request), method)
+            yield Operation(method, rule.rule, covered or _is_decorated(*views_of(app, request)))
+
+
+def _of_django(wanted: set[str]) -> Iterator[Operation]:
+    from django.conf import settings
+    from django.urls import get_resolver
+    from django.utils.module_loading import import_string
+
+    from pyidempotent.django import IdempotencyMiddleware as Middleware
+    from pyidempotent.django._configuration import configuration
+    from pyidempotent.django._marks import EXEMPT, marks_of
+
+    classes = [import_string(path) for path in settings.MIDDLEWARE]
+    is_there = any(isinstance(cls, type) and issubclass(cls, Middleware) for cls in classes)
+    routes = configuration().routes if is_there else None
+    for path, view in _views_below(get_resolver(), "/"):
+        cls = getattr(view, "view_class", None) or getattr(view, "cls", None)
+        actions: dict[str, str] = getattr(view, "actions", None) or {}
+        for method in sorted(wanted):
+            of_class = getattr(cls, actions.get(method.lower(), method.lower()), None)
+            if cls is not None and of_class is None:
+                continue
+            plan = None if routes is None or getattr(view, EXEMPT, False) else routes.plan_for(path)
+            if routes is not None and not getattr(view, EXEMPT, False) and (marks := marks_of(view)):
+                plan = Plan(**{**(plan or routes.default).options, **marks})
+            decorated = _is_decorated(view, of_class, getattr(cls, "dispatch", None))
+            yield Operation(method, path, _covers(plan, method) or decorated)
+
+
+def _views_below(resolver: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for pattern in resolver.url_patterns:
+        path = prefix + str(pattern.pattern).removeprefix("^").removesuffix("$").removesuffix(r"\Z")
+        if hasattr(pattern, "url_patterns"):
+            yield from _views_below(pattern, path)
+        else:
+            yield path, pattern.callback
