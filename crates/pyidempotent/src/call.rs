@@ -214,7 +214,7 @@ impl FunctionCall {
             }
         };
         let Some(key) = key.filter(|key| !key.is_none()) else { return Ok(None) };
-        key_text(&key, &format!("the key of {}", plan.name)).map(Some)
+        text_of(&key, || format!("the key of {}", plan.name)).map(Some)
     }
 
     /// As ``namespace=`` says, where it is a callable.
@@ -320,16 +320,23 @@ impl FunctionCall {
 #[pyfunction]
 #[pyo3(signature = (key, what, /))]
 pub fn key_text<'py>(key: &Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyString>> {
+    text_of(key, || what.to_owned())
+}
+
+pub fn text_of<'py>(key: &Bound<'py, PyAny>, what: impl FnOnce() -> String) -> PyResult<Bound<'py, PyString>> {
     static UUID: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = key.py();
     if let Ok(text) = key.cast::<PyString>() {
         return Ok(text.clone());
     }
     // Of a bool or a float nobody means what it would become.
-    let is_number = key.is_instance_of::<PyInt>() && !key.is_instance_of::<PyBool>();
-    if is_number || key.is_instance(UUID.import(py, "uuid", "UUID")?)? {
+    if key.is_instance_of::<PyInt>() && !key.is_instance_of::<PyBool>() {
+        return py.get_type::<PyInt>().call1((key,))?.str(); // of an enum the number
+    }
+    if key.is_instance(UUID.import(py, "uuid", "UUID")?)? {
         return key.str();
     }
+    let what = what();
     let message = format!("{what} must be a str, an int or a UUID, not {}", key.get_type().qualname()?);
     Err(errors::refusal(py, "IdempotencyKeyInvalid", (message,), None))
 }

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::attempt::Operation;
-use crate::call::key_text;
+use crate::call::text_of;
 use crate::errors;
 use crate::exchange::{ANSWER, Answer, replayed, verdict_of};
 use crate::facts::Facts;
@@ -88,7 +88,7 @@ impl RequestCall {
         if key.is_none() {
             return Ok(None);
         }
-        key_text(&key, "what key= returns").map(Some)
+        text_of(&key, || "what key= returns".to_owned()).map(Some)
     }
 
     /// As ``namespace=`` has said, if it was asked.
