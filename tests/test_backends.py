@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -211,3 +213,45 @@ def test_a_server_that_may_evict_is_warned_about(caplog: pytest.LogCaptureFixtur
                 return
             deadline.wait(0.02)
     raise AssertionError(caplog.text)
+
+
+WORKER = """
+from fastapi import FastAPI, Request
+from pyidempotent import idempotent
+
+app = FastAPI()
+
+@app.post("/pay")
+@idempotent("memory://")
+async def pay(request: Request) -> None: ...
+
+@app.post("/refund")
+@idempotent("memory://")
+async def refund(request: Request) -> None: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "warnings"),
+    [
+        (["uvicorn", "worker:app", "--workers", "2"], 2),
+        (["uvicorn", "worker:app"], 0),
+    ],
+    ids=["two workers", "one"],
+)
+def test_memory_under_several_workers_is_warned_about(tmp_path: Path, command: list[str], warnings: int) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command, "--port", str(port)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    for line in process.stderr:
+        lines.append(line)
+        if sum("Application startup complete" in line for line in lines) == max(warnings, 1):
+            break
+    process.terminate()
+    lines += process.stderr.readlines()
+    process.wait(20)
+    assert sum("this is one of 2 workers" in line for line in lines) == warnings

@@ -7,13 +7,18 @@ A URL is accepted wherever a backend is: ``redis://…``, ``rediss://…``, ``un
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 import re
+import sys
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from pyidempotent import _native
 from pyidempotent._results import ANSWER, VALUE, Answer, pack_answer
 from pyidempotent._values import EVERY
+
+logger = logging.getLogger("pyidempotent")
 
 __all__ = ["Answer", "Backend", "StoredRecord", "open_backend"]
 
@@ -61,6 +66,9 @@ class Backend:
 
     #: One store per process for equal settings.
     _shared: ClassVar[dict[tuple[Any, ...], _native.Backend]] = {}
+
+    #: Whether it was said that other workers don't see what ``memory://`` keeps.
+    _has_warned: ClassVar[bool] = False
 
     def __init__(self, native: _native.Backend) -> None:
         self.native = native
@@ -189,10 +197,27 @@ def open_backend(backend: Backend | str) -> Backend:
     if scheme == "memory":
         from pyidempotent.backends.memory import MemoryBackend
 
+        if not Backend._has_warned and (workers := _workers()) > 1:
+            Backend._has_warned = True
+            logger.warning(
+                "memory:// keeps the keys of each process to itself, and this is one of %d workers: a repeat that "
+                "another one gets runs again; use redis:// or, on one machine, sqlite:///path",
+                workers,
+            )
         shared = Backend._shared.setdefault((backend,), MemoryBackend().native)
         return Backend(shared)
     there_are = "redis, rediss, unix, sqlite, memory"
     raise ValueError(f"{_shown(backend)!r}: there is no backend for {scheme}://; there are {there_are}")
+
+
+def _workers() -> int:
+    """How many workers the server was told to start: uvicorn, gunicorn, hypercorn, granian, ``fastapi run``."""
+    told = [os.environ.get("WEB_CONCURRENCY", "")]
+    for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        name, _, value = argument.partition("=")
+        if name in ("--workers", "-w"):
+            told.append(value or following)
+    return max((int(number) for number in told if number.isdecimal()), default=1)
 
 
 def _shown(url: str) -> str:
