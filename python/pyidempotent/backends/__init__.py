@@ -212,8 +212,8 @@ def open_backend(backend: Backend | str) -> Backend:
 
 def _workers() -> int:
     """How many workers the server was told to start: uvicorn, gunicorn, hypercorn, granian, ``fastapi run``."""
-    told = [os.environ.get("WEB_CONCURRENCY", "")]
-    for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+    told, arguments = [os.environ.get("WEB_CONCURRENCY", "")], getattr(sys, "argv", [])[1:]
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, _, value = argument.partition("=")
         if name in ("--workers", "-w"):
             told.append(value or following)
