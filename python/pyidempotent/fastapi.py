@@ -65,7 +65,7 @@ def document(app: FastAPI) -> None:
         app: the application; call this once, at any time before its documentation is asked for.
 
     >>> from fastapi import FastAPI
-    >>> from pyidempotent.asgi import middleware_of
+    >>> from pyidempotent.asgi import IdempotencyMiddleware
     >>> app = FastAPI()
     >>> @app.post("/pay")
     ... async def pay(amount: int) -> int:
