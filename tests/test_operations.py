@@ -77,6 +77,15 @@ def test_starlette() -> None:
     assert unprotected(Starlette(routes=routes)) == ["PATCH /b/c", "POST /a/{id}"]
 
 
+def test_middleware_around_a_mounted_application_knows_its_paths_without_the_mount() -> None:
+    async def handle(request: Any) -> None: ...
+
+    inner = Starlette(routes=[Route("/pay", handle, methods=["POST"]), Route("/out", handle, methods=["POST"])])
+    wrapped = IdempotencyMiddleware(inner, BACKEND, routes={"/out": None})
+    app = Starlette(routes=[Mount("/shop", wrapped), Mount("/other", lambda scope, receive, send: None)])
+    assert unprotected(app) == ["POST /shop/out"]
+
+
 def test_flask() -> None:
     app = flask.Flask("shop")
     extension, hooks = Idempotency(), flask.Blueprint("hooks", __name__, url_prefix="/hooks")

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from pyidempotent._plan import Plan, Routes
 from pyidempotent.asgi import IdempotencyMiddleware, middleware_of
 
+#: The routes of a middleware, and the path below which it stands: it knows paths without that.
+Around = tuple[Routes, str]
+
 
 class Operation(NamedTuple):
     """One method of one path.
@@ -32,13 +35,13 @@ def operations_of(app: Any, methods: Iterable[str]) -> Iterator[Operation]:
         TypeError: for an application of another framework.
     """
     wanted = {method.upper() for method in methods}
-    outer: list[Routes] = []
+    around: list[Around] = []
     while isinstance(app, IdempotencyMiddleware):
-        outer.append(app.routes)
+        around.append((app.routes, ""))
         app = app.app
     starlette, flask = sys.modules.get("starlette.applications"), sys.modules.get("flask")
     if starlette is not None and isinstance(app, starlette.Starlette):
-        yield from _of_starlette(app, wanted, outer, "")
+        yield from _of_starlette(app, wanted, around, "")
     elif flask is not None and isinstance(app, flask.Flask):
         yield from _of_flask(app, wanted)
     elif type(app).__module__.startswith("django.core.handlers."):
@@ -58,9 +61,14 @@ def _covers(plan: Plan | None, method: str) -> bool:
     return plan is not None and method in plan.methods
 
 
-def _of_starlette(app: Any, wanted: set[str], outer: list[Routes], prefix: str) -> Iterator[Operation]:
+def _of_starlette(app: Any, wanted: set[str], around: list[Around], prefix: str) -> Iterator[Operation]:
+    while isinstance(app, IdempotencyMiddleware):
+        around, app = [*around, (app.routes, prefix)], app.app
+    if not hasattr(app, "routes"):
+        return  # an application of another kind, which is not known
     middleware = middleware_of(app) if hasattr(app, "user_middleware") else None
-    around = outer if middleware is None else [*outer, middleware.routes]
+    if middleware is not None:
+        around = [*around, (middleware.routes, prefix)]
     fastapi = sys.modules.get("fastapi.routing")
     # Newer releases of FastAPI keep included routers as they are, and tell where their routes end up.
     for route in getattr(fastapi, "iter_route_contexts", iter)(app.routes):
@@ -72,7 +80,7 @@ def _of_starlette(app: Any, wanted: set[str], outer: list[Routes], prefix: str) 
         path = prefix + (getattr(route, "path_format", None) or getattr(route, "path", None) or "")
         for method in sorted(wanted & set(methods or ())):
             of_class = getattr(endpoint, method.lower(), None) if isinstance(endpoint, type) else None
-            covered = any(_covers(routes.plan_for(path), method) for routes in around)
+            covered = any(_covers(routes.plan_for(path.removeprefix(root)), method) for routes, root in around)
             yield Operation(method, path, covered or _is_decorated(endpoint, of_class))
 
 
@@ -96,7 +104,8 @@ def _of_django(wanted: set[str]) -> Iterator[Operation]:
 
     from pyidempotent.django import IdempotencyMiddleware as Middleware
     from pyidempotent.django._configuration import configuration
-    from pyidempotent.django._marks import EXEMPT, marks_of
+    from pyidempotent.django._marks import marks_of
+    from pyidempotent.django._middleware import plan_of
 
     classes = [import_string(path) for path in settings.MIDDLEWARE]
     is_there = any(isinstance(cls, type) and issubclass(cls, Middleware) for cls in classes)
@@ -108,9 +117,7 @@ def _of_django(wanted: set[str]) -> Iterator[Operation]:
             of_class = getattr(cls, actions.get(method.lower(), method.lower()), None)
             if cls is not None and of_class is None:
                 continue
-            plan = None if routes is None or getattr(view, EXEMPT, False) else routes.plan_for(path)
-            if routes is not None and not getattr(view, EXEMPT, False) and (marks := marks_of(view)):
-                plan = Plan(**{**(plan or routes.default).options, **marks})
+            plan = None if routes is None else plan_of(view, marks_of(view), path, routes)
             decorated = _is_decorated(view, of_class, getattr(cls, "dispatch", None))
             yield Operation(method, path, _covers(plan, method) or decorated)
 

@@ -94,7 +94,8 @@ class IdempotencyMiddleware:
         app: the application.
         backend: a backend or its URL.
         routes: options of their own for some paths: a pattern of the path (``"/webhooks/*"``) and a dict of options,
-            or None to leave the path out. The first pattern that fits counts.
+            or None to leave the path out. ``{id}`` stands for one segment. The first pattern that fits counts.
+        methods: the methods that are protected: POST and PATCH unless told, never GET, HEAD, OPTIONS or TRACE.
         key: a callable on the request that returns the key, instead of the header.
         name: the operation's name, instead of the request's method and path.
         scope: who calls: a callable on the request, `by_authorization` or `shared`.
@@ -106,7 +107,8 @@ class IdempotencyMiddleware:
     a `Request` where there is no Starlette.
 
     Raises:
-        TypeError, ValueError: at construction, for options that can't be.
+        TypeError, ValueError: at construction, for options that can't be. Inside of a running loop, where Starlette
+            makes its middleware, they fail the server's start, and every request of a server without a lifespan.
 
     >>> async def application(scope, receive, send):
     ...     await send({"type": "http.response.start", "status": 204, "headers": []})

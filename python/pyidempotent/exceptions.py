@@ -131,7 +131,8 @@ class IdempotencyConflict(IdempotencyError):
     name = "conflict"
     default_detail = (
         "This key was used with another request; use a new key for a new request. Requests are compared by method, "
-        "path, query, content type and body, byte for byte, and calls by arguments, unless the service says otherwise."
+        "path, query, content type and the bytes of the body, calls by their arguments, unless the service says "
+        "otherwise."
     )
 
 

@@ -68,6 +68,7 @@ class Idempotency:
         backend: a backend or its URL.
         routes: options of their own for some paths: a pattern of the path inside of the application (``"/hooks/*"``)
             and a dict of options, or None to leave the path out. The first pattern that fits counts.
+        methods: the methods that are protected: POST and PATCH unless told, never GET, HEAD, OPTIONS or TRACE.
         key: a callable on Flask's request that returns the key, instead of the header.
         name: the operation's name, instead of the request's method and path.
         scope: who calls: a callable on Flask's request (``g``, ``session`` and ``current_user`` are there too),

@@ -212,7 +212,10 @@ def open_backend(backend: Backend | str) -> Backend:
 
 def _workers() -> int:
     """How many workers the server was told to start: uvicorn, gunicorn, hypercorn, granian, ``fastapi run``."""
-    told, arguments = [os.environ.get("WEB_CONCURRENCY", "")], getattr(sys, "argv", [])[1:]
+    program, *arguments = getattr(sys, "argv", None) or [""]
+    if not any(server in program for server in ("uvicorn", "gunicorn", "hypercorn", "granian", "fastapi")):
+        return 1  # their words may mean something else
+    told = [os.environ.get("WEB_CONCURRENCY", "")]
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, _, value = argument.partition("=")
         if name in ("--workers", "-w"):

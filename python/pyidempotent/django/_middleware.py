@@ -24,7 +24,7 @@ from pyidempotent._departure import to_its_end
 from pyidempotent._flow import Flow, advance, advance_async, enter, protect
 from pyidempotent._http import SAFE_METHODS, who_of
 from pyidempotent._native import Facts
-from pyidempotent._plan import Plan, RequestCall
+from pyidempotent._plan import Plan, RequestCall, Routes
 from pyidempotent._requests import ATTEMPT
 from pyidempotent._results import Answer, Outcome
 from pyidempotent._streams import AsyncCapturedParts, CapturedParts, Running
@@ -144,11 +144,7 @@ class IdempotencyMiddleware:
         if request.method in SAFE_METHODS:
             return None
         request.META[SEEN] = marks = marks_of(view)
-        if getattr(view, EXEMPT, False):
-            return None
-        plan = self.routes.plan_for(request.path)
-        if marks:
-            plan = self._marked(view, plan or self.routes.default)
+        plan = plan_of(view, marks, request.path, self.routes, self._marked)
         if (
             plan is None
             or request.method not in plan.methods
@@ -161,6 +157,16 @@ class IdempotencyMiddleware:
 
 def _marked_plan(view: Any, plan: Plan) -> Plan:
     return Plan(**{**plan.options, **marks_of(view)})
+
+
+def plan_of(
+    view: Any, marks: Any, path: str, routes: Routes, marked: Callable[[Any, Plan], Plan] = _marked_plan
+) -> Plan | None:
+    """The options of a view at a path: its marks over its path's; None: it is left out."""
+    if getattr(view, EXEMPT, False):
+        return None
+    plan = routes.plan_for(path)
+    return marked(view, plan or routes.default) if marks else plan
 
 
 def _concerns(plan: Plan, request: HttpRequest) -> bool:
