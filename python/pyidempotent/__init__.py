@@ -7,7 +7,7 @@ from pyidempotent._attempt import attempt
 from pyidempotent._current import CurrentAttempt, Scope, current
 from pyidempotent._decorator import idempotent
 from pyidempotent._drain import drain
-from pyidempotent._function import arguments, by_authorization, shared
+from pyidempotent._function import arguments, by_authorization, json_body, shared
 from pyidempotent._native import __version__
 from pyidempotent._results import Outcome
 from pyidempotent.exceptions import (
@@ -44,6 +44,7 @@ __all__ = [
     "current",
     "drain",
     "idempotent",
+    "json_body",
     "shared",
 ]
 

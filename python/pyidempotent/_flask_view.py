@@ -153,7 +153,7 @@ class FlaskViewCall(FlaskFunctionCall):
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""
-        if self.plan.fingerprint is not None:
+        if self.plan.fingerprint is not None and not self.plan.by_json_body:
             return super().fingerprint()
         limit = self.site.max_request_bytes
         self.facts.refuse_declared(limit)

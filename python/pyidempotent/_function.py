@@ -16,7 +16,7 @@ from pyidempotent._native import FunctionCall
 from pyidempotent._site import Site
 from pyidempotent.exceptions import IdempotencyScopeMissing
 
-__all__ = ["Function", "FunctionCall", "arguments", "by_authorization", "caller_bytes", "is_framework_object", "shared"]
+__all__ = ["Function", "FunctionCall", "arguments", "by_authorization", "caller_bytes", "is_framework_object", "json_body", "shared"]
 
 #: Framework objects that say nothing about what is asked for, by where their class is defined.
 _FRAMEWORK_CLASSES = frozenset(
@@ -39,6 +39,25 @@ def arguments(*_args: Any, **_kwargs: Any) -> str:
 
 def shared(*_args: Any, **_kwargs: Any) -> None:
     """As ``scope=``: all callers share their keys, whatever credentials they send."""
+
+
+def json_body(*_args: Any, **_kwargs: Any) -> None:
+    """As ``fingerprint=``: a JSON body is compared by what it says (RFC 8785), not byte for byte.
+
+    The order of names, white space, escapes and the form of a number (``10``, ``1e1``) do not count. Method, path, query
+    and content type count as without it. A body counts byte for byte if its content type is not ``application/json`` or
+    ``…+json``, or if it has a name twice in one object or an integer beyond 2**53 - 1.
+
+    Raises:
+        TypeError: at the call of a function that is not an endpoint: it has no body.
+
+    >>> from pyidempotent import idempotent, json_body
+    >>> protected = idempotent("memory://", fingerprint=json_body)
+    """
+    raise TypeError(
+        "fingerprint=pyidempotent.json_body compares the body of an HTTP request; this function is not the endpoint of "
+        "one: leave fingerprint= out, and its arguments are compared"
+    )
 
 
 def by_authorization(request: Any) -> str | None:
@@ -101,6 +120,7 @@ class Function:
         self.by_authorization = scope is by_authorization
         self.scope = None if scope is None or self.shared else self._selector("scope", scope)
         self.namespace = self._selector("namespace", site.namespace) if callable(site.namespace) else None
+        self.by_json_body = fingerprint is json_body
         self.fingerprint = None if fingerprint is None else self._selector("fingerprint", fingerprint)
         self.requests = [name for name in self.binding.names if self._is_hinted(name, "starlette.requests", "Request")]
         self.responses = [

@@ -256,7 +256,7 @@ class Facts:
             IdempotencyPayloadTooLarge: where it is.
         """
 
-    def fingerprint(self, body: bytes, content_type: bytes | None = None, /) -> bytes:
+    def fingerprint(self, body: bytes, content_type: bytes | None = None, by_json_body: bool = False, /) -> bytes:
         """The digest of the request.
 
         Parameters:

@@ -9,7 +9,7 @@ from fnmatch import translate
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._function import by_authorization, caller_bytes, shared
+from pyidempotent._function import by_authorization, caller_bytes, json_body, shared
 from pyidempotent._http import METHODS, SAFE_METHODS, note_of
 from pyidempotent._results import Outcome
 from pyidempotent._site import Options, Site
@@ -125,15 +125,19 @@ class Plan:
         self.methods = _methods(methods)
         self.name = name
         self.shared = scope is shared
+        self.by_json_body = fingerprint is json_body
         namespace = self.site.namespace if callable(self.site.namespace) else None
         asked = {
             "key": key,
             "scope": None if self.shared else scope,
             "namespace": namespace,
-            "fingerprint": fingerprint,
+            "fingerprint": None if self.by_json_body else fingerprint,
         }
         #: The callables of the user's, by option.
         self.asked = {option: value for option, value in asked.items() if value is not None}
+        is_given = {"name": name is not None, "fingerprint": self.by_json_body}
+        #: The options that were given and that its site does not have.
+        self.own = [*self.asked, *(option for option, is_so in is_given.items() if is_so)]
 
     def concerns(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request is to be protected. What is malformed in one that is not is not ours to find."""

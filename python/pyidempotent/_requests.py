@@ -160,7 +160,8 @@ class EndpointCall(FunctionCall):
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, which needs its body; or as ``fingerprint=`` says."""
-        return None if self.plan.fingerprint is None else super().fingerprint()
+        plan = self.plan
+        return None if plan.fingerprint is None or plan.by_json_body else super().fingerprint()
 
     def body(self) -> tuple[Any, int]:
         """The request, and how much of it may be read."""
@@ -171,7 +172,7 @@ class EndpointCall(FunctionCall):
     def fingerprint_of(self, body: tuple[bytes, bytes]) -> bytes:
         """The digest of the request."""
         content_type, content = body
-        return self.facts.fingerprint(content, content_type)
+        return self.facts.fingerprint(content, content_type, self.plan.by_json_body)
 
     def verdict(self, outcome: Outcome, /) -> str:
         """By the status table; an exception that is no answer releases the key, unless its type is stored."""

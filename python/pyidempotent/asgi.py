@@ -162,7 +162,7 @@ class IdempotencyMiddleware:
             return
         held: Site | None = scope.get(ATTEMPT)
         if held is not None:  # another middleware's, further out
-            held.refuse_inside("An application inside", [*plan.asked, *(["name"] if plan.name else [])], plan.site)
+            held.refuse_inside("An application inside", plan.own, plan.site)
             await self.app(scope, receive, send)
             return
         call = _Request(plan, Facts.of_scope(scope), scope, receive)

@@ -12,7 +12,7 @@ from celery.signals import worker_process_shutdown
 
 from pyidempotent import _native
 from pyidempotent._flow import advance, protect
-from pyidempotent._function import Function, FunctionCall
+from pyidempotent._function import Function, FunctionCall, json_body
 from pyidempotent._results import Outcome
 from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Settle, Site, refuse_unknown
 from pyidempotent._tasks import PASSING, is_put_back, put_back
@@ -74,6 +74,8 @@ def idempotent_task(
     ('charged 42', 'charged 42')
     """
     refuse_unknown(unknown)
+    if fingerprint is json_body:
+        json_body()
     site = Site(
         backend,
         ttl=ttl,

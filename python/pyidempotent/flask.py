@@ -258,8 +258,7 @@ class _Protection:
             )
         if exchange.running is not None:  # an application around this one holds the attempt
             held: Site = current.environ[ATTEMPT]
-            own = [*plan.asked, *(["name"] if plan.name else [])]
-            held.refuse_inside("An application inside", own, plan.site, WAY_TO_EXTENSION)
+            held.refuse_inside("An application inside", plan.own, plan.site, WAY_TO_EXTENSION)
             return self._dispatch(*args)
         if plan.site.wait:
             refuse_to_block(plan.site)

@@ -1,6 +1,6 @@
 //! [`Facts`]: a request, as far as it is known before its body.
 
-use idempotency::http::{CALLERS, POSSIBLE_CALLERS, RequestFacts, names_caller};
+use idempotency::http::{CALLERS, POSSIBLE_CALLERS, RequestFacts, canonical_json, names_caller};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -138,17 +138,25 @@ impl Facts {
         }
     }
 
-    pub fn digest(&self, py: Python<'_>, body: &[u8], content_type: Option<&[u8]>) -> PyResult<[u8; 32]> {
+    pub fn digest(
+        &self,
+        py: Python<'_>,
+        body: &[u8],
+        content_type: Option<&[u8]>,
+        by_json_body: bool,
+    ) -> PyResult<[u8; 32]> {
         let told = match content_type {
             None => self.first(py, b"content-type")?,
             Some(_) => None,
         };
+        let content_type = content_type.unwrap_or_else(|| told.as_ref().map_or(&[], |told| told.as_bytes()));
+        let canonical = if by_json_body { canonical_json(content_type, body) } else { None };
         let facts = RequestFacts {
             method: self.method.to_str(py)?,
             path: self.path.as_bytes(py),
             query: self.query.as_bytes(py),
-            content_type: content_type.unwrap_or_else(|| told.as_ref().map_or(&[], |told| told.as_bytes())),
-            body,
+            content_type,
+            body: canonical.as_deref().unwrap_or(body),
         };
         Ok(facts.fingerprint().0)
     }
@@ -320,13 +328,15 @@ impl Facts {
     /// Parameters:
     ///     body: the whole body.
     ///     content_type: in the place of the header's.
-    #[pyo3(signature = (body, content_type=None, /))]
+    ///     by_json_body: whether a JSON body is compared by what it says (RFC 8785).
+    #[pyo3(signature = (body, content_type=None, by_json_body=false, /))]
     fn fingerprint<'py>(
         &self,
         py: Python<'py>,
         body: &[u8],
         content_type: Option<&[u8]>,
+        by_json_body: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.digest(py, body, content_type)?))
+        Ok(PyBytes::new(py, &self.digest(py, body, content_type, by_json_body)?))
     }
 }

@@ -151,11 +151,12 @@ impl RequestCall {
     ///     body: the whole body, or it and the content type in the place of the header's: ``(content_type, body)``.
     pub fn fingerprint_of(&self, body: &Bound<'_, PyAny>) -> PyResult<[u8; 32]> {
         let (py, facts) = (body.py(), self.facts.get());
+        let by_json_body = self.plan.bind(py).getattr(intern!(py, "by_json_body"))?.is_truthy()?;
         match body.cast::<PyBytes>() {
-            Ok(body) => facts.digest(py, body.as_bytes(), None),
+            Ok(body) => facts.digest(py, body.as_bytes(), None, by_json_body),
             Err(_) => {
                 let (content_type, body): (Bound<'_, PyBytes>, Bound<'_, PyBytes>) = body.extract()?;
-                facts.digest(py, body.as_bytes(), Some(content_type.as_bytes()))
+                facts.digest(py, body.as_bytes(), Some(content_type.as_bytes()), by_json_body)
             }
         }
     }

@@ -2,7 +2,13 @@
 //!
 //! Nothing here does I/O or knows a framework.
 
+#[cfg(feature = "json-body")]
+mod json;
+
 use crate::fingerprint::{Digest, Fingerprint};
+
+#[cfg(feature = "json-body")]
+pub use json::canonical_json;
 
 /// The response header that says "this is a stored answer".
 pub const REPLAYED: &str = "idempotent-replayed";
@@ -42,8 +48,8 @@ impl RequestFacts<'_> {
         let digest = Digest::new("idempotency http 1").part(self.method.as_bytes()).part(self.path).part(self.query);
         Fingerprint(match ContentType::read(self.content_type) {
             None => digest.part(self.content_type).part(self.body).finish(),
-            Some(ContentType { text, boundary: None }) => digest.part(&text).part(self.body).finish(),
-            Some(ContentType { text, boundary: Some(boundary) }) => {
+            Some(ContentType { text, boundary: None, .. }) => digest.part(&text).part(self.body).finish(),
+            Some(ContentType { text, boundary: Some(boundary), .. }) => {
                 let delimiter = [b"\r\n--", &boundary[..]].concat();
                 match parts(self.body, &delimiter) {
                     Some(parts) => parts.into_iter().fold(digest.part(&text), Digest::part).finish(),
@@ -60,6 +66,8 @@ struct ContentType {
     text: Vec<u8>,
     /// Of a `multipart/form-data` body (RFC 2046, section 5.1.1).
     boundary: Option<Vec<u8>>,
+    #[cfg_attr(not(feature = "json-body"), expect(dead_code))]
+    is_json: bool,
 }
 
 impl ContentType {
@@ -87,7 +95,7 @@ impl ContentType {
                 text.extend([b"; ", &name[..], b"=", &value].concat());
             }
         }
-        (!is_form || boundary.is_some()).then_some(Self { text, boundary })
+        (!is_form || boundary.is_some()).then_some(Self { text, boundary, is_json })
     }
 }
 
