@@ -286,7 +286,7 @@ def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
 def _injected(plan: Function) -> list[inspect.Parameter]:
     """The parameters that FastAPI is asked for, where the function may be an endpoint of it and has not got them."""
     fastapi = sys.modules.get("fastapi")
-    if fastapi is None:
+    if fastapi is None or plan.takes_django_request:
         return []
     wanted: list[inspect.Parameter] = []
 

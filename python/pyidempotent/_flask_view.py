@@ -1,5 +1,7 @@
 """A protected Flask view: its request is Flask's current one, its answer is what Flask makes of its value.
 
+Below a decorator of somebody else's, that decorator makes an answer of the value: then the value is stored.
+
 Knows Flask without importing it: inside a request it is imported already.
 """
 
@@ -38,15 +40,21 @@ def flask_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if flask is None or not flask.has_request_context():
         return None
     app, request = flask.current_app._get_current_object(), flask.request._get_current_object()
-    if _is_view(app, request, plan.function):
-        return FlaskViewCall(plan, args, kwargs, app, request)
+    own, views = inspect.unwrap(plan.function), views_of(app, request)
+    if any(inspect.unwrap(view) is own for view in views):
+        kind = FlaskViewCall if _is_outermost(views, plan.function) else FlaskValueCall
+        return kind(plan, args, kwargs, app, request)
     return FlaskFunctionCall(plan, args, kwargs, app, request) if plan.takes_key_from_header else None
 
 
-def _is_view(app: Flask, request: Request, function: Any) -> bool:
-    """Whether a function is what Flask calls for a request, below decorators that keep ``__wrapped__``."""
-    own = inspect.unwrap(function)
-    return any(inspect.unwrap(view) is own for view in views_of(app, request))
+def _is_outermost(views: list[Any], function: Any) -> bool:
+    """Whether Flask calls the wrapper of a function itself, without another decorator in between."""
+    view, *methods = views
+    if getattr(view, "__wrapped__", None) is function:
+        return True
+    # The second is Flask-RESTX's and Flask-RESTful's.
+    bearers = [getattr(view.view_class, name, None) for name in ("decorators", "method_decorators")] if methods else []
+    return not any(bearers) and any(getattr(method, "__wrapped__", None) is function for method in methods)
 
 
 def views_of(app: Flask, request: Request) -> list[Any]:
@@ -153,7 +161,7 @@ class FlaskViewCall(FlaskFunctionCall):
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""
-        if self.plan.fingerprint is not None and not self.plan.by_json_body:
+        if self.plan.asks_fingerprint:
             return super().fingerprint()
         limit = self.site.max_request_bytes
         self.facts.refuse_declared(limit)
@@ -209,6 +217,48 @@ class FlaskViewCall(FlaskFunctionCall):
     def answer(self, error: IdempotencyError) -> Any:
         """The response to a refusal; ``None`` where it has to be raised: the app has a handler of its own for it."""
         return refusal(self.app, self.request, error, self.site)
+
+
+class FlaskValueCall(FlaskViewCall):
+    """A call of a view below a decorator of somebody else's, like ``marshal_with``, which is given the view's value."""
+
+    __slots__ = ()
+
+    prepare = EndpointCall.prepare
+    prepare_in_thread = EndpointCall.prepare_in_thread
+
+    def status(self, outcome: Outcome, /) -> int | None:
+        """The status, as far as the view decides it."""
+        value = outcome.value
+        if outcome.exception is not None or _is_response(value):
+            return super().status(outcome)
+        beside = value[1:] if isinstance(value, tuple) else ()
+        words = (str(int(part)) if isinstance(part, int) else str(part).partition(" ")[0] for part in beside)
+        return next((int(word) for word in words if word.isdigit()), 200)
+
+    def pack(self, outcome: Outcome, /) -> bytes:
+        """A response whole, anything else as the value it is."""
+        if outcome.exception is not None or _is_response(outcome.value):
+            return super().pack(outcome)
+        try:
+            return FunctionCall.pack(self, outcome)
+        except Unstorable as error:
+            raise Unstorable(f"{error}; or put @idempotent above the decorator that makes an answer of it") from error
+
+    def note(self, outcome: Outcome, /) -> dict[str, Any]:
+        """The status and the location of the answer."""
+        if outcome.exception is not None or _is_response(outcome.value):
+            return super().note(outcome)
+        return note_of(self.status(outcome), ())
+
+    def answer(self, error: IdempotencyError) -> Any:
+        """Raises the refusal as an exception that is an answer: a value would go to the decorator above."""
+        response = super().answer(error)
+        if response is None:
+            return None
+        refused = sys.modules["werkzeug.exceptions"].HTTPException(response=response)
+        refused.data = response.get_json()  # for Flask-RESTX, which writes the body anew
+        raise refused from error
 
 
 # What the decorator and the extension share.
@@ -315,6 +365,10 @@ def _read(stream: Any, size: int) -> bytes:
         chunks.append(chunk)
         left -= len(chunk)
     return b"".join(chunks)
+
+
+def _is_response(value: Any) -> bool:
+    return isinstance(value, sys.modules["werkzeug.wrappers"].Response)
 
 
 def _is_http_exception(error: Exception) -> bool:

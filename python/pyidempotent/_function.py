@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -16,7 +17,16 @@ from pyidempotent._native import FunctionCall
 from pyidempotent._site import Site
 from pyidempotent.exceptions import IdempotencyScopeMissing
 
-__all__ = ["Function", "FunctionCall", "arguments", "by_authorization", "caller_bytes", "is_framework_object", "json_body", "shared"]
+__all__ = [
+    "Function",
+    "FunctionCall",
+    "arguments",
+    "by_authorization",
+    "caller_bytes",
+    "is_framework_object",
+    "json_body",
+    "shared",
+]
 
 #: Framework objects that say nothing about what is asked for, by where their class is defined.
 _FRAMEWORK_CLASSES = frozenset(
@@ -44,9 +54,9 @@ def shared(*_args: Any, **_kwargs: Any) -> None:
 def json_body(*_args: Any, **_kwargs: Any) -> None:
     """As ``fingerprint=``: a JSON body is compared by what it says (RFC 8785), not byte for byte.
 
-    The order of names, white space, escapes and the form of a number (``10``, ``1e1``) do not count. Method, path, query
-    and content type count as without it. A body counts byte for byte if its content type is not ``application/json`` or
-    ``…+json``, or if it has a name twice in one object or an integer beyond 2**53 - 1.
+    The order of names, white space, escapes and the form of a number (``10``, ``1e1``) do not count. Method, path,
+    query and content type count as without it. A body counts byte for byte if its content type is not
+    ``application/json`` or ``…+json``, or if it has a name twice in one object or an integer beyond 2**53 - 1.
 
     Raises:
         TypeError: at the call of a function that is not an endpoint: it has no body.
@@ -153,6 +163,20 @@ class Function:
             has_namespace=self.namespace is not None,
             has_fingerprint=self.fingerprint is not None,
         )
+
+    @property
+    def takes_django_request(self) -> bool:
+        """Whether the first parameter is Django's request, as its name or its annotation tells."""
+        name = next(iter(self.binding.names), "")
+        is_untold = name == "request" and self.binding.hints.get(name, Any) is Any
+        return "django.http.request" in sys.modules and (
+            is_untold or self._is_hinted(name, "django.http.request", "HttpRequest")
+        )
+
+    @property
+    def asks_fingerprint(self) -> bool:
+        """Whether ``fingerprint=`` is a callable on the arguments, also of an endpoint."""
+        return self.fingerprint is not None and not self.by_json_body
 
     @property
     def takes_key_from_header(self) -> bool:

@@ -160,8 +160,7 @@ class EndpointCall(FunctionCall):
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, which needs its body; or as ``fingerprint=`` says."""
-        plan = self.plan
-        return None if plan.fingerprint is None or plan.by_json_body else super().fingerprint()
+        return super().fingerprint() if self.plan.asks_fingerprint else None
 
     def body(self) -> tuple[Any, int]:
         """The request, and how much of it may be read."""

@@ -4,6 +4,7 @@ answer the result.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable
@@ -126,13 +127,13 @@ class ViewCall(EndpointCall):
 
     def fingerprint(self) -> bytes | None:
         """The digest of the request, or as ``fingerprint=`` says. Django's body needs no loop."""
-        if self.plan.fingerprint is not None:
+        if self.plan.asks_fingerprint:
             return FunctionCall.fingerprint(self)
         return self.fingerprint_of(read_body(self.http_request, self.facts, self.site.max_request_bytes))
 
     def verdict(self, outcome: Outcome) -> str:
         """By the status table; no answer at all is a failure."""
-        if outcome.value is None and outcome.exception is None:
+        if outcome.value is None and outcome.exception is None and self._answers():
             once(
                 self.site,
                 logging.ERROR,
@@ -141,11 +142,21 @@ class ViewCall(EndpointCall):
             return "fail"
         return super().verdict(outcome)
 
+    def _answers(self) -> bool:
+        """Whether Django itself gets what the view returns, and no framework that makes an answer of it, like Ninja."""
+        view = getattr(self.http_request.resolver_match, "func", None)
+        is_method = hasattr(view, "view_class") or hasattr(view, "cls")
+        return view is None or is_method or inspect.unwrap(view) is inspect.unwrap(self.plan.function)
+
     def status(self, outcome: Outcome) -> int | None:
         """The status that the client sees, as far as a view decides it."""
         error: Any = outcome.exception
         if error is None:
-            return outcome.value.status_code if isinstance(outcome.value, HttpResponseBase) else None
+            value = outcome.value
+            if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], int):
+                return value[0]  # as Ninja takes it
+            status: int | None = getattr(value, "status_code", None)
+            return status
         if _is_rest_exception(error):
             return int(error.status_code)
         return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), None)
@@ -159,7 +170,12 @@ class ViewCall(EndpointCall):
             return pack_exception(error, self.plan.classes, self.stored_exceptions())
         if isinstance(response, HttpResponseBase):
             return self._pack_answer(response)
-        return FunctionCall.pack(self, outcome)
+        try:
+            return FunctionCall.pack(self, outcome)
+        except Unstorable as error:
+            if self._answers():
+                raise
+            raise Unstorable(f"{error}; or put @idempotent above the decorator that makes an answer of it") from error
 
     def _pack_answer(self, response: Any) -> bytes:
         if response.streaming:
