@@ -6,8 +6,10 @@ import abc
 import asyncio
 import dataclasses
 import enum
+import io
+import typing
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -306,7 +308,6 @@ def test_a_stranger_raises_no_exception_of_his_choice(store: Store) -> None:
         (Literal[Kind.PEN, "none"], Kind.PEN),
         (Named_, ITEM),
         (B, ITEM),
-        (Awaitable[Item], ITEM),
         (Partly, Partly(ITEM)),
         (Pair, Pair(ITEM, 1)),
         (Parcel, Parcel([ITEM])),
@@ -551,3 +552,38 @@ def test_an_endpoint_without_an_annotation_is_replayed(backend: Backend, options
     assert first.status_code == 200
     assert same_answer(first, again)
     assert runs == [1]
+
+
+NEVER_KEPT: dict[Any, str] = {
+    Iterator[int]: "an iterator is gone",
+    Generator[int, None, None]: "a generator is gone",
+    AsyncIterator[int]: "an iterator is gone",
+    list[Iterator[int]] | None: "an iterator is gone",
+    Annotated[Awaitable[int], "note"]: "make the function async def",
+    Callable[[int], int]: "a callable can't be stored",
+    dict[str, io.StringIO]: "an open file can't be stored",
+    typing.TextIO: "an open file can't be stored",
+}
+
+
+@pytest.mark.parametrize("annotation", NEVER_KEPT, ids=str)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_can_never_be_kept_is_refused_at_decoration(annotation: Any, is_async: bool) -> None:
+    def sync() -> Any: ...
+
+    async def coroutine() -> Any: ...
+
+    function: Any = coroutine if is_async else sync
+    function.__annotations__ = {"return": annotation}
+    with pytest.raises(TypeError, match=NEVER_KEPT[annotation]):
+        idempotent("memory://", key=lambda: "a")(function)
+    # FastAPI may render what an endpoint returns.
+    idempotent("memory://")(function)
+
+
+@pytest.mark.parametrize("annotation", [Iterable[int], list[int] | None, Any, object, type(None), "Unknown", tuple[()]])
+def test_what_may_be_kept_is_not(annotation: Any) -> None:
+    def function() -> Any: ...
+
+    function.__annotations__ = {"return": annotation}
+    idempotent("memory://", key=lambda: "a")(function)

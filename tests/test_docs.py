@@ -12,7 +12,7 @@ from pyidempotent.backends.custom import Step
 from pyidempotent.testing import check_backend
 from servers import RedisServer
 
-EXECUTED = {"backends", "celery", "consumers", "django", "fastapi", "flask", "testing"}
+EXECUTED = {"backends", "celery", "consumers", "django", "fastapi", "flask", "options", "servers", "testing"}
 
 
 def test_every_page_with_code_is_executed() -> None:

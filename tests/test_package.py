@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import django_site  # noqa: F401  # sets Django up, which its examples want
 import pyidempotent
 from scripts import output
 

@@ -5,9 +5,11 @@ somebody else can write to must not decide what is made.
 from __future__ import annotations
 
 import inspect
+import io
 import sys
 import types
 import typing
+from collections import abc
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +18,40 @@ from pyidempotent._values import class_name, is_rebuilt
 
 #: Their base classes (``object``, ``Exception``, ``Enum``, ``BaseModel``) promise no subclass in particular.
 _LIBRARIES = frozenset({*sys.stdlib_module_names, "pydantic", "sqlmodel", "typing_extensions"})
+
+
+#: Kinds of values that no store can keep, whatever class of the kind they are.
+_NEVER_KEPT: dict[Any, str] = {
+    abc.Iterator: "an iterator is gone when it is read: return a list",
+    abc.Generator: "a generator is gone when it is read: return a list",
+    abc.AsyncIterator: "an iterator is gone when it is read: return a list",
+    abc.AsyncGenerator: "a generator is gone when it is read: return a list",
+    abc.Awaitable: "what is to be awaited has not ended: make the function async def, and await it there",
+    abc.Coroutine: "what is to be awaited has not ended: make the function async def, and await it there",
+    abc.Callable: "a callable can't be stored: return what it is made from",
+    typing.IO: "an open file can't be stored: return its path or its contents",
+    typing.TextIO: "an open file can't be stored: return its path or its contents",
+    typing.BinaryIO: "an open file can't be stored: return its path or its contents",
+}
+
+
+def never_kept(annotation: Any) -> str | None:
+    """Why no value of an annotation, or of a part of it, can be stored; None where one may be.
+
+    >>> never_kept(list[int]), never_kept(typing.Iterator[int] | None)
+    (None, 'an iterator is gone when it is read: return a list')
+    """
+    pending = [annotation]
+    while pending:
+        part = pending.pop()
+        origin = typing.get_origin(part) or part
+        if isinstance(origin, abc.Hashable) and (why := _NEVER_KEPT.get(origin)) is not None:
+            return why
+        if isinstance(origin, type) and issubclass(origin, io.IOBase):
+            return _NEVER_KEPT[typing.IO]
+        if not isinstance(part, type) or origin is not part:
+            pending.extend(inner for inner in _parts(part) if inner is not None and inner is not part)
+    return None
 
 
 class Named(Mapping[str, type]):

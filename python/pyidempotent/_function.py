@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from pyidempotent import _native
-from pyidempotent._annotations import Named
+from pyidempotent._annotations import Named, never_kept
 from pyidempotent._binding import Binding, Selector
 from pyidempotent._native import FunctionCall
 from pyidempotent._site import Site
@@ -117,6 +117,8 @@ class Function:
         self.name = name or f"{function.__module__}.{qualified}"
         self.binding = Binding(function)
         self.is_method = "." in qualified.rpartition("<locals>.")[2] and self.binding.names[:1] in (["self"], ["cls"])
+        if key is not None and (why := never_kept(self.binding.hints.get("return"))):
+            raise TypeError(f"{qualified} returns what can't be kept for a repeat: {why}")
         self.key_is_arguments = key is arguments
         if self.key_is_arguments and self.is_method and fingerprint is None:
             raise TypeError(
