@@ -243,6 +243,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
 
     wrapper.__signature__ = _signature(plan, injected)  # type: ignore[attr-defined]  # what inspect looks for
     wrapper.__idempotent__ = plan  # type: ignore[attr-defined]  # what a framework's documentation looks for
+    plan.wrapper = wrapper
     return wrapper
 
 

@@ -112,6 +112,8 @@ class Function:
         if name is None and ("<lambda>" in qualified or not qualified):
             raise TypeError("a lambda (or a nameless callable) needs name=: its qualified name tells it from no other")
         self.function = function
+        #: What stands in its place.
+        self.wrapper: Callable[..., Any] | None = None
         self.site = site
         self.named = name is not None
         self.name = name or f"{function.__module__}.{qualified}"
@@ -170,7 +172,7 @@ class Function:
     def takes_django_request(self) -> bool:
         """Whether the first parameter is Django's request, as its name or its annotation tells."""
         name = next(iter(self.binding.names), "")
-        is_untold = name == "request" and self.binding.hints.get(name, Any) is Any
+        is_untold = name == "request" and self.binding.hints.get(name, Any) is Any and name not in self.binding.defaults
         return "django.http.request" in sys.modules and (
             is_untold or self._is_hinted(name, "django.http.request", "HttpRequest")
         )

@@ -133,22 +133,25 @@ impl Record {
     /// The wire form after something else, in one allocation.
     pub(crate) fn encode_after(&self, head: &[u8]) -> Vec<u8> {
         let label = self.short_label();
-        let mut out = Vec::with_capacity(head.len() + self.encoded_len());
-        out.extend_from_slice(head);
-        out.extend_from_slice(b"idm1");
-        out.push(match self.state {
+        // Of a known length: it is put together without a look at the capacity for each field.
+        let mut fields = [0; HEAD];
+        fields[..4].copy_from_slice(b"idm1");
+        fields[4] = match self.state {
             State::InFlight => b'F',
             State::Completed => b'C',
             State::NotKept => b'N',
             State::Unknown => b'U',
-        });
-        out.push(if self.after_crash == AfterCrash::Refuse { b'x' } else { b'r' });
-        out.extend_from_slice(&self.token.0);
-        out.extend_from_slice(&digits(self.fence));
-        out.extend_from_slice(&self.lease.to_be_bytes());
-        out.extend_from_slice(&self.ttl.to_be_bytes());
-        out.extend_from_slice(&self.fingerprint.0);
-        out.extend_from_slice(&(label.len() as u16).to_be_bytes());
+        };
+        fields[5] = if self.after_crash == AfterCrash::Refuse { b'x' } else { b'r' };
+        fields[6..22].copy_from_slice(&self.token.0);
+        fields[22..38].copy_from_slice(&digits(self.fence));
+        fields[38..46].copy_from_slice(&self.lease.to_be_bytes());
+        fields[46..54].copy_from_slice(&self.ttl.to_be_bytes());
+        fields[54..86].copy_from_slice(&self.fingerprint.0);
+        fields[86..].copy_from_slice(&(label.len() as u16).to_be_bytes());
+        let mut out = Vec::with_capacity(head.len() + HEAD + label.len() + self.result.len());
+        out.extend_from_slice(head);
+        out.extend_from_slice(&fields);
         out.extend_from_slice(label.as_bytes());
         out.extend_from_slice(&self.result);
         out

@@ -5,6 +5,8 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use crate::clock::{Clock, SystemClock};
 use crate::decide::{self, Claim, Claiming, Held, Resolution, Settle};
 use crate::error::{StoreError, StoreErrorKind};
@@ -34,7 +36,7 @@ pub struct MemoryStore {
 struct Table {
     /// As [`step`] writes them, after the time they are looked at (8 bytes): one allocation each, and half of what the
     /// parts would take.
-    entries: HashMap<Name, Box<[u8]>>,
+    entries: HashMap<Name, Box<[u8]>, RandomState>,
     /// Every entry once, by the time it is looked at: not later than it expires. A completion expires later than its
     /// claim and keeps its place; it gets another when it is looked at.
     looks: BTreeSet<(Micros, Name)>,
@@ -42,10 +44,10 @@ struct Table {
 }
 
 /// Half of a storage key: 128 bits of a digest tell records apart as well as 256 do.
-type Name = [u8; 16];
+type Name = u128;
 
 fn name(key: &StorageKey) -> Name {
-    *key.0.first_chunk().expect("a storage key has 32 bytes")
+    Name::from_be_bytes(*key.0.first_chunk().expect("a storage key has 32 bytes"))
 }
 
 /// An entry's time to look at it, and its value.
@@ -248,7 +250,7 @@ impl Store for MemoryStore {
         let (table, now) = self.at_now();
         let keys = table.entries.keys().map(|name| {
             let mut key = [0; 32];
-            key[..name.len()].copy_from_slice(name);
+            key[..16].copy_from_slice(&name.to_be_bytes());
             StorageKey(key)
         });
         let listed = keys.filter_map(|key| Some(Listed { held: table.held(&key)?, key, now }));
