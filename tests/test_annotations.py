@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import enum
 import io
+import sys
 import typing
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
@@ -31,11 +32,12 @@ import pytest
 import redis
 from celery import Celery
 from fastapi import FastAPI
+from flask.typing import ResponseReturnValue
 
 from clients import Local, same_answer
 from colours import Colour
 from pyidempotent import IdempotencyNotKept, IdempotencyUnknown, Outcome, _native, attempt, idempotent
-from pyidempotent._annotations import Named
+from pyidempotent._annotations import Named, never_kept
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
@@ -581,9 +583,40 @@ def test_what_can_never_be_kept_is_refused_at_decoration(annotation: Any, is_asy
     idempotent("memory://")(function)
 
 
-@pytest.mark.parametrize("annotation", [Iterable[int], list[int] | None, Any, object, type(None), "Unknown", tuple[()]])
+class Handlers(Generic[T]):
+    """Its argument is no value of its."""
+
+
+MAY_BE_KEPT: list[Any] = [
+    Iterable[int],
+    list[int] | None,
+    dict[str, int] | Awaitable[dict[str, int]],
+    int | Callable[[], int],
+    Handlers[Callable[[], int]],
+    ResponseReturnValue,
+    Any,
+    object,
+    type(None),
+    None,
+    "Unknown",
+    tuple[()],
+    (dict, [int]),
+]
+
+
+@pytest.mark.parametrize("annotation", MAY_BE_KEPT, ids=str)
 def test_what_may_be_kept_is_not(annotation: Any) -> None:
     def function() -> Any: ...
 
     function.__annotations__ = {"return": annotation}
     idempotent("memory://", key=lambda: "a")(function)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement came with Python 3.12")
+def test_an_alias_of_itself_ends() -> None:
+    names: dict[str, Any] = {"Iterator": Iterator}
+    exec("type JSON = dict[str, JSON] | list[JSON] | str\ntype Bad = Iterator[Bad]", names)
+    exec("def f[T: list[T]](x: T) -> T: ...", names)
+    assert never_kept(names["JSON"]) is None
+    assert never_kept(names["f"].__annotations__["return"]) is None
+    assert never_kept(names["Bad"]) is not None

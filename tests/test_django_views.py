@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
+from django.urls import path
+from django.views import View
 
 from clients import new_key
 from django_client import Browser, browser, is_replay, refused, same_answer, site
@@ -256,3 +261,75 @@ def test_the_middleware_does_not_know_a_token_user(site: None, key: str) -> None
         answer = Browser("sync").post("/pay", key, headers=headers)
     refused(answer, 500, "scope-missing", "none")
     assert THREADS == []
+
+
+@dataclasses.dataclass
+class Paid:
+    status_code: Any
+
+
+@idempotent(MemoryBackend())
+def helper(request: Any) -> tuple[int, Any] | Paid | None:
+    RUNS.append("helper")
+    return HELPED[0]
+
+
+HELPED: list[Any] = [None]
+
+
+def enveloped(view: Any) -> Any:
+    """What makes an answer of a view's value."""
+
+    @functools.wraps(view)
+    def wrapper(request: Any) -> HttpResponse:
+        return HttpResponse(repr(view(request)))
+
+    return wrapper
+
+
+class Helped(View):
+    def post(self, request: Any) -> HttpResponse:
+        return HttpResponse(repr(helper(request)))
+
+
+@idempotent(MemoryBackend())
+def no_answer(request: Any) -> Any:
+    RUNS.append("no answer")
+    return {"a": 1}
+
+
+def no_answer_behind_the_middleware(request: Any) -> Any:
+    RUNS.append("no answer")
+    return {"a": 1}
+
+
+urlpatterns = [
+    path("function", lambda request: HttpResponse(repr(helper(request)))),
+    path("class", Helped.as_view()),
+    path("below", enveloped(helper)),
+    path("no-answer", no_answer),
+    path("no-answer-behind", no_answer_behind_the_middleware),
+]
+
+
+@pytest.mark.parametrize("where", ["function", "class", "below"])
+@pytest.mark.parametrize(
+    "value", [None, (503, True), (401, "a"), (70000, "EUR"), Paid(503), Paid("declined")], ids=repr
+)
+def test_a_value_that_is_no_answer_has_no_status(site: None, where: str, value: Any) -> None:
+    HELPED[0] = value
+    others = [name for name in settings.MIDDLEWARE if name != OURS]
+    with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=others):
+        key, browser = new_key(), Browser("sync")
+        answers = [browser.post(f"/{where}", key) for _ in range(3)]
+        assert [(answer.status_code, answer.content) for answer in answers] == [(200, repr(value).encode())] * 3
+        assert RUNS == ["helper"]
+
+
+@pytest.mark.parametrize("where", ["no-answer", "no-answer-behind"])
+def test_a_view_that_returns_no_answer_releases_the_key(browser: Browser, where: str) -> None:
+    others = [name for name in settings.MIDDLEWARE if name != OURS or where == "no-answer-behind"]
+    with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=others):
+        key = new_key()
+        assert [browser.post(f"/{where}", key).status_code for _ in range(2)] == [500, 500]
+        assert RUNS == ["no answer", "no answer"]

@@ -35,23 +35,39 @@ _NEVER_KEPT: dict[Any, str] = {
 }
 
 
-def never_kept(annotation: Any) -> str | None:
-    """Why no value of an annotation, or of a part of it, can be stored; None where one may be.
+def never_kept(annotation: Any, _outer: tuple[Any, ...] = ()) -> str | None:
+    """Why no value of an annotation can be stored; None where one may be.
 
-    >>> never_kept(list[int]), never_kept(typing.Iterator[int] | None)
-    (None, 'an iterator is gone when it is read: return a list')
+    Of a union one member that may be stored is enough, of a collection of the standard library every part counts. The
+    arguments of other generic classes say nothing about what is in their values.
+
+    >>> never_kept(typing.Iterator[int] | None)
+    'an iterator is gone when it is read: return a list'
+    >>> never_kept(list[int] | typing.Iterator[int])
     """
-    pending = [annotation]
-    while pending:
-        part = pending.pop()
-        origin = typing.get_origin(part) or part
-        if isinstance(origin, abc.Hashable) and (why := _NEVER_KEPT.get(origin)) is not None:
-            return why
-        if isinstance(origin, type) and issubclass(origin, io.IOBase):
-            return _NEVER_KEPT[typing.IO]
-        if not isinstance(part, type) or origin is not part:
-            pending.extend(inner for inner in _parts(part) if inner is not None and inner is not part)
-    return None
+    if any(annotation is part for part in _outer):  # an alias of itself
+        return None
+    origin = typing.get_origin(annotation) or annotation
+    inside = (*_outer, annotation)
+    parts = typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        said = [never_kept(part, inside) for part in parts if part is not type(None)]
+        return said[0] if said and all(said) else None
+    if origin is typing.Annotated:
+        return never_kept(annotation.__origin__, inside)
+    if isinstance(origin, type) and issubclass(origin, list | tuple | set | frozenset | dict):
+        return next(filter(None, (never_kept(part, inside) for part in parts)), None)
+    if isinstance(origin, type) and issubclass(origin, io.IOBase):
+        return _NEVER_KEPT[typing.IO]
+    if (why := next((why for kind, why in _NEVER_KEPT.items() if kind is origin), None)) is not None:
+        return why
+    if parts or isinstance(annotation, type | typing.TypeVar):
+        return None
+    try:
+        alias = getattr(annotation, "__supertype__", None) or getattr(annotation, "__value__", None)
+    except Exception:  # it may name what only a type checker imports
+        return None
+    return None if alias is None else never_kept(alias, inside)
 
 
 class Named(Mapping[str, type]):

@@ -15,9 +15,9 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyidempotent._callers import server_caller, user_caller
-from pyidempotent._function import Function, FunctionCall
+from pyidempotent._function import Function, FunctionCall, module_of, modules_above
 from pyidempotent._http import REPLAYED, note_of, problem_answer, too_large
-from pyidempotent._native import Facts, replayed
+from pyidempotent._native import Facts, fingerprint_call, replayed
 from pyidempotent._requests import ATTEMPT, EndpointCall, form_content
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
 from pyidempotent._site import Site
@@ -42,19 +42,28 @@ def flask_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     app, request = flask.current_app._get_current_object(), flask.request._get_current_object()
     own, views = inspect.unwrap(plan.function), views_of(app, request)
     if any(inspect.unwrap(view) is own for view in views):
-        kind = FlaskViewCall if _is_outermost(views, plan.function) else FlaskValueCall
+        kind = FlaskViewCall if _is_answer(plan, views) else FlaskValueCall
         return kind(plan, args, kwargs, app, request)
     return FlaskFunctionCall(plan, args, kwargs, app, request) if plan.takes_key_from_header else None
 
 
-def _is_outermost(views: list[Any], function: Any) -> bool:
-    """Whether Flask calls the wrapper of a function itself, without another decorator in between."""
+#: Whose decorators let an answer pass as it is.
+_PASSING = frozenset(
+    {"flask", "flask_cors", "flask_httpauth", "flask_jwt_extended", "flask_limiter", "flask_login", "flask_wtf"}
+)
+
+
+def _is_answer(plan: Function, views: list[Any]) -> bool:
+    """Whether Flask makes an answer of what a view returns, and no decorator or class of somebody else's."""
     view, *methods = views
-    if getattr(view, "__wrapped__", None) is function:
-        return True
-    # The second is Flask-RESTX's and Flask-RESTful's.
-    bearers = [getattr(view.view_class, name, None) for name in ("decorators", "method_decorators")] if methods else []
-    return not any(bearers) and any(getattr(method, "__wrapped__", None) is function for method in methods)
+    above = modules_above(view, plan.wrapper)
+    for method in methods:
+        if above is None and (inside := modules_above(method, plan.wrapper)) is not None:
+            cls = view.view_class
+            # The second name is Flask-RESTX's and Flask-RESTful's.
+            around = [*cls.decorators, *getattr(cls, "method_decorators", ()), cls.dispatch_request]
+            above = [*inside, *map(module_of, around), *(modules_above(view, None) or ())]
+    return above is not None and all(name.partition(".")[0] in _PASSING for name in above)
 
 
 def views_of(app: Flask, request: Request) -> list[Any]:
@@ -106,9 +115,22 @@ class FlaskFunctionCall(EndpointCall):
         """A function's caller gets the exception."""
         return None
 
+    def fingerprint(self) -> bytes | None:
+        """The digest of the arguments, and of the request where the key is its: this may be a view that is not seen,
+        below a decorator without ``__wrapped__``."""
+        own = FunctionCall.fingerprint(self)
+        if self.plan.fingerprint is not None or not self.plan.takes_key_from_header:
+            return own
+        return fingerprint_call({"arguments": own, "request": self._request_digest()})
+
+    def _request_digest(self) -> bytes:
+        """The digest of the request. Flask reads a body without a loop."""
+        limit = self.site.max_request_bytes
+        self.facts.refuse_declared(limit)
+        return self.fingerprint_of(read_body(self.request, limit))
+
     # All else is as without a request.
     operation = FunctionCall.operation
-    fingerprint = FunctionCall.fingerprint
     verdict = FunctionCall.verdict
     status = FunctionCall.status
     pack = FunctionCall.pack
@@ -160,12 +182,8 @@ class FlaskViewCall(FlaskFunctionCall):
         return response
 
     def fingerprint(self) -> bytes | None:
-        """The digest of the request, or as ``fingerprint=`` says. Flask reads a body without a loop."""
-        if self.plan.asks_fingerprint:
-            return super().fingerprint()
-        limit = self.site.max_request_bytes
-        self.facts.refuse_declared(limit)
-        return self.fingerprint_of(read_body(self.request, limit))
+        """The digest of the request, or as ``fingerprint=`` says."""
+        return super().fingerprint() if self.plan.asks_fingerprint else self._request_digest()
 
     def status(self, outcome: Outcome, /) -> int | None:
         """The status that the client sees."""
@@ -229,21 +247,27 @@ class FlaskValueCall(FlaskViewCall):
 
     def status(self, outcome: Outcome, /) -> int | None:
         """The status, as far as the view decides it."""
-        value = outcome.value
-        if outcome.exception is not None or _is_response(value):
+        if outcome.exception is not None or _is_response(outcome.value):
             return super().status(outcome)
-        beside = value[1:] if isinstance(value, tuple) else ()
-        words = (str(int(part)) if isinstance(part, int) else str(part).partition(" ")[0] for part in beside)
-        return next((int(word) for word in words if word.isdigit()), 200)
+        return next((int(part) for part in _beside(outcome.value) if _is_status(part)), 200)
 
     def pack(self, outcome: Outcome, /) -> bytes:
-        """A response whole, anything else as the value it is."""
-        if outcome.exception is not None or _is_response(outcome.value):
+        """A response whole, anything else as the value it is, or as Flask's JSON has it."""
+        value = outcome.value
+        if outcome.exception is not None or _is_response(value):
             return super().pack(outcome)
+        if type(value) is tuple and value and _is_response(value[0]):
+            return self._pack(self.app.make_response(value))
         try:
-            return FunctionCall.pack(self, outcome)
+            return FunctionCall.pack(self, Outcome(value=_plain(value)))
         except Unstorable as error:
-            raise Unstorable(f"{error}; or put @idempotent above the decorator that makes an answer of it") from error
+            try:
+                return FunctionCall.pack(self, Outcome(value=_plain(value, self.app.json)))
+            except (TypeError, ValueError, Unstorable):
+                raise Unstorable(
+                    f"{error}; return what Flask can make an answer of, or protect the request with "
+                    "pyidempotent.flask.Idempotency, which stores what the decorators above have made of it"
+                ) from error
 
     def note(self, outcome: Outcome, /) -> dict[str, Any]:
         """The status and the location of the answer."""
@@ -254,11 +278,42 @@ class FlaskValueCall(FlaskViewCall):
     def answer(self, error: IdempotencyError) -> Any:
         """Raises the refusal as an exception that is an answer: a value would go to the decorator above."""
         response = super().answer(error)
-        if response is None:
-            return None
-        refused = sys.modules["werkzeug.exceptions"].HTTPException(response=response)
-        refused.data = response.get_json()  # for Flask-RESTX, which writes the body anew
-        raise refused from error
+        if response is None or self.app.config["TRAP_HTTP_EXCEPTIONS"]:
+            return response
+        raise _refused(response, str(error)) from error
+
+
+def _beside(value: Any) -> tuple[Any, ...]:
+    """The status and the headers beside a body, as Flask takes them."""
+    return value[1:] if type(value) is tuple and len(value) in (2, 3) else ()
+
+
+def _is_status(part: Any) -> bool:
+    return isinstance(part, int) and not isinstance(part, bool) and 100 <= part <= 599
+
+
+def _plain(value: Any, json: Any = None) -> Any:
+    """A view's value without the classes of werkzeug and of the standard library that beside a body say nothing more.
+
+    Parameters:
+        json: of the application, to make a body plain too.
+    """
+    body = value[0] if _beside(value) else value
+    if json is not None:
+        body = str(body) if isinstance(body, str) else json.loads(json.dumps(body))
+    if not _beside(value):
+        return body
+    headers = sys.modules["werkzeug.datastructures"].Headers
+    plain = [int(part) if _is_status(part) else list(part) if isinstance(part, headers) else part for part in value[1:]]
+    return (body, *plain)
+
+
+def _refused(response: Response, description: str) -> Exception:
+    """A refusal as an exception that no handler of HTTP errors writes anew, as the routing's own."""
+    bases = sys.modules["werkzeug.exceptions"].HTTPException, sys.modules["werkzeug.routing"].RoutingException
+    refused: Any = type("Refused", bases, {"code": response.status_code})(description, response)
+    refused.data = response.get_json()  # for Flask-RESTX, which writes the body anew all the same
+    return refused  # type: ignore[no-any-return]
 
 
 # What the decorator and the extension share.

@@ -56,7 +56,8 @@ def json_body(*_args: Any, **_kwargs: Any) -> None:
 
     The order of names, white space, escapes and the form of a number (``10``, ``1e1``) do not count. Method, path,
     query and content type count as without it. A body counts byte for byte if its content type is not
-    ``application/json`` or ``…+json``, or if it has a name twice in one object or an integer beyond 2**53 - 1.
+    ``application/json`` or ``…+json`` in UTF-8, or if it has a name twice in one object or an integer beyond 2**53 - 1.
+    Other numbers are compared as doubles: where your service reads more than 15 digits, have them sent as strings.
 
     Raises:
         TypeError: at the call of a function that is not an endpoint: it has no body.
@@ -82,6 +83,28 @@ def by_authorization(request: Any) -> str | None:
 def is_framework_object(value: Any) -> bool:
     """Whether a value is a framework's request, response or background task."""
     return any((cls.__module__, cls.__name__) in _FRAMEWORK_CLASSES for cls in type(value).__mro__)
+
+
+def module_of(wrapper: Any) -> str:
+    """Where a decorator's wrapper is defined, whatever its ``__module__`` says that it has copied."""
+    names = getattr(wrapper, "__globals__", None)
+    return str(type(wrapper).__module__ if names is None else names.get("__name__"))
+
+
+def modules_above(view: Any, wrapper: Any) -> list[str] | None:
+    """Where the decorators are defined that stand between a view and what is inside of it; None where it is not.
+
+    Parameters:
+        view: the outermost wrapper; each leaves what it wraps in ``__wrapped__``.
+        wrapper: what is looked for; None: all of them count.
+    """
+    found: list[str] = []
+    while view is not wrapper:
+        if view is None:
+            return None
+        found.append(module_of(view))
+        view = getattr(view, "__wrapped__", None)
+    return found
 
 
 class Function:

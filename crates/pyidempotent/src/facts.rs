@@ -42,6 +42,9 @@ enum Headers {
     Environ(Py<PyDict>),
 }
 
+/// From this size on, in bytes, a body is digested without the GIL.
+const LARGE: usize = 1 << 18;
+
 /// The headers that stand in an environ under a name of their own.
 const OWN: [&str; 2] = ["CONTENT_TYPE", "CONTENT_LENGTH"];
 
@@ -150,15 +153,14 @@ impl Facts {
             Some(_) => None,
         };
         let content_type = content_type.unwrap_or_else(|| told.as_ref().map_or(&[], |told| told.as_bytes()));
-        let canonical = if by_json_body { canonical_json(content_type, body) } else { None };
-        let facts = RequestFacts {
-            method: self.method.to_str(py)?,
-            path: self.path.as_bytes(py),
-            query: self.query.as_bytes(py),
-            content_type,
-            body: canonical.as_deref().unwrap_or(body),
+        let (method, path, query) = (self.method.to_str(py)?, self.path.as_bytes(py), self.query.as_bytes(py));
+        let digest = || {
+            let canonical = if by_json_body { canonical_json(content_type, body) } else { None };
+            let body = canonical.as_deref().unwrap_or(body);
+            RequestFacts { method, path, query, content_type, body }.fingerprint().0
         };
-        Ok(facts.fingerprint().0)
+        // A large body takes longer than the GIL's interval: others run meanwhile.
+        Ok(if body.len() < LARGE { digest() } else { py.detach(digest) })
     }
 }
 

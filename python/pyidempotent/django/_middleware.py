@@ -272,12 +272,22 @@ class _Running:
         return self._running.time_left()
 
     def end(self, response: HttpResponseBase) -> Any:
-        """Stores the answer, or has it stored at its end; what goes out."""
+        """Stores the answer, or has it stored at its end; what goes out.
+
+        Raises:
+            TypeError: where there is no answer; the key is released.
+        """
+        if (error := _no_answer(response)) is not None:
+            self.fail(error)
+            raise error
         _current.set(self._before)
         return self._captured(response) or _instead(response, self._running.settle())
 
     async def end_async(self, response: HttpResponseBase) -> Any:
-        """The same in a loop."""
+        """As `end`, in a loop."""
+        if (error := _no_answer(response)) is not None:
+            await self.fail_async(error)
+            raise error
         _current.set(self._before)
         return self._captured(response) or _instead(response, await self._running.settle_async())
 
@@ -295,6 +305,13 @@ class _Running:
         # Before what it reads from is closed.
         response._resource_closers.insert(0, captured.close)
         return response
+
+
+def _no_answer(response: Any) -> TypeError | None:
+    """What is wrong with what a view has returned; None where it is an answer."""
+    if isinstance(response, HttpResponseBase):
+        return None
+    return TypeError(f"the view returned {type(response).__qualname__}, which is no HttpResponse")
 
 
 def _instead(response: Any, answer: Answer | None) -> Any:

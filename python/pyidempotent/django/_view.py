@@ -4,7 +4,6 @@ answer the result.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 
 from pyidempotent._departure import to_its_end
-from pyidempotent._function import Function, FunctionCall
+from pyidempotent._function import Function, FunctionCall, modules_above
 from pyidempotent._http import REPLAYED, note_of, once
 from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import EndpointCall
@@ -132,31 +131,38 @@ class ViewCall(EndpointCall):
         return self.fingerprint_of(read_body(self.http_request, self.facts, self.site.max_request_bytes))
 
     def verdict(self, outcome: Outcome) -> str:
-        """By the status table; no answer at all is a failure."""
-        if outcome.value is None and outcome.exception is None and self._answers():
+        """By the status table; what is no answer at all is a failure, which Django itself tells."""
+        if outcome.exception is None and not isinstance(outcome.value, HttpResponseBase) and self._answers():
+            kind = type(outcome.value).__qualname__
             once(
                 self.site,
                 logging.ERROR,
-                f"{self.plan.name} returned None, which is no answer: the key is released, and a repeat runs",
+                f"{self.plan.name} returned {kind}, which is no HttpResponse: the key is released, and a repeat runs",
             )
             return "fail"
         return super().verdict(outcome)
 
     def _answers(self) -> bool:
-        """Whether Django itself gets what the view returns, and no framework that makes an answer of it, like Ninja."""
+        """Whether Django itself gets what the view returns, not a decorator that makes an answer of it."""
         view = getattr(self.http_request.resolver_match, "func", None)
-        is_method = hasattr(view, "view_class") or hasattr(view, "cls")
-        return view is None or is_method or inspect.unwrap(view) is inspect.unwrap(self.plan.function)
+        cls = getattr(view, "view_class", None)
+        if cls is not None:
+            view = getattr(cls, (self.http_request.method or "").lower(), None)
+        above = modules_above(view, self.plan.wrapper)
+        return above is not None and all(name.partition(".")[0] in ("django", "pyidempotent") for name in above)
+
+    def _is_ninjas(self) -> bool:
+        """Whether Django Ninja itself gets what the endpoint returns."""
+        return hasattr(self.plan.wrapper, "_ninja_operation")
 
     def status(self, outcome: Outcome) -> int | None:
         """The status that the client sees, as far as a view decides it."""
         error: Any = outcome.exception
         if error is None:
             value = outcome.value
-            if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], int):
-                return value[0]  # as Ninja takes it
-            status: int | None = getattr(value, "status_code", None)
-            return status
+            if self._is_ninjas() and type(value) is tuple and len(value) == 2:
+                return value[0] if value[0] in range(100, 600) else None
+            return value.status_code if isinstance(value, HttpResponseBase) else None
         if _is_rest_exception(error):
             return int(error.status_code)
         return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), None)
@@ -173,9 +179,9 @@ class ViewCall(EndpointCall):
         try:
             return FunctionCall.pack(self, outcome)
         except Unstorable as error:
-            if self._answers():
+            if not self._is_ninjas():
                 raise
-            raise Unstorable(f"{error}; or put @idempotent above the decorator that makes an answer of it") from error
+            raise Unstorable(f"{error}; of Ninja's, @decorate_view(idempotent(...)) stores the answer") from error
 
     def _pack_answer(self, response: Any) -> bytes:
         if response.streaming:
