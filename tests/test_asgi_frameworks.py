@@ -252,7 +252,7 @@ def test_options_that_the_middleware_cannot_honour_are_refused(
     app.add_middleware(IdempotencyMiddleware, backend=MemoryBackend())
     assert Local(app).post("/pay", key).status_code == 500
     (words,) = said
-    assert f"does not know {named};" in words
+    assert f"without {named}:" in words
     assert "pay" in words
     assert runs == []
 

@@ -9,17 +9,22 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
+from celery import Celery
 
-from pyidempotent import IdempotencyKeyInvalid, IdempotencyStoreUnavailable, attempt, idempotent
+from pyidempotent import IdempotencyKeyInvalid, IdempotencyKeyMissing, IdempotencyStoreUnavailable, attempt, idempotent
+from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
+from pyidempotent.celery import idempotent_task
+from pyidempotent.flask import Idempotency
 from servers import RedisServer, free_port
 
 BACKEND = MemoryBackend()
@@ -47,7 +52,7 @@ async def async_generator(order: str) -> Any:
         (lambda: idempotent(function), TypeError, "wants its parentheses"),  # type: ignore[arg-type]
         (lambda: idempotent(7), TypeError, "must be a backend or a URL"),  # type: ignore[arg-type]
         (lambda: idempotent(redis.Redis()), TypeError, r"wrap it: RedisBackend\(client\)"),  # type: ignore[arg-type]
-        (lambda: idempotent("mongo://localhost"), ValueError, "there is no backend for mongo://"),
+        (lambda: idempotent("mongo://localhost"), ValueError, "no backend has URLs with mongo://"),
         (lambda: idempotent("localhost:6379"), ValueError, "is not a URL"),
         (lambda: idempotent("sqlite://"), ValueError, "names no file"),
         (lambda: idempotent("redis://host:port"), ValueError, "not a Redis URL"),
@@ -69,7 +74,7 @@ async def async_generator(order: str) -> Any:
         (lambda: idempotent(BACKEND, key=lambda a, b: "")(function), TypeError, "key= must be a callable whose"),
         (lambda: idempotent(BACKEND, scope="user")(function), TypeError, "scope= must be a callable"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, fingerprint=lambda x, y: 1)(function), TypeError, "fingerprint= must be a"),
-        (lambda: idempotent(BACKEND, settle="store"), TypeError, "settle must be a callable"),  # type: ignore[arg-type]
+        (lambda: idempotent(BACKEND, settle="store"), TypeError, "settle= must be a callable on the Outcome"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, store_exceptions=(7,)), TypeError, "exception classes"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, store_exceptions=(KeyboardInterrupt,)), TypeError, "exception classes"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, after_crash="retry"), ValueError, "'rerun', 'refuse', not 'retry'"),  # type: ignore[arg-type]
@@ -123,7 +128,7 @@ def test_without_a_backend_the_call_says_so() -> None:
 def test_a_generator_method_and_arguments_of_self_are_refused() -> None:
     from pyidempotent import arguments
 
-    with pytest.raises(TypeError, match="only you know whether self matters"):
+    with pytest.raises(TypeError, match="says whether self counts"):
 
         class Shop:
             @idempotent(BACKEND, key=arguments)
@@ -258,4 +263,64 @@ def test_a_callable_that_names_no_parameter_is_not_guessed(option: str) -> None:
 
 def test_refuse_needs_time_to_tell_that_the_outcome_is_unknown() -> None:
     with pytest.raises(ValueError, match=r'with after_crash="refuse" lease .* must be shorter than ttl'):
-        idempotent("memory://", key="order", ttl=10, after_crash="refuse")
+        idempotent("memory://", key="order", ttl=10, lease=10, after_crash="refuse")
+    idempotent("memory://", key="order", ttl=10, after_crash="refuse")  # a default lease is shorter
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"required": "false"}, "required must be True or False, not 'false'"),
+        ({"store_set_cookie": "x"}, "store_set_cookie must be True or False"),
+        ({"name": 5}, "name must be a str"),
+        ({"ttl": 10**400}, "ttl must be a finite number of seconds"),
+        (
+            {"settle": lambda: "store"},
+            "settle= must be a callable with one parameter, the Outcome: too many positional",
+        ),
+        ({"store_exceptions": [ValueError]}, "must be a tuple of exception classes"),
+        ({"methods": ["PUT"]}, "methods= is no option of @idempotent"),
+        ({"payload": 1}, "payload= is no option of @idempotent"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_named(options: dict[str, Any], says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        idempotent("memory://", **options)(pay)
+
+
+def pay(order: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"methods": ["PSOT"]}, "'PSOT' is no method of HTTP; did you mean 'POST'"),
+        ({"methods": ("POST,PUT",)}, "'POST,PUT' is no method of HTTP"),
+        ({"methods": ["PUT "]}, "'PUT ' is no method of HTTP; did you mean 'PUT'"),
+        ({"routes": ["/pay"]}, "routes= must be a dict"),
+        ({"routes": {"/pay": {"tll": 1}}}, r"routes\['/pay'\]: unexpected keyword argument 'tll'"),
+        ({"scope": lambda: "a"}, "scope= must be a callable with one parameter, the request"),
+        ({"key": lambda request, more: "a"}, "key= must be a callable with one parameter, the request"),
+        ({"payload": 1}, "payload= is no option of the middleware"),
+    ],
+)
+def test_options_of_middleware_are_named(options: dict[str, Any], says: str) -> None:
+    for face in (Idempotency, partial(IdempotencyMiddleware, None, "memory://")):
+        with pytest.raises((TypeError, ValueError), match=says):
+            face(**options)
+
+
+def test_a_task_s_options_are_named() -> None:
+    with pytest.raises(TypeError, match=r"wait= is no option of idempotent_task\(\)"):
+        idempotent_task("memory://", wait=1)
+    once = idempotent_task("memory://")
+    with pytest.raises(TypeError, match=r"write @app.task\(base=idempotent_task"):
+        once(pay)
+    with pytest.raises(TypeError, match=r"ttl= is given to @app.task of pay, where it does nothing"):
+        Celery("shop").task(base=once, name="pay", ttl=60, shared=False)(pay).name  # noqa: B018  # makes it
+
+
+def test_a_key_that_is_none_is_told_as_that() -> None:
+    protected = idempotent("memory://", key=lambda order: None)(pay)
+    with pytest.raises(IdempotencyKeyMissing, match="key= gave None"):
+        protected("a")

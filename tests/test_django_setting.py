@@ -7,18 +7,20 @@ import json
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
-from django.http import HttpRequest
-from django.test import override_settings
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory, override_settings
+from django.urls import path
 
 from clients import new_key
 from django_client import Browser, browser, is_replay, site
 from django_site import OURS
 from pyidempotent import attempt
 from pyidempotent.backends import Backend
-from pyidempotent.django import IdempotencyMiddleware, default_backend
+from pyidempotent.django import IdempotencyMiddleware, default_backend, idempotency_required
 
 __all__ = ["browser", "site"]
 
@@ -38,7 +40,7 @@ MISTAKES: list[tuple[Any, str, str]] = [
     ({**VALID, "WAIT_TIMEOUT": 60}, "E003", "It is called 'WAIT' now"),
     ({**VALID, 7: 60}, "E003", "PYIDEMPOTENT[7]"),
     ({"BACKEND": "rediss:/localhost"}, "E005", "can't be imported"),
-    ({"BACKEND": "ftp://localhost"}, "E004", "there is no backend for ftp://"),
+    ({"BACKEND": "ftp://localhost"}, "E004", "no backend has URLs with ftp://"),
     ({"BACKEND": 7}, "E004", "must be a backend or a URL"),
     ({"BACKEND": "test_django_setting.NOT_A_BACKEND"}, "E004", "must be a backend or a URL"),
     ({"BACKEND": "sqlite:////no/such/folder/x.db"}, "E004", "there is no folder"),
@@ -55,7 +57,7 @@ MISTAKES: list[tuple[Any, str, str]] = [
     ({**VALID, "MAX_REQUEST_BYTES": -1}, "E007", "must be a number of bytes"),
     ({**VALID, "TTL": 5, "LEASE": 60}, "E008", "must not be longer than ttl"),
     ({**VALID, "ROUTES": ["/pay"]}, "E009", "must be a dict, not list"),
-    ({**VALID, "ROUTES": {"pay": None}}, "E010", "'pay' is no pattern of a path"),
+    ({**VALID, "ROUTES": {"pay": None}}, "E010", "'pay' must start with"),
     ({**VALID, "ROUTES": {"/pay": True}}, "E011", "must be a dict of options, or None"),
     ({**VALID, "ROUTES": {"/pay": {"TLL": 1}}}, "E003", "PYIDEMPOTENT['ROUTES']['/pay']['TLL']"),
     ({**VALID, "LEASE": 9, "ROUTES": {"/pay": {"TTL": 5}}}, "E008", "PYIDEMPOTENT['ROUTES']['/pay']: lease"),
@@ -152,7 +154,7 @@ def test_looking_up_a_key(records: Backend, key: str) -> None:
     assert manage("get", "--id", as_json["id"]) == shown
     with pytest.raises(CommandError, match="There is no such record"):
         manage("get", key, "--operation", "POST /pay", "--caller", "7")
-    with pytest.raises(CommandError, match="pass the key and operation="):
+    with pytest.raises(CommandError, match="its key and its operation"):
         manage("get", key)
     with pytest.raises(CommandError, match="is not the id of a record"):
         manage("get", "--id", "f00")
@@ -256,3 +258,26 @@ def test_a_store_that_is_down(site: None) -> None:
 @pytest.fixture
 def key() -> str:
     return new_key()
+
+
+def marked(request: HttpRequest) -> HttpResponse:
+    raise AssertionError("it ran")
+
+
+urlpatterns = [path("marked", idempotency_required(marked)), path("pay", lambda request: HttpResponse("paid"))]
+
+
+def test_marks_without_the_middleware_refuse_the_view(site: None, caplog: pytest.LogCaptureFixture) -> None:
+    others = [name for name in settings.MIDDLEWARE if name != OURS]
+    with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=others):
+        assert Browser("sync").post("/marked", new_key()).status_code == 500
+    assert "which is not in MIDDLEWARE, and nothing runs" in caplog.text
+    with pytest.raises(AssertionError, match="it ran"):  # by itself, as in a test of the view
+        idempotency_required(marked)(RequestFactory().post("/marked"))
+
+
+def test_a_handler_that_returns_no_answer_is_told(site: None, caplog: pytest.LogCaptureFixture) -> None:
+    setting = {"BACKEND": "memory://", "REQUIRED": True, "EXCEPTION_HANDLER": lambda request, error: {"a": 1}}
+    with override_settings(ROOT_URLCONF=__name__, PYIDEMPOTENT=setting):
+        assert Browser("sync").post("/pay").status_code == 500
+    assert "EXCEPTION_HANDLER must return an HttpResponse" in caplog.text

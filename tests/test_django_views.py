@@ -138,7 +138,7 @@ def test_options_that_the_middleware_cannot_honour(
     browser: Browser, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert browser.post("/otherwise", key).status_code == 500
-    assert "after_crash; give them to the middleware, as @idempotency_options(...)" in caplog.text
+    assert "without after_crash: give these options to the middleware, as @idempotency_options(...)" in caplog.text
     assert RUNS == []
 
 

@@ -196,7 +196,7 @@ def test_a_view_that_raises_ends_its_attempt(testing: bool, after_crash: str) ->
             shop.pay()
     else:
         assert shop.pay().status_code == 500
-    with pytest.raises(RuntimeError, match=r"current\(\) is for code"):
+    with pytest.raises(RuntimeError, match=r"current\(\) finds no attempt"):
         current()
     if after_crash == "rerun":
         assert shop.pay().status_code == 200

@@ -196,7 +196,7 @@ def app_with(**config: Any) -> Flask:
         (lambda: Idempotency(store_exceptions=ValueError), "store_exceptions is for functions"),  # type: ignore[call-arg]
         (lambda: Idempotency(scope="user"), "scope= must be a callable"),  # type: ignore[arg-type]
         (lambda: Idempotency(key_header="X_Key"), "WSGI servers drop"),
-        (lambda: Idempotency(routes={"pay": None}), "is no pattern of a path"),
+        (lambda: Idempotency(routes={"pay": None}), "must start with"),
         (lambda: Idempotency(routes={"/pay": {"ttl": "1"}}), "ttl must be seconds"),
         (lambda: Idempotency().options(ttl="1"), "ttl must be seconds"),  # type: ignore[arg-type]
         (lambda: Idempotency().options(ttl=1)("pay"), "take a view or a blueprint"),  # type: ignore[type-var]
@@ -246,9 +246,65 @@ def test_wsgi_middleware_that_answers_late_stands_around_the_extension() -> None
 
 def test_options_that_the_extension_cannot_honour_are_refused() -> None:
     shop = Shop(idempotent(ttl=7)(number), testing=True)
-    with pytest.raises(TypeError, match=r"does not know ttl; give them to the middleware, as @idempotency\.options"):
+    with pytest.raises(
+        TypeError,
+        match=r"holds the attempt without ttl: give these options to the middleware, as @idempotency\.options",
+    ):
         shop.pay()
     inner = Shop(number, testing=True)
     outer = Shop(lambda: inner.app.wsgi_app, testing=True)
-    with pytest.raises(TypeError, match="does not know backend"):
+    with pytest.raises(TypeError, match="holds the attempt without backend"):
         outer.pay()
+
+
+def unseen(view: Any) -> Any:
+    """A decorator without functools.wraps."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return view(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_options_that_are_not_seen_refuse_the_view(is_async: bool) -> None:
+    app, runs = Flask("shop"), []
+    idempotency = Idempotency(app, MemoryBackend())
+
+    def pay() -> str:
+        runs.append("pay")
+        return "paid"
+
+    async def pay_async() -> str:
+        return pay()
+
+    marked = idempotency.options(scope=lambda request: request.headers["X-Tenant"])(pay_async if is_async else pay)
+    app.add_url_rule("/unseen", "unseen", unseen(app.ensure_sync(marked)), methods=["POST", "GET"])
+    app.add_url_rule("/seen", "seen", marked, methods=["POST"])
+    app.testing = True
+    client = app.test_client()
+    headers = {"Idempotency-Key": "a", "X-Tenant": "alice"}
+    with pytest.raises(RuntimeError, match=r"can't see the options of .*pay.*functools\.wraps"):
+        client.post("/unseen", headers=headers)
+    assert runs == []
+    assert client.get("/unseen").text == "paid"
+    assert [client.post("/seen", headers=headers).text for _ in range(2)] == ["paid", "paid"]
+    assert len(runs) == 2
+
+
+def test_options_without_the_extension_refuse_the_view() -> None:
+    app = Flask("shop")
+    app.testing = True
+    app.post("/pay")(Idempotency().options(required=True)(lambda: "paid"))
+    with pytest.raises(RuntimeError, match=r"call init_app\(app\)"):
+        app.test_client().post("/pay")
+
+
+def test_a_scope_that_is_none_is_logged_and_its_client_told_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("shop")
+    Idempotency(app, "memory://", scope=lambda request: None)
+    app.post("/pay")(lambda: "paid")
+    answers = [app.test_client().post("/pay", headers={"Idempotency-Key": "a"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [500, 500]
+    assert "scope=" not in answers[0].get_json()["detail"]
+    assert caplog.text.count("POST /pay: scope= returned None") == 1

@@ -206,7 +206,7 @@ def test_a_view_may_call_the_application_again_and_an_inner_application_joins() 
     first, again = shop.pay(), shop.pay()
     assert same_answer(first, again)
     assert (inner.runs, shop.state) == (1, "completed")
-    with pytest.raises(RuntimeError, match=r"current\(\) is for code"):
+    with pytest.raises(RuntimeError, match=r"current\(\) finds no attempt"):
         current()
 
 

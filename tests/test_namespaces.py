@@ -123,5 +123,5 @@ def test_one_inside_is_refused_where_the_attempt_is_held_outside() -> None:
 
     app.add_middleware(IdempotencyMiddleware, backend=backend)
     client = TestClient(app)
-    with pytest.raises(TypeError, match="does not know namespace"):
+    with pytest.raises(TypeError, match="without namespace"):
         client.post("/pay", headers={"Idempotency-Key": new_key()})

@@ -69,7 +69,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         max_response_bytes: int = MAX_RESPONSE_BYTES,
         **unknown: NoReturn,
     ) -> None:
-        refuse_unknown(unknown)
+        refuse_unknown(unknown, "attempt()")
         if not isinstance(namespace, str):
             raise TypeError(f"the namespace of an attempt must be a str, not {namespace!r}")
         self.site = Site(

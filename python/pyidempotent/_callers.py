@@ -45,6 +45,20 @@ def user_caller(user: Any, identity: Callable[[Any], Any], where: str, site: Sit
     raise IdempotencyScopeMissing(f"{IdempotencyScopeMissing.default_detail} In words for its operators: {said}.")
 
 
+def named_caller(found: Any, site: Site, who: str) -> bytes:
+    """The caller that ``scope=`` has returned, for an endpoint.
+
+    Raises:
+        IdempotencyScopeMissing: for None, which is logged once; its client is told no more than that.
+        TypeError: for what names nobody.
+    """
+    if found is None:
+        said = "scope= returned None, which names nobody: return '' for callers that share their keys, or pass shared"
+        once(site, logging.ERROR, f"{who}: {said}; nothing runs")
+        raise IdempotencyScopeMissing
+    return caller_bytes(found)
+
+
 #: What names a caller by itself.
 _NAMES = (str, bytes, int, UUID)
 

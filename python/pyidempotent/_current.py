@@ -51,5 +51,8 @@ def current() -> CurrentAttempt:
     """
     found = _current.get()
     if found is None:
-        raise RuntimeError("current() is for code that runs inside an @idempotent function or an attempt()")
+        raise RuntimeError(
+            "current() finds no attempt here: this code does not run inside an @idempotent function or an attempt(), "
+            "or its request came without a key, which middleware refuses only with required=True"
+        )
     return found

@@ -122,7 +122,7 @@ def idempotent(
     Traceback (most recent call last):
     pyidempotent.exceptions.IdempotencyConflict: This key was used with another request; ...
     """
-    refuse_unknown(unknown)
+    refuse_unknown(unknown, "@idempotent")
     site = Site(
         backend,
         ttl=ttl,

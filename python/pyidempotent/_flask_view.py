@@ -49,7 +49,16 @@ def flask_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 #: Whose decorators let an answer pass as it is.
 _PASSING = frozenset(
-    {"flask", "flask_cors", "flask_httpauth", "flask_jwt_extended", "flask_limiter", "flask_login", "flask_wtf"}
+    {
+        "flask",
+        "flask_cors",
+        "flask_httpauth",
+        "flask_jwt_extended",
+        "flask_limiter",
+        "flask_login",
+        "flask_wtf",
+        "pyidempotent",
+    }
 )
 
 

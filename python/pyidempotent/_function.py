@@ -134,6 +134,8 @@ class Function:
         qualified = getattr(function, "__qualname__", "")
         if name is None and ("<lambda>" in qualified or not qualified):
             raise TypeError("a lambda (or a nameless callable) needs name=: its qualified name tells it from no other")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {name!r}")
         self.function = function
         #: What stands in its place.
         self.wrapper: Callable[..., Any] | None = None
@@ -147,7 +149,7 @@ class Function:
         self.key_is_arguments = key is arguments
         if self.key_is_arguments and self.is_method and fingerprint is None:
             raise TypeError(
-                f"key=arguments on the method {qualified} wants a fingerprint=: only you know whether self matters"
+                f"key=arguments on the method {qualified} needs a fingerprint= that says whether self counts"
             )
         if isinstance(key, str) and key not in self.binding.names:
             raise TypeError(f"key={key!r} names no parameter of {qualified}({', '.join(self.binding.names)})")

@@ -25,7 +25,7 @@ logger = logging.getLogger("pyidempotent")
 REPLAYED = (b"idempotent-replayed", b"true")
 
 #: The methods that nothing protects: a request with one of them changes nothing (RFC 9110, section 9.2.1).
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+SAFE_METHODS: frozenset[str] = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 #: The methods that middleware protects unless told: the others are idempotent by themselves (RFC 9110, section 9.2.2).
 METHODS: frozenset[str] = frozenset({"POST", "PATCH"})
@@ -60,8 +60,10 @@ def anonymous_caller(facts: Facts, site: Site, who: str) -> None:
             site,
             logging.ERROR,
             f"{who}: a request names a caller in its headers ({said}), and nothing says whose its Idempotency-Key is; "
-            "nothing runs. Pass scope=: a callable that returns the caller (like scope=lambda user: user.id), "
-            "pyidempotent.by_authorization for static API keys, or pyidempotent.shared if callers share answers",
+            "nothing runs. Pass scope= (in Django's setting: SCOPE), a callable that returns the caller: on the "
+            "request for middleware (lambda request: request.headers['X-User']), on the arguments for @idempotent "
+            "(lambda user: user.id). Or pass pyidempotent.by_authorization for static API keys, or pyidempotent.shared "
+            "if callers share answers",
         )
         raise IdempotencyScopeMissing(f"{IdempotencyScopeMissing.default_detail} The request names one in: {said}.")
     if possible:
@@ -69,7 +71,8 @@ def anonymous_caller(facts: Facts, site: Site, who: str) -> None:
         once(
             site,
             logging.WARNING,
-            f"{who}: requests with different values of {said} share their keys; if it names the caller, pass scope=",
+            f"{who}: requests with different values of {said} share their keys; if it names the caller, pass scope= "
+            "(in Django's setting: SCOPE)",
         )
 
 

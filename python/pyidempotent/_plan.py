@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,10 +10,11 @@ from fnmatch import translate
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._function import by_authorization, caller_bytes, json_body, shared
+from pyidempotent._callers import named_caller
+from pyidempotent._function import by_authorization, json_body, shared
 from pyidempotent._http import METHODS, SAFE_METHODS, note_of
 from pyidempotent._results import Outcome
-from pyidempotent._site import Options, Site
+from pyidempotent._site import Options, Site, takes_one
 from pyidempotent.backends import Backend
 
 #: A callable of the user's on the framework's request.
@@ -51,12 +53,14 @@ class Routes:
     def __init__(self, options: Mapping[str, Any], routes: Mapping[str, Mapping[str, Any] | None] | None) -> None:
         self.default = Plan(**options)
         self.patterns: list[tuple[re.Pattern[str], Plan | None]] = []
+        if routes is not None and not isinstance(routes, Mapping):
+            raise TypeError(f"routes= must be a dict, like {{'/pay': {{'required': True}}}}, not {routes!r}")
         for pattern, own in (routes or {}).items():
             if not isinstance(pattern, str) or not pattern.startswith(("/", "*")):
-                raise ValueError(f"routes: {pattern!r} is no pattern of a path; write '/pay' or '/webhooks/*'")
+                raise ValueError(f"routes: {pattern!r} must start with '/' or '*', like '/pay' or '/webhooks/*'")
             if own is not None and not isinstance(own, Mapping):
                 raise TypeError(f"routes: {pattern!r} needs a dict of options, or None to leave it out, not {own!r}")
-            self.patterns.append((path_pattern(pattern), None if own is None else Plan(**{**options, **own})))
+            self.patterns.append((path_pattern(pattern), None if own is None else _route(pattern, {**options, **own})))
 
     def plan_for(self, path: str) -> Plan | None:
         """The options for a path; None where it is left out."""
@@ -64,6 +68,14 @@ class Routes:
             if pattern.match(path):
                 return plan
         return self.default
+
+
+def _route(pattern: str, options: dict[str, Any]) -> Plan:
+    """The options of one path; what is wrong with them is said with the path."""
+    try:
+        return Plan(**options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"routes[{pattern!r}]: {error}") from None
 
 
 #: A parameter in the template of a path, as the frameworks write it: ``{id}``, ``{file:path}``, ``<id>``, ``<int:id>``.
@@ -107,8 +119,8 @@ class Plan:
         if "store_exceptions" in options:
             raise TypeError("store_exceptions is for functions; middleware stores answers: say with settle= which")
         for option, value in (("key", key), ("scope", scope), ("fingerprint", fingerprint)):
-            if value is not None and not callable(value):
-                raise TypeError(f"{option}= must be a callable on the request, not {value!r}")
+            if value is not None:
+                takes_one(option, value, "the request")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
         self.site = Site(backend, **options)
@@ -150,12 +162,26 @@ class Plan:
         return False
 
 
+#: Every method of HTTP that there is (https://www.iana.org/assignments/http-methods), and what caches are told with.
+_METHODS = SAFE_METHODS | frozenset(
+    """
+    ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL
+    MKREDIRECTREF MKWORKSPACE MOVE ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH
+    UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
+    """.split()  # noqa: SIM905  # a list of them would be forty lines
+)
+
+
 def _methods(given: Any) -> frozenset[str]:
     """The methods that a plan protects."""
     names = () if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"methods= must be a collection of methods, like ('POST', 'PUT'), not {given!r}")
     methods = frozenset(name.upper() for name in names)
+    if strange := methods - _METHODS:
+        close = difflib.get_close_matches(min(strange), _METHODS, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"methods=: {min(strange)!r} is no method of HTTP{hint}")
     if safe := methods & SAFE_METHODS:
         raise ValueError(f"methods=: a {min(safe)} request changes nothing, and is never protected")
     return methods
@@ -186,8 +212,12 @@ class RequestCall(_native.RequestCall):
         return {} if outcome.value is None else note_of(outcome.value.status, outcome.value.headers)
 
 
-def caller_of(plan: Plan, found: Any) -> bytes | None:
-    """Who calls, of what ``scope=`` has returned; None: nobody says."""
+def caller_of(plan: Plan, found: Any, who: str) -> bytes | None:
+    """Who calls, of what ``scope=`` has returned; None: nobody says.
+
+    Parameters:
+        who: the operation, for the log.
+    """
     if found is None and plan.asked["scope"] is by_authorization:
         return None  # without the header it has nobody to tell apart
-    return caller_bytes(found)
+    return named_caller(found, plan.site, who)

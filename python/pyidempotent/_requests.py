@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pyidempotent import _native
 from pyidempotent._annotations import Named
-from pyidempotent._callers import certificate_caller, user_caller
+from pyidempotent._callers import certificate_caller, named_caller, user_caller
 from pyidempotent._current import Operation
 from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
 from pyidempotent._http import (
@@ -152,7 +152,7 @@ class EndpointCall(FunctionCall):
                 anonymous_caller(self.facts, self.site, plan.name)
             return None if found is None else caller_bytes(found)
         if plan.scope is not None:
-            return caller_bytes(self.select(plan.scope))
+            return named_caller(self.select(plan.scope), self.site, plan.name)
         user = self.user()
         if user is None:
             anonymous_caller(self.facts, self.site, plan.name)

@@ -21,9 +21,6 @@ KeyFormat = Literal["lenient", "strict"]
 Settle = Callable[[Outcome], Literal["store", "release", "hold"] | None]
 Seconds = float | timedelta
 
-#: The lease where none is told, if ``ttl`` is not shorter.
-DEFAULT_LEASE = 30.0
-
 MAX_REQUEST_BYTES = 10 * 1024 * 1024
 MAX_RESPONSE_BYTES = 1024 * 1024
 
@@ -46,9 +43,32 @@ def seconds(name: str, value: Any) -> float:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be seconds (a number) or a timedelta, not {value!r}")
-    if not math.isfinite(value) or value < 0:
+    try:
+        in_range = math.isfinite(value) and value >= 0
+    except OverflowError:  # of an int beyond every float
+        in_range = False
+    if not in_range:
         raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
     return float(value)
+
+
+def takes_one(option: str, function: Any, what: str) -> None:
+    """Refuses what can't be called with one argument.
+
+    Parameters:
+        what: the argument, for the message.
+
+    Raises:
+        TypeError: where it can't.
+    """
+    if not callable(function):
+        raise TypeError(f"{option}= must be a callable on {what}, not {function!r}")
+    try:
+        inspect.signature(function).bind(None)
+    except ValueError:  # some built-in callables do not tell
+        return
+    except TypeError as error:
+        raise TypeError(f"{option}= must be a callable with one parameter, {what}: {error}") from None
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -57,16 +77,26 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
-def refuse_unknown(options: Mapping[str, Any]) -> None:
-    """Refuses options that there are not, and names the one that may be meant."""
-    elsewhere = ("key", "name", "scope", "fingerprint", "routes", "methods")
+def refuse_unknown(options: Mapping[str, Any], who: str, *elsewhere: str) -> None:
+    """Refuses options that a face does not take, and names the one that may be meant.
+
+    Parameters:
+        who: the face, for the message.
+        elsewhere: those that it takes, beside a site's.
+    """
     for name in options:
-        known = [*inspect.signature(Site.__init__).parameters, *elsewhere]
+        known = {*inspect.signature(Site.__init__).parameters, *elsewhere}
+        if name in _ELSEWHERE | known:
+            raise TypeError(f"{name}= is no option of {who}; docs/options.md has the options of every face")
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]}=?" if close else ""
         if name in SUCCESSORS:
             hint = f"; it is called {SUCCESSORS[name]}= now"
         raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+
+
+#: Options that some faces take.
+_ELSEWHERE = frozenset({"key", "name", "scope", "fingerprint", "routes", "methods", "payload", "caller"})
 
 
 class Options(TypedDict, total=False):
@@ -116,7 +146,7 @@ class Site:
         problem_docs: str | None = None,
         **unknown: Any,
     ) -> None:
-        refuse_unknown(unknown)
+        refuse_unknown(unknown, "the middleware", "key", "name", "scope", "fingerprint", "routes", "methods")
         one_of("after_crash", after_crash, ("rerun", "refuse"))
         one_of("key_format", key_format, ("lenient", "strict"))
         if not isinstance(key_header, str):
@@ -130,11 +160,14 @@ class Site:
                 raise ValueError(f"{name} must be a number of bytes, 0 or more, not {count!r}")
         if problem_docs is not None and (not isinstance(problem_docs, str) or "://" not in problem_docs):
             raise ValueError(f"problem_docs must be the absolute URL of your documentation, not {problem_docs!r}")
-        if settle is not None and not callable(settle):
-            raise TypeError(f"settle must be a callable, not {settle!r}")
+        for name, told in (("required", required), ("store_set_cookie", store_set_cookie)):
+            if not isinstance(told, bool):
+                raise TypeError(f"{name} must be True or False, not {told!r}")
+        if settle is not None:
+            takes_one("settle", settle, "the Outcome")
         exceptions = store_exceptions if isinstance(store_exceptions, tuple) else (store_exceptions,)
         if not all(isinstance(cls, type) and issubclass(cls, Exception) for cls in exceptions):
-            raise TypeError(f"store_exceptions must be exception classes, not {store_exceptions!r}")
+            raise TypeError(f"store_exceptions must be a tuple of exception classes, not {store_exceptions!r}")
         self.key_header = key_header
         #: The header's name as it is in a request's facts.
         self.header = key_header.lower().encode("latin-1")
@@ -162,6 +195,7 @@ class Site:
         # Even without a backend of its own, what is wrong with the options is said now.
         native = open_backend(backend).native if backend is not None else _native.Backend.memory(0, 0)
         engine = _native.Engine(native, **self._options)
+        self._lease = engine.lease
         #: What its calls need, with the engine of these options, if there is a backend.
         self.native = self._for_calls(engine if backend is not None else None)
         self._backend = native if backend is not None else None
@@ -180,8 +214,7 @@ class Site:
         """How many seconds work goes on after its client has left: as told, or the lease."""
         if self.disconnect_grace is not None:
             return self.disconnect_grace
-        ttl, lease = self._options["ttl"], self._options["lease"]
-        return float(min(ttl, DEFAULT_LEASE) if lease is None else lease)
+        return self._lease
 
     def on_backend_of(self, other: Site) -> Site:
         """The same options, over another site's backend."""
@@ -233,8 +266,8 @@ class Site:
         """
         if options := [*own, *site.differs_from(self)]:
             raise TypeError(
-                f"{who} is protected by the middleware too, which holds the attempt and does not know "
-                f"{', '.join(options)}; give them to the middleware, {way}, or leave the path out there"
+                f"{who} is protected by the middleware too, which holds the attempt without {', '.join(options)}: give "
+                f"these options to the middleware, {way}, or leave the path out there"
             )
 
     def application_engine(self) -> _native.Engine:

@@ -51,7 +51,10 @@ def reduce(value: Any, classes: Classes | None) -> tuple[str, str | None, Any]:
                     "has no annotation: make it of standard types)"
                 )
             return kind, class_name(cls), exact(value)
-    raise TypeError(f"a value of type {cls.__module__}.{cls.__qualname__} is not supported")
+    raise TypeError(
+        f"a value of type {cls.__module__}.{cls.__qualname__} is not supported: only standard types, dataclasses, "
+        "enums, named tuples, attrs and pydantic models are"
+    )
 
 
 def rebuild(kind: str, name: str | None, parts: Any, classes: Classes) -> Any:

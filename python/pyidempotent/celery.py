@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, NoReturn
 
 from celery import Task
 from celery.exceptions import Ignore
-from celery.signals import worker_process_shutdown
+from celery.signals import worker_process_init, worker_process_shutdown
 
 from pyidempotent import _native
 from pyidempotent._flow import advance, protect
@@ -16,7 +17,7 @@ from pyidempotent._function import Function, FunctionCall, json_body
 from pyidempotent._results import Outcome
 from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Settle, Site, refuse_unknown
 from pyidempotent._tasks import PASSING, is_put_back, put_back
-from pyidempotent.backends import Backend
+from pyidempotent.backends import Backend, warn_of_memory
 
 __all__ = ["idempotent_task"]
 
@@ -73,7 +74,7 @@ def idempotent_task(
     charging
     ('charged 42', 'charged 42')
     """
-    refuse_unknown(unknown)
+    refuse_unknown(unknown, "idempotent_task()")
     if fingerprint is json_body:
         json_body()
     site = Site(
@@ -101,17 +102,28 @@ def idempotent_task(
     return type("IdempotentTask", (_IdempotentTask,), {"_analyse": staticmethod(analyse), "__module__": __name__})
 
 
+#: The options that a task has no attributes of.
+_OPTIONS = inspect.signature(idempotent_task).parameters.keys() - {"backend", "name", "unknown"}
+
+
 class _IdempotentTask(Task):  # type: ignore[misc]  # Celery is untyped
     _analyse: Callable[[Task], Function]
 
-    def __init__(self) -> None:
+    def __init__(self, *given: Any) -> None:
+        if given:
+            raise TypeError("idempotent_task() makes a base class: write @app.task(base=idempotent_task(…))")
         super().__init__()
+        if astray := _OPTIONS & vars(type(self)).keys():
+            raise TypeError(
+                f"{min(astray)}= is given to @app.task of {self.name}, where it does nothing: give it to "
+                f"idempotent_task(…, {min(astray)}=…)"
+            )
         mro = type(self).__mro__
         before = next(cls for cls in mro if "__call__" in vars(cls))
         if before is not _IdempotentTask:
             raise TypeError(
-                f"{before.__name__} has a __call__ of its own, which would go around the protection: name the base "
-                "that idempotent_task() made before it"
+                f"{before.__name__} of the task {self.name} has a __call__ of its own, which would go around the "
+                f"protection: let it have no base of idempotent_task()'s, and write class Mine(Once, {before.__name__})"
             )
         after = next(cls for cls in mro[mro.index(_IdempotentTask) + 1 :] if "__call__" in vars(cls))
         #: Whether another base class wraps the body, to give it an application context, say.
@@ -176,6 +188,13 @@ class _TaskCall(FunctionCall):
 
 def _no_body(_: Any) -> Any:
     raise AssertionError("a task has no request")
+
+
+@worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped
+def _warn_of_memory(**_: Any) -> None:
+    """In a child of the prefork pool."""
+    if ("memory://",) in Backend._shared:
+        warn_of_memory("a process of a prefork pool")
 
 
 @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped

@@ -15,11 +15,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from flask import Blueprint, Flask, request
+from flask import Blueprint, Flask, current_app, has_request_context, request
 
 from pyidempotent._current import _current
 from pyidempotent._flask_exchange import EXCHANGE, Exchange
@@ -164,8 +166,50 @@ class Idempotency:
 def _mark(view: View, options: Mapping[str, Any] | None) -> View:
     if not callable(view) and not isinstance(view, Blueprint):
         raise TypeError(f"options and exempt take a view or a blueprint, not {view!r}")
-    setattr(view, _OWN, options)
-    return view
+    marked: Any = view if options is None or isinstance(view, Blueprint | type) else _seen(view)
+    setattr(marked, _OWN, options)
+    return cast("View", marked)
+
+
+def _seen(view: Callable[..., Any]) -> Callable[..., Any]:
+    """A marked view, which does not run where the extension has not found its mark."""
+    if inspect.iscoroutinefunction(view):
+
+        @functools.wraps(view)
+        async def seen_async(*args: Any, **kwargs: Any) -> Any:
+            _refuse_unseen(view)
+            return await view(*args, **kwargs)
+
+        return seen_async
+
+    @functools.wraps(view)
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        _refuse_unseen(view)
+        return view(*args, **kwargs)
+
+    return seen
+
+
+def _refuse_unseen(view: Callable[..., Any]) -> None:
+    """Refuses to run a view whose mark the extension has not found where it looked.
+
+    Raises:
+        RuntimeError: where it has not.
+    """
+    if not has_request_context() or request.method in SAFE_METHODS:
+        return
+    name = getattr(view, "__qualname__", repr(view))
+    protection: _Protection | None = current_app.extensions.get(EXTENSION)
+    if protection is None:
+        raise RuntimeError(
+            f"{name} has options of an Idempotency that does not protect {current_app.name}, and nothing runs: call "
+            "init_app(app)"
+        )
+    if protection.own_of(request._get_current_object()) is _UNSET:  # type: ignore[attr-defined]  # of a LocalProxy
+        raise RuntimeError(
+            f"the extension can't see the options of {name}, and nothing runs: write functools.wraps in the decorators "
+            "above it, or put options(...) above them"
+        )
 
 
 def _configured(app: Flask) -> dict[str, Any]:
@@ -291,15 +335,18 @@ class _Protection:
 
     def options_for(self, current: Request) -> Plan | None:
         """The options of a request's view, its blueprint's, its path's, or all others'; None: it is left out."""
-        at = current.endpoint, current.method
-        if at not in self._own:
-            self._own[at] = self._own_plan(current)
-        own = self._own[at]
-        routes = self.routes
+        own, routes = self.own_of(current), self.routes
         plan: Plan | None = own
         if own is _UNSET:
             plan = routes.plan_for(current.path) if routes.patterns else routes.default
         return plan
+
+    def own_of(self, current: Request) -> Any:
+        """The options of a request's view, its class or its blueprint; `_UNSET` where they have none of their own."""
+        at = current.endpoint, current.method
+        if at not in self._own:
+            self._own[at] = self._own_plan(current)
+        return self._own[at]
 
     def _own_plan(self, current: Request) -> Any:
         """The options of a view's own, or its blueprint's; the nearest count."""

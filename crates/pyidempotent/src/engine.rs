@@ -65,6 +65,12 @@ impl Engine {
         Ok(Self { backend, options, namespace, hashed: OnceLock::new() })
     }
 
+    /// How long a claim or a renewal is good for, in seconds.
+    #[getter]
+    fn lease(&self) -> f64 {
+        self.options.lease().as_secs_f64()
+    }
+
     /// The storage key, for the operators' calls of a backend.
     fn storage_key<'py>(
         &self,

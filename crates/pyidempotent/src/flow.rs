@@ -236,7 +236,9 @@ impl Flow {
             At::Start => {
                 let Some(key) = call.key()? else {
                     if self.options.get().required {
-                        return Err(errors::refusal(py, "IdempotencyKeyMissing", (), None));
+                        let said = "key= gave None, and this operation needs a key; required=False lets a call without \
+                                    one run unprotected";
+                        return Err(errors::refusal(py, "IdempotencyKeyMissing", (said,), None));
                     }
                     self.at = At::Unprotected;
                     return Ok((intern!(py, "run"), py.None().into_bound(py)));

@@ -115,8 +115,14 @@ impl RequestCall {
         if plan.getattr(intern!(py, "shared"))?.is_truthy()? {
             return Ok(None);
         }
+        let who = || {
+            let facts = call.facts.get();
+            format!("{} {}", facts.method(py), String::from_utf8_lossy(facts.path(py).as_bytes()))
+        };
         if let Some(found) = call.said(intern!(py, "scope"))? {
-            let caller = CALLER.import(py, "pyidempotent._plan", "caller_of")?.call1((plan, found))?;
+            // Without a word for the log where it says who.
+            let who = if found.is_none() { who() } else { String::new() };
+            let caller = CALLER.import(py, "pyidempotent._plan", "caller_of")?.call1((plan, found, who))?;
             if !caller.is_none() {
                 return Ok(Some(caller.cast_into()?));
             }
@@ -126,12 +132,7 @@ impl RequestCall {
             return Ok(Some(user.cast_into()?));
         }
         if call.facts.get().has_caller(py)? {
-            let who = format!(
-                "{} {}",
-                call.facts.get().method(py),
-                String::from_utf8_lossy(call.facts.get().path(py).as_bytes())
-            );
-            ANONYMOUS.import(py, "pyidempotent._http", "anonymous_caller")?.call1((&call.facts, &call.site, who))?;
+            ANONYMOUS.import(py, "pyidempotent._http", "anonymous_caller")?.call1((&call.facts, &call.site, who()))?;
         }
         Ok(None)
     }

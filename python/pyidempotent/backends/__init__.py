@@ -90,7 +90,7 @@ class Backend:
                 raise ValueError(f"{id!r} is not the id of a record, which has 64 hexadecimal digits")
             return named
         if key is None or operation is None:
-            raise TypeError("name the key: pass the key and operation=, or the id= of its record")
+            raise TypeError("say which record: its key and its operation, or its id")
         options: dict[str, Any] = {"ttl": 1.0, "lease": None, "wait": 0.0, "run_limit": None}
         engine = _native.Engine(self.native, **options, refuse_after_crash=False, namespace=namespace)
         if isinstance(operation, tuple):
@@ -197,17 +197,27 @@ def open_backend(backend: Backend | str) -> Backend:
     if scheme == "memory":
         from pyidempotent.backends.memory import MemoryBackend
 
-        if not Backend._has_warned and (workers := _workers()) > 1:
-            Backend._has_warned = True
-            logger.warning(
-                "memory:// keeps the keys of each process to itself, and this is one of %d workers: a repeat that "
-                "another one gets runs again; use redis:// or, on one machine, sqlite:///path",
-                workers,
-            )
+        if (workers := _workers()) > 1:
+            warn_of_memory(f"one of {workers} workers")
         shared = Backend._shared.setdefault((backend,), MemoryBackend().native)
         return Backend(shared)
-    there_are = "redis, rediss, unix, sqlite, memory"
-    raise ValueError(f"{_shown(backend)!r}: there is no backend for {scheme}://; there are {there_are}")
+    there_are = "redis://, rediss://, unix://, sqlite:// and memory://"
+    raise ValueError(f"{_shown(backend)!r}: no backend has URLs with {scheme}://; there are {there_are}")
+
+
+def warn_of_memory(what: str) -> None:
+    """Says once that other processes don't see what ``memory://`` keeps.
+
+    Parameters:
+        what: this process is.
+    """
+    if not Backend._has_warned:
+        Backend._has_warned = True
+        logger.warning(
+            "memory:// keeps the keys of each process to itself, and this is %s: a repeat that another one gets runs "
+            "again; use redis:// or, on one machine, sqlite:///path",
+            what,
+        )
 
 
 def _workers() -> int:

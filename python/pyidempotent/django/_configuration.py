@@ -159,7 +159,7 @@ class _Reader:
             return
         for pattern, own in given.items():
             if not isinstance(pattern, str) or not pattern.startswith(("/", "*")):
-                self._mistake(10, f"{where}: {pattern!r} is no pattern of a path.", "Write '/pay' or '/webhooks/*'.")
+                self._mistake(10, f"{where}: {pattern!r} must start with '/' or '*'.", "Write '/pay' or '/webhooks/*'.")
             elif own is None:
                 self.routes[pattern] = None
             elif isinstance(own, Mapping):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 
-from pyidempotent._http import METHODS
+from pyidempotent._http import METHODS, SAFE_METHODS
 from pyidempotent._plan import Plan, PlanOptions
 from pyidempotent._wsgi import environ_name
 from pyidempotent.backends import Backend
@@ -123,6 +123,11 @@ def _refuse_unseen(view: Any, request: Any, options: dict[str, Any]) -> None:
             f"{name} is a method: mark it with method_decorator(…, name='dispatch') on its class"
         )
     seen = request.META.get(SEEN)
+    if seen is None and options and request.method not in SAFE_METHODS and request.resolver_match is not None:
+        raise ImproperlyConfigured(
+            f"{name} has options of IdempotencyMiddleware, which is not in MIDDLEWARE, and nothing runs: put "
+            "'pyidempotent.django.IdempotencyMiddleware' there, last"
+        )
     if seen is not None and request.method in options.get("methods", METHODS) and not options.keys() <= seen.keys():
         raise ImproperlyConfigured(
             f"the middleware can't see the options of {name}, and nothing runs: put their decorator outside of every "

@@ -63,4 +63,9 @@ def refusal(request: HttpRequest, error: IdempotencyError, facts: Facts, site: S
     """The response to a refusal: of the project's own handler where it has one, or the problem document."""
     handler = exception_handler()
     response = None if handler is None else handler(request, error)
-    return response or AnswerResponse(problem_answer(error, facts.path.decode("latin-1"), site))
+    if response is None:
+        return AnswerResponse(problem_answer(error, facts.path.decode("latin-1"), site))
+    if not isinstance(response, HttpResponseBase):
+        kind = type(response).__qualname__
+        raise TypeError(f"EXCEPTION_HANDLER must return an HttpResponse, or None for the problem document, not {kind}")
+    return response

@@ -38,12 +38,16 @@ impl Drop for Engine {
     }
 }
 
+/// The lease where none is told, if `ttl` is not shorter.
+const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+
 /// Options of a call site. The store behind it is shared; these are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long a result is kept, from its completion on. 24 h unless told.
     pub ttl: Duration,
-    /// How long a claim or a renewal is good for. The lesser of 30 s and `ttl` unless told.
+    /// How long a claim or a renewal is good for. The lesser of 30 s and `ttl` unless told; half of a `ttl` of at most 30 s
+    /// under [`AfterCrash::Refuse`].
     pub lease: Option<Duration>,
     /// How long a repeat waits for the first answer. Not at all unless told.
     pub wait: Duration,
@@ -100,8 +104,13 @@ impl Options {
         Ok(())
     }
 
-    fn lease(&self) -> Duration {
-        self.lease.unwrap_or(self.ttl.min(Duration::from_secs(30)))
+    /// How long a claim or a renewal is good for: as told, or by default.
+    pub fn lease(&self) -> Duration {
+        self.lease.unwrap_or_else(|| match self.after_crash {
+            // Between its end and `ttl`, repeats are told that the outcome is unknown.
+            AfterCrash::Refuse if self.ttl <= DEFAULT_LEASE => self.ttl / 2,
+            _ => self.ttl.min(DEFAULT_LEASE),
+        })
     }
 }
 

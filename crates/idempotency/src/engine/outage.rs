@@ -76,7 +76,7 @@ impl Outage {
     /// Says once per outage that the store is down, and why.
     pub(super) fn tell(&self, error: &StoreError) {
         if self.is_down() && !self.is_told.swap(true, Ordering::SeqCst) {
-            tracing::error!("the store does not answer: {error}");
+            tracing::error!("the store can't be used: {error}");
         }
     }
 
