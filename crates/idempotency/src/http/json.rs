@@ -214,9 +214,12 @@ mod tests {
         for body in bodies {
             assert_eq!(form(body), None, "{}", String::from_utf8_lossy(body));
         }
-        let plain: [&[u8]; 3] = [b"9007199254740991", br#"{"\\":123456789012345678901}"#, br#"["\"9007199254740993\\",1E30]"#];
+        let plain: [&[u8]; 3] =
+            [b"9007199254740991", br#"{"\\":123456789012345678901}"#, br#"["\"9007199254740993\\",1E30]"#];
         assert_eq!(plain.map(|body| form(body).is_some()), [true, false, true]);
-        for content_type in ["", "text/json", "application/json; charset=latin-1", "application/x-ndjson", "application/json; charset"] {
+        for content_type in
+            ["", "text/json", "application/json; charset=latin-1", "application/x-ndjson", "application/json; charset"]
+        {
             assert_eq!(canonical_json(content_type.as_bytes(), b"{}"), None, "{content_type}");
         }
     }

@@ -63,7 +63,8 @@ impl RedisOptions {
             );
             StoreError::new(StoreErrorKind::Setup, message)
         };
-        let mut parsed = redis::parse_redis_url(url).ok_or_else(|| unusable(&"write redis://host:port/database, with a number as port"))?;
+        let mut parsed = redis::parse_redis_url(url)
+            .ok_or_else(|| unusable(&"write redis://host:port/database, with a number as port"))?;
         let query: Vec<(String, String)> = parsed.query_pairs().into_owned().collect();
         parsed.set_query(None);
         let is_socket = parsed.scheme().contains("unix");
