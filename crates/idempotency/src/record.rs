@@ -149,7 +149,7 @@ impl Record {
         fields[46..54].copy_from_slice(&self.ttl.to_be_bytes());
         fields[54..86].copy_from_slice(&self.fingerprint.0);
         fields[86..].copy_from_slice(&(label.len() as u16).to_be_bytes());
-        let mut out = Vec::with_capacity(head.len() + HEAD + label.len() + self.result.len());
+        let mut out = Vec::with_capacity(head.len() + self.encoded_len());
         out.extend_from_slice(head);
         out.extend_from_slice(&fields);
         out.extend_from_slice(label.as_bytes());
