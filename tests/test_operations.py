@@ -11,6 +11,8 @@ from django.test import override_settings
 from django.urls import include, path, re_path
 from django.utils.decorators import method_decorator
 from django.views import View
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods, require_safe
 from fastapi import APIRouter, FastAPI, Request
 from flask.views import MethodView
 from starlette.applications import Starlette
@@ -123,6 +125,8 @@ class Orders(View):
 urlpatterns = [
     path("bare", bare),
     path("decorated", idempotent(BACKEND)(bare)),
+    path("read", csrf_exempt(require_safe(bare))),
+    path("form", require_http_methods(["GET", "POST"])(bare)),
     path("orders/<int:id>", Orders.as_view()),
     path("inner/", include([re_path("^bare$", idempotency_exempt(bare))])),
 ]
@@ -130,8 +134,8 @@ urlpatterns = [
 
 def test_django(site: None) -> None:
     with override_settings(ROOT_URLCONF=__name__, PYIDEMPOTENT={"BACKEND": "memory://"}, MIDDLEWARE=[]):
-        expected = ["PATCH /bare", "PATCH /inner/bare", "PATCH /orders/<int:id>", "POST /bare", "POST /inner/bare"]
-        assert unprotected(get_wsgi_application()) == expected
+        expected = ["PATCH /bare", "PATCH /inner/bare", "PATCH /orders/<int:id>", "POST /bare", "POST /form"]
+        assert unprotected(get_wsgi_application()) == [*expected, "POST /inner/bare"]
     ours = {"MIDDLEWARE": ["pyidempotent.django.IdempotencyMiddleware"], "ROOT_URLCONF": __name__}
     with override_settings(PYIDEMPOTENT={"BACKEND": "memory://", "ROUTES": {"/bare": None}}, **ours):
         expected = ["PATCH /bare", "PATCH /inner/bare", "POST /bare", "POST /inner/bare"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterable, Iterator
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from pyidempotent._plan import Plan, Routes
@@ -115,11 +116,22 @@ def _of_django(wanted: set[str]) -> Iterator[Operation]:
         actions: dict[str, str] = getattr(view, "actions", None) or {}
         for method in sorted(wanted):
             of_class = getattr(cls, actions.get(method.lower(), method.lower()), None)
-            if cls is not None and of_class is None:
+            if (cls is not None and of_class is None) or method not in _allowed(view, wanted):
                 continue
             plan = None if routes is None else plan_of(view, marks_of(view), path, routes)
             decorated = _is_decorated(view, of_class, getattr(cls, "dispatch", None))
             yield Operation(method, path, _covers(plan, method) or decorated)
+
+
+def _allowed(view: Any, wanted: set[str]) -> Iterable[str]:
+    """The methods that a function view answers, as ``require_http_methods``, ``require_POST`` and ``require_safe`` say."""
+    while view is not None:
+        if isinstance(view, FunctionType):
+            told: Iterable[str] | None = inspect.getclosurevars(view).nonlocals.get("request_method_list")
+            if told is not None:
+                return told
+        view = getattr(view, "__wrapped__", None)
+    return wanted
 
 
 def _views_below(resolver: Any, prefix: str) -> Iterator[tuple[str, Any]]:
