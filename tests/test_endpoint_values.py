@@ -261,3 +261,17 @@ def test_a_value_that_fastapi_refuses_ran_once_and_is_not_kept() -> None:
     first, again = answers(endpoint, response_model=Out)
     assert (first.status_code, again.status_code, is_replay(again)) == (500, 410, False)
     assert ran == [1]
+
+
+def test_an_iterator_is_answered_whole_and_not_kept() -> None:
+    app = FastAPI()
+
+    @app.post("/pay", response_model=list[int])
+    @idempotent(MemoryBackend())
+    def pay() -> Any:
+        return (number for number in range(2))
+
+    client = Local(app)
+    first, again = client.twice("/pay")
+    assert (first.status_code, first.json()) == (200, [0, 1])
+    assert again.status_code == 410

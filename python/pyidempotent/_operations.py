@@ -124,7 +124,7 @@ def _of_django(wanted: set[str]) -> Iterator[Operation]:
 
 
 def _allowed(view: Any, wanted: set[str]) -> Iterable[str]:
-    """The methods that a function view answers, as ``require_http_methods``, ``require_POST`` and ``require_safe`` say."""
+    """The methods that a function view answers, as ``require_http_methods`` and the like have it."""
     while view is not None:
         if isinstance(view, FunctionType):
             told: Iterable[str] | None = inspect.getclosurevars(view).nonlocals.get("request_method_list")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -224,11 +224,17 @@ class EndpointCall(FunctionCall):
         return self.plan.classes if model is None else self.plan.classes.also(model)
 
     def _rendered(self, value: Any, status: int | None) -> Any:
-        """The response that FastAPI will make of the endpoint's value; None where the function is not the endpoint."""
+        """The response that FastAPI will make of the endpoint's value; None where the function is not the endpoint, or
+        where making one would use the value up."""
         route = self.request.scope.get("route")
         endpoint = getattr(route, "endpoint", None)
         serialize = getattr(sys.modules.get("fastapi.routing"), "serialize_response", None)
-        if serialize is None or endpoint is None or inspect.unwrap(endpoint) is not inspect.unwrap(self.plan.function):
+        if (
+            isinstance(value, Iterator)
+            or serialize is None
+            or endpoint is None
+            or inspect.unwrap(endpoint) is not inspect.unwrap(self.plan.function)
+        ):
             return None
         known = inspect.signature(serialize).parameters
         field, response_class = route.response_field, route.response_class
