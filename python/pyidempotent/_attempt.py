@@ -136,9 +136,9 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         """Its result."""
         return pack(VALUE, outcome.value, {})
 
-    def note(self, outcome: Outcome) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+    def headers(self, outcome: Outcome) -> tuple[()]:
+        """A block has none."""
+        return ()
 
     def replay(self, payload: bytes) -> Outcome:
         """Its stored result."""

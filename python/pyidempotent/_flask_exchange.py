@@ -182,5 +182,5 @@ class _Running(Running):
             return super().settle(error)
         self.is_read = True
         if error is not None:
-            self.seen.broke_off = True
+            self.seen.break_off()
         return None

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from io import BytesIO
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyidempotent._callers import server_caller, user_caller
 from pyidempotent._function import Function, FunctionCall, module_of, modules_above
-from pyidempotent._http import REPLAYED, note_of, problem_answer, too_large
+from pyidempotent._http import REPLAYED, problem_answer, too_large
 from pyidempotent._native import Facts, fingerprint_call, replayed
 from pyidempotent._requests import ATTEMPT, EndpointCall, form_content
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
@@ -143,7 +143,7 @@ class FlaskFunctionCall(EndpointCall):
     verdict = FunctionCall.verdict
     status = FunctionCall.status
     pack = FunctionCall.pack
-    note = FunctionCall.note
+    headers = FunctionCall.headers
     replay = FunctionCall.replay
     stored_exceptions = FunctionCall.stored_exceptions
 
@@ -224,10 +224,9 @@ class FlaskViewCall(FlaskFunctionCall):
         answer = Answer(response.status_code, raw_headers(response), body)
         return pack_answer(answer, self.site.store_set_cookie)
 
-    def note(self, outcome: Outcome, /) -> dict[str, Any]:
-        """The status and the location of the answer."""
-        response = outcome.value
-        return note_of(self.status(outcome), () if response is None else raw_headers(response))
+    def headers(self, outcome: Outcome, /) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of the answer."""
+        return () if outcome.value is None else raw_headers(outcome.value)
 
     def replay(self, payload: bytes, /) -> Outcome:
         """The stored answer, marked as a replay."""
@@ -278,11 +277,9 @@ class FlaskValueCall(FlaskViewCall):
                     "pyidempotent.flask.Idempotency, which stores what the decorators above have made of it"
                 ) from error
 
-    def note(self, outcome: Outcome, /) -> dict[str, Any]:
-        """The status and the location of the answer."""
-        if outcome.exception is not None or _is_response(outcome.value):
-            return super().note(outcome)
-        return note_of(self.status(outcome), ())
+    def headers(self, outcome: Outcome, /) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of the answer, where the view makes it."""
+        return super().headers(outcome) if _is_response(outcome.value) else ()
 
     def answer(self, error: IdempotencyError) -> Any:
         """Raises the refusal as an exception that is an answer: a value would go to the decorator above."""

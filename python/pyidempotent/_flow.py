@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from pyidempotent import _native
@@ -79,8 +79,8 @@ class Call(Protocol):
     def pack(self, outcome: Outcome) -> bytes:
         """The stored form of an end; raises `Unstorable`."""
 
-    def note(self, outcome: Outcome) -> dict[str, Any]:
-        """What a repeat may know of an end that could not be stored."""
+    def headers(self, outcome: Outcome) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of an end, where it is an answer: what a repeat may know of it if it can't be stored."""
 
     def replay(self, payload: bytes) -> Outcome:
         """The end that is stored."""

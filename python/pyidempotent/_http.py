@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._native import Facts
+from pyidempotent._native import METHODS, SAFE_METHODS, Facts
 from pyidempotent._results import Answer
 from pyidempotent._site import Site
 from pyidempotent.exceptions import (
@@ -19,16 +18,24 @@ from pyidempotent.exceptions import (
     IdempotencyScopeMissing,
 )
 
+__all__ = [
+    "METHODS",
+    "REPLAYED",
+    "SAFE_METHODS",
+    "HeaderView",
+    "Headers",
+    "anonymous_caller",
+    "key_missing",
+    "once",
+    "problem_answer",
+    "too_large",
+    "who_of",
+]
+
 logger = logging.getLogger("pyidempotent")
 
 #: The response header that says "this is a stored answer".
-REPLAYED = (b"idempotent-replayed", b"true")
-
-#: The methods that nothing protects: a request with one of them changes nothing (RFC 9110, section 9.2.1).
-SAFE_METHODS: frozenset[str] = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-
-#: The methods that middleware protects unless told: the others are idempotent by themselves (RFC 9110, section 9.2.2).
-METHODS: frozenset[str] = frozenset({"POST", "PATCH"})
+REPLAYED = (_native.REPLAYED, b"true")
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -99,43 +106,6 @@ def problem_answer(error: IdempotencyError, path: str, site: Site) -> Answer:
     body = json.dumps(problem).encode()
     raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     return Answer(error.status, [*raw, (b"content-length", b"%d" % len(body))], body)
-
-
-#: The end of a refusal's problem type, whoever documents it.
-_REFUSAL = re.compile(rf"(?:^|[^a-z-])(?:{'|'.join(_native.refusals())})$")
-
-
-def is_refusal(content_type: str, body: bytes) -> bool:
-    """Whether an answer is the problem document of a refusal: another service's, below, that was passed on.
-
-    >>> from pyidempotent import IdempotencyProcessing
-    >>> is_refusal("application/problem+json", json.dumps(IdempotencyProcessing().problem()).encode())
-    True
-    >>> is_refusal("application/problem+json", b'{"type": "/errors/processing", "title": "of somebody else"}')
-    False
-    """
-    if not content_type.lower().startswith("application/problem+json"):
-        return False
-    try:
-        problem = json.loads(body)
-    except ValueError:
-        return False
-    if not isinstance(problem, dict) or problem.get("effect") not in ("none", "running", "done", "unknown"):
-        return False
-    return _REFUSAL.search(str(problem.get("type"))) is not None
-
-
-def is_refusal_passed_on(answer: Answer) -> bool:
-    """Whether an answer that was captured is one."""
-    found = (value for name, value in answer.headers if name.lower() == b"content-type")
-    return is_refusal(next(found, b"").decode("latin-1"), answer.body)
-
-
-def note_of(status: int | None, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, Any]:
-    """What a repeat may know of an answer that was not kept."""
-    location = next((value for name, value in headers if name.lower() == b"location"), None)
-    note = {"answer_status": status, "location": location and location.decode("latin-1")}
-    return {name: value for name, value in note.items() if value is not None}
 
 
 class HeaderView(Mapping[str, str]):

@@ -16,6 +16,10 @@ from pyidempotent._plan import Plan as RoutePlan
 from pyidempotent._site import Site as CallSite
 
 __all__ = [
+    "METHODS",
+    "PAYLOAD_TAGS",
+    "REPLAYED",
+    "SAFE_METHODS",
     "Answer",
     "Backend",
     "Capture",
@@ -40,6 +44,7 @@ __all__ = [
     "expires_at",
     "find_instance",
     "fingerprint_call",
+    "is_refusal",
     "key_text",
     "protect",
     "refusals",
@@ -49,6 +54,15 @@ __all__ = [
 ]
 
 __version__: str
+
+REPLAYED: bytes
+"""The response header that says "this is a stored answer", in lower case."""
+SAFE_METHODS: frozenset[str]
+"""The methods that nothing protects: a request with one of them changes nothing (RFC 9110, section 9.2.1)."""
+METHODS: frozenset[str]
+"""The methods that middleware protects unless told: the others are idempotent (RFC 9110, section 9.2.2)."""
+PAYLOAD_TAGS: tuple[bytes, bytes, bytes, bytes]
+"""The first byte of a stored function's value, endpoint's value, whole answer, exception."""
 
 _Operation = str | tuple[str, bytes]
 _T = TypeVar("_T")
@@ -192,8 +206,8 @@ class FunctionCall:
     def pack(self, outcome: Outcome, /) -> bytes:
         """The value, or the exception."""
 
-    def note(self, outcome: Outcome, /) -> dict[str, Any]:
-        """A function's result has nothing to tell beside itself."""
+    def headers(self, outcome: Outcome, /) -> Iterable[tuple[bytes, bytes]]:
+        """A function has none."""
 
     def replay(self, payload: bytes, /) -> Outcome:
         """The stored value or exception."""
@@ -333,8 +347,6 @@ class Capture:
 
     cut: str | None
     """Why the answer can't be kept."""
-    broke_off: bool
-    """Whether it broke off before its end, so that nobody knows what became of the work."""
 
     def __new__(cls, limit: int) -> Capture: ...
     @property
@@ -363,6 +375,9 @@ class Capture:
 
     def add_message(self, message: Mapping[str, Any], /) -> bool:
         """A part of its body, of an ASGI message; whether it is the one that ends the answer."""
+
+    def break_off(self) -> None:
+        """It ended before its end, so that nobody knows what became of the work."""
 
     def outcome(self, error: Exception | None, /) -> Outcome:
         """How the request ended: the answer as it was seen, if it has started, and what was raised, if anything was."""
@@ -474,5 +489,8 @@ def replayed(payload: bytes, /) -> Answer:
 
 def verdict_of(status: int, /) -> str:
     """What becomes of the key after an answer of this status."""
+
+def is_refusal(content_type: bytes, body: bytes, /) -> bool:
+    """Whether an answer is the problem document of a refusal: of this library in a service below, passed on."""
 
 def refusals() -> dict[str, tuple[int, str, str, str]]: ...

@@ -12,8 +12,7 @@ from typing import Any
 from pyidempotent import _native
 from pyidempotent._callers import named_caller
 from pyidempotent._function import by_authorization, json_body, shared
-from pyidempotent._http import METHODS, SAFE_METHODS, note_of
-from pyidempotent._results import Outcome
+from pyidempotent._http import METHODS, SAFE_METHODS
 from pyidempotent._site import Options, Site, takes_one
 from pyidempotent.backends import Backend
 
@@ -206,10 +205,6 @@ class RequestCall(_native.RequestCall):
         for option, asked in self.plan.asked.items():
             answer = asked(request)
             self.asked[option] = await answer if inspect.isawaitable(answer) else answer
-
-    def note(self, outcome: Outcome) -> dict[str, Any]:
-        """The status and the location of the answer."""
-        return {} if outcome.value is None else note_of(outcome.value.status, outcome.value.headers)
 
 
 def caller_of(plan: Plan, found: Any, who: str) -> bytes | None:

@@ -23,15 +23,13 @@ from pyidempotent._http import (
     REPLAYED,
     SAFE_METHODS,
     anonymous_caller,
-    is_refusal,
-    note_of,
     problem_answer,
     too_large,
 )
-from pyidempotent._native import Facts, replayed, verdict_of
+from pyidempotent._native import Facts, is_refusal, replayed, verdict_of
 from pyidempotent._results import (
     ANSWER,
-    VIEW_VALUE,
+    ENDPOINT_VALUE,
     Answer,
     Outcome,
     Unstorable,
@@ -202,7 +200,7 @@ class EndpointCall(FunctionCall):
             status, headers = self.response.status_code, self.response.raw_headers
             beside = Answer(status or 0, headers, b"").encode(self.site.store_set_cookie)
             try:
-                return pack(VIEW_VALUE, (beside, value), self._classes())
+                return pack(ENDPOINT_VALUE, (beside, value), self._classes())
             except Unstorable:
                 # No annotation names its class, but FastAPI can render it.
                 rendered = self._rendered(value, self.status(outcome))
@@ -256,17 +254,17 @@ class EndpointCall(FunctionCall):
             response.body = b""
         return response
 
-    def note(self, outcome: Outcome, /) -> dict[str, Any]:
-        """The status and the location of the answer."""
+    def headers(self, outcome: Outcome, /) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of the answer."""
         answer = outcome.value if _is_response(outcome.value) else self.response
-        return note_of(self.status(outcome), () if answer is None else answer.raw_headers)
+        return () if answer is None else list(answer.raw_headers)
 
     def replay(self, payload: bytes, /) -> Outcome:
         """The stored answer, marked as a replay."""
         kind = payload[:1]
         if kind == ANSWER:
             return Outcome(value=response_of(replayed(payload)))
-        if kind == VIEW_VALUE:
+        if kind == ENDPOINT_VALUE:
             answer, value = unpack(payload, self._classes())
             beside = Answer.decode(answer)
             status, headers = beside.status, beside.headers
@@ -317,7 +315,7 @@ def _passes_on_a_refusal(response: Any) -> bool:
     if not content_type.startswith("application/problem+json") or getattr(response, "is_streamed", False):
         return False
     body = next((getattr(response, name) for name in ("body", "content", "data") if hasattr(response, name)), b"")
-    return is_refusal(content_type, bytes(body))
+    return is_refusal(content_type.encode("latin-1", "replace"), bytes(body))
 
 
 #: How FastAPI renders a value, beside its model.

@@ -1,7 +1,7 @@
 """What is stored as a result, and what a replay makes of it.
 
-The first byte says what the rest is: ``V`` a value, ``W`` a value with the status and headers that a view set beside
-it, ``R`` a whole HTTP answer, ``X`` an exception.
+The first byte says what the rest is: a value, a value with the status and headers that an endpoint set beside it, a
+whole HTTP answer, or an exception.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pyidempotent._values import Classes, class_name
 
 __all__ = [
     "ANSWER",
+    "ENDPOINT_VALUE",
     "EXCEPTION",
     "VALUE",
-    "VIEW_VALUE",
     "Answer",
     "Outcome",
     "Unstorable",
@@ -29,7 +29,7 @@ __all__ = [
     "unpack_exception",
 ]
 
-VALUE, VIEW_VALUE, ANSWER, EXCEPTION = b"V", b"W", b"R", b"X"
+VALUE, ENDPOINT_VALUE, ANSWER, EXCEPTION = _native.PAYLOAD_TAGS
 
 
 class Unstorable(Exception):

@@ -140,7 +140,7 @@ class CapturedParts(Iterator[bytes]):
                     source.close()
             finally:
                 if running is not None and not running.is_settled:
-                    running.seen.broke_off = True
+                    running.seen.break_off()
                     running.settle()
 
     def _read_on(self, running: Running) -> None:

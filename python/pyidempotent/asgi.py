@@ -326,7 +326,7 @@ class _Running:
             raise
         else:
             if not self._is_settled:
-                self._seen.broke_off = True
+                self._seen.break_off()
                 await self._settle(None)
         finally:
             if self._departure is not None:

@@ -1,7 +1,7 @@
 //! Idempotency keys for backends: the effect happens once, every repeat gets the first answer.
 //!
 //! The core is pure and small: [`Key`] and [`Scope`], [`Fingerprint`], [`Record`], [`decide()`], and the [`Store`] trait.
-//! [`Idempotency`] is the engine over it; [`stores`] are where records live; [`http`] is the exchange that every HTTP face shares.
+//! [`Idempotency`] is the engine over it; [`stores`] are where records live; [`http`] has the rules of HTTP that every face shares.
 //!
 //! # What is promised
 //!
@@ -21,6 +21,7 @@ pub mod decide;
 mod engine;
 mod error;
 mod fingerprint;
+#[cfg(feature = "http")]
 pub mod http;
 mod key;
 pub mod process;

@@ -252,7 +252,7 @@ async fn options_that_do_not_fit_are_errors(place: Place) {
             OptionsError::LeaseOverTtl(second * 2, second),
         ),
         (
-            Options { ttl: second, lease: None, after_crash: AfterCrash::Refuse, ..Options::default() },
+            Options { ttl: second, lease: Some(second), after_crash: AfterCrash::Refuse, ..Options::default() },
             OptionsError::RefuseWithoutTime(second, second),
         ),
     ];
@@ -266,4 +266,8 @@ async fn options_that_do_not_fit_are_errors(place: Place) {
     }
     assert!(engine.get(&call(1).key).await.unwrap().is_none(), "nothing was claimed");
     assert!(engine.with_options(Options { ttl: second, lease: Some(second), ..Options::default() }).is_ok());
+    let by_default = |ttl, after_crash| Options { ttl, after_crash, ..Options::default() }.lease().as_secs_f64();
+    let (short, long) = (second * 20, second * 31);
+    assert_eq!([short, long].map(|ttl| by_default(ttl, AfterCrash::Rerun)), [20.0, 30.0]);
+    assert_eq!([short, long].map(|ttl| by_default(ttl, AfterCrash::Refuse)), [10.0, 30.0]);
 }

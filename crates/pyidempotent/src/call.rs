@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use idempotency::hex;
+use idempotency::http::{EXCEPTION, VALUE};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -15,9 +16,6 @@ use crate::plan::{KeySource, Plan, Values, fingerprint_call};
 use crate::site::Site;
 use crate::value::{Classes, decode_value, encode_value};
 
-/// The first byte of a stored result; `pyidempotent._results` knows them all.
-const VALUE: u8 = b'V';
-const EXCEPTION: u8 = b'X';
 
 /// A call of a function that is protected as a function: its arguments are the payload, its value the result.
 #[pyclass(frozen, subclass, module = "pyidempotent._native")]
@@ -290,11 +288,11 @@ impl FunctionCall {
         Ok(PyBytes::new(slf.py(), &Self::packed(slf, outcome)?))
     }
 
-    /// A function's result has nothing to tell beside itself.
+    /// A function has none.
     #[pyo3(signature = (outcome, /))]
-    fn note<'py>(&self, py: Python<'py>, outcome: &Outcome) -> Bound<'py, PyDict> {
+    fn headers<'py>(&self, py: Python<'py>, outcome: &Outcome) -> Bound<'py, PyTuple> {
         let _ = outcome;
-        PyDict::new(py)
+        PyTuple::empty(py)
     }
 
     /// The stored value or exception.

@@ -13,10 +13,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use idempotency::decide::Start;
+use idempotency::http::Note;
 use idempotency::{Begun, Settled, Verdict};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit, ffi};
@@ -25,12 +27,12 @@ use crate::attempt::{Asked, Completion, CurrentAttempt, Operation};
 use crate::call::FunctionCall;
 use crate::engine::{self, Engine};
 use crate::errors;
+use crate::http::request::RequestCall;
 use crate::outcome::Outcome;
-use crate::request::RequestCall;
 use crate::runtime::{Answer, Colour};
 use crate::site::Site;
 use crate::stopping::Inside;
-use crate::value::{Classes, decode_value, encode_value};
+use crate::value::{Classes, decode_value};
 
 /// A call, as the flow asks it: directly where it is a request's or a plain function's, and otherwise by the methods of
 /// `pyidempotent._flow.Call`.
@@ -151,8 +153,16 @@ impl<'a, 'py> Call<'a, 'py> {
         }
     }
 
-    fn note(&self, outcome: &Bound<'py, Outcome>) -> PyResult<Bound<'py, PyAny>> {
-        self.any().call_method1(intern!(outcome.py(), "note"), (outcome,))
+    /// What a repeat may know of an answer that could not be stored.
+    fn note(&self, outcome: &Bound<'py, Outcome>) -> PyResult<Note> {
+        let headers = match self {
+            Self::Function(_) => return Ok(Note::default()),
+            Self::Request(call) => call.get().headers(call.py(), outcome.get())?,
+            Self::Other(call) => Some(call.call_method1(intern!(call.py(), "headers"), (outcome,))?),
+        };
+        let lines = headers.iter().flat_map(|headers| headers.try_iter()).flatten();
+        let lines: Vec<(PyBackedBytes, PyBackedBytes)> = lines.map(|line| line?.extract()).collect::<PyResult<_>>()?;
+        Ok(Note::of(self.status(outcome)?, lines.iter().map(|(name, value)| (&name[..], &value[..]))))
     }
 
     fn replay(&self, payload: &[u8]) -> PyResult<Bound<'py, Outcome>> {
@@ -227,6 +237,22 @@ impl Flow {
             _ => Ok(()),
         }
     }
+}
+
+/// What a stored note says, as parameters of `IdempotencyNotKept`.
+fn noted<'py>(py: Python<'py>, stored: &[u8]) -> PyResult<Bound<'py, PyDict>> {
+    let Some(note) = Note::decode(stored) else {
+        // Until version 0.2 it was a value of Python's.
+        return Ok(decode_value(py, stored, Classes::None)?.cast_into()?);
+    };
+    let parameters = PyDict::new(py);
+    if let Some(status) = note.status {
+        parameters.set_item(intern!(py, "answer_status"), status)?;
+    }
+    if let Some(location) = note.location {
+        parameters.set_item(intern!(py, "location"), location)?;
+    }
+    Ok(parameters)
 }
 
 impl Flow {
@@ -345,12 +371,7 @@ impl Flow {
                 retry_after.set_item("retry_after", lease_left.as_secs_f64().min(most))?;
                 refused("IdempotencyProcessing", Some(&retry_after))
             }
-            // The note of a result that did not fit is empty.
-            Begun::NotKept(note) if note.is_empty() => refused("IdempotencyNotKept", None),
-            Begun::NotKept(note) => {
-                let note = decode_value(py, &note, Classes::None)?;
-                refused("IdempotencyNotKept", Some(note.cast()?))
-            }
+            Begun::NotKept(note) => refused("IdempotencyNotKept", Some(&noted(py, &note)?)),
         }
     }
 
@@ -427,8 +448,8 @@ impl Flow {
             Ok(payload) => (format!("it has {} bytes, and max_response_bytes is {limit}", payload.len()), None),
             Err(error) => (errors::reason(py, &error)?, Some(error).filter(|error| !errors::is_unstorable(py, error))),
         };
-        let note = match call.note(outcome).and_then(|note| encode_value(vec![], &note, Classes::None)) {
-            Ok(note) => note,
+        let note = match call.note(outcome) {
+            Ok(note) => note.encode(),
             Err(error) => {
                 why = format!("{why}; nor can its status and location be: {}", errors::reason(py, &error)?);
                 vec![]

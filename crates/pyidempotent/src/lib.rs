@@ -10,18 +10,16 @@ mod custom;
 mod driver;
 mod engine;
 mod errors;
-mod exchange;
-mod facts;
 #[cfg(feature = "bench")]
 mod floor;
 mod flow;
+mod http;
 mod logging;
 mod outcome;
 mod per_process;
 mod plan;
 mod pool;
 mod rehearsal;
-mod request;
 mod runtime;
 mod site;
 mod stopping;
@@ -51,10 +49,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<site::Site>()?;
     module.add_class::<plan::Plan>()?;
     module.add_class::<call::FunctionCall>()?;
-    module.add_class::<facts::Facts>()?;
-    module.add_class::<request::RequestCall>()?;
-    module.add_class::<exchange::Answer>()?;
-    module.add_class::<exchange::Capture>()?;
+    module.add_class::<http::facts::Facts>()?;
+    module.add_class::<http::request::RequestCall>()?;
+    module.add_class::<http::answer::Answer>()?;
+    module.add_class::<http::capture::Capture>()?;
     module.add_class::<flow::Flow>()?;
     module.add_class::<attempt::CurrentAttempt>()?;
     module.add_class::<attempt::Completion>()?;
@@ -72,9 +70,11 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(call::key_text, module)?)?;
     module.add_function(wrap_pyfunction!(plan::find_instance, module)?)?;
     module.add_function(wrap_pyfunction!(plan::fingerprint_call, module)?)?;
-    module.add_function(wrap_pyfunction!(exchange::replayed, module)?)?;
-    module.add_function(wrap_pyfunction!(exchange::verdict_of, module)?)?;
-    module.add_function(wrap_pyfunction!(exchange::refusals, module)?)?;
+    module.add_function(wrap_pyfunction!(http::answer::replayed, module)?)?;
+    module.add_function(wrap_pyfunction!(http::answer::verdict_of, module)?)?;
+    module.add_function(wrap_pyfunction!(http::answer::refusals, module)?)?;
+    module.add_function(wrap_pyfunction!(http::answer::is_refusal, module)?)?;
+    http::answer::add_constants(module)?;
     #[cfg(feature = "bench")]
     module.add_function(wrap_pyfunction!(floor::bare_get, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
@@ -18,7 +18,7 @@ from django.http.response import HttpResponseBase
 
 from pyidempotent._departure import to_its_end
 from pyidempotent._function import Function, FunctionCall, modules_above
-from pyidempotent._http import REPLAYED, note_of, once
+from pyidempotent._http import REPLAYED, once
 from pyidempotent._native import Facts, replayed
 from pyidempotent._requests import EndpointCall
 from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
@@ -198,11 +198,10 @@ class ViewCall(EndpointCall):
             response.render()
         return response
 
-    def note(self, outcome: Outcome) -> dict[str, Any]:
-        """The status and the location of the answer."""
+    def headers(self, outcome: Outcome) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of the answer."""
         response = outcome.value
-        is_answer = isinstance(response, HttpResponseBase)
-        return note_of(self.status(outcome), headers_of(response) if is_answer else ())
+        return headers_of(response) if isinstance(response, HttpResponseBase) else ()
 
     def replay(self, payload: bytes) -> Outcome:
         """The stored answer, marked as a replay."""

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::ContentType;
+use super::request::ContentType;
 
 /// The canonical form (RFC 8785) of a JSON body: without white space, names in order, numbers as a double is written.
 /// `None` where the body counts byte for byte:

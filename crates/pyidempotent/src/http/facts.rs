@@ -1,14 +1,14 @@
 //! [`Facts`]: a request, as far as it is known before its body.
 
-use idempotency::http::{CALLERS, POSSIBLE_CALLERS, RequestFacts, canonical_json, names_caller};
+use idempotency::http::{CALLERS, POSSIBLE_CALLERS, RequestFacts, canonical_json, declared_length, names_caller};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::convert::{Line, frozen, latin_1, line_of, optional};
 use crate::errors;
-use crate::exchange::{Line, declared, frozen, latin_1, line_of};
 use crate::site::Site;
 use crate::stopping::Inside;
 
@@ -164,15 +164,6 @@ impl Facts {
     }
 }
 
-/// What a mapping has under a name.
-pub fn optional<'py>(mapping: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    match mapping.cast_exact::<PyDict>() {
-        Ok(dict) => dict.get_item(name),
-        Err(_) if mapping.contains(name)? => mapping.get_item(name).map(Some),
-        Err(_) => Ok(None),
-    }
-}
-
 fn before_query(uri: Bound<'_, PyBytes>) -> Bound<'_, PyBytes> {
     match uri.as_bytes().iter().position(|byte| *byte == b'?') {
         Some(at) => PyBytes::new(uri.py(), &uri.as_bytes()[..at]),
@@ -318,7 +309,7 @@ impl Facts {
     ///     IdempotencyPayloadTooLarge: where it is.
     #[pyo3(signature = (limit, /))]
     pub fn refuse_declared(&self, py: Python<'_>, limit: u64) -> PyResult<()> {
-        let length = self.first(py, b"content-length")?.and_then(|length| declared(length.as_bytes()));
+        let length = self.first(py, b"content-length")?.and_then(|length| declared_length(length.as_bytes()));
         if length.is_some_and(|length| length > limit) {
             return Err(PyErr::from_value(py.import("pyidempotent._http")?.call_method1("too_large", (limit,))?));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use idempotency::http::REFUSALS;
+use idempotency::http::{ANSWER, REFUSALS};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -10,11 +10,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::answer::{Answer, replayed, verdict_of};
+use super::facts::Facts;
 use crate::attempt::Operation;
 use crate::call::text_of;
 use crate::errors;
-use crate::exchange::{ANSWER, Answer, replayed, verdict_of};
-use crate::facts::Facts;
 use crate::outcome::Outcome;
 use crate::plan::fingerprint_call;
 use crate::site::Site;
@@ -177,7 +177,7 @@ impl RequestCall {
             // A refusal of ours, of a call inside, as the application's handler told it: nothing for a repeat.
             false if refused != 0 && answer.status == i64::from(refused) => "release",
             // Of a service below, passed on: its own key decides what runs there.
-            false if is_refusal_passed_on(&outcome.value, answer.status, py)? => "release",
+            false if is_refused_status(answer.status) && answer.is_refusal(py)? => "release",
             false => verdict_of(answer.status),
         })
     }
@@ -186,6 +186,11 @@ impl RequestCall {
     pub fn status(&self, py: Python<'_>, outcome: &Outcome) -> PyResult<Option<u16>> {
         let Some(answer) = value_of(outcome, py)? else { return Ok(None) };
         Ok(Some(u16::try_from(answer.get().status)?))
+    }
+
+    /// The headers of the answer, where there is one.
+    pub fn headers<'py>(&self, py: Python<'py>, outcome: &Outcome) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(value_of(outcome, py)?.map(|answer| answer.get().headers.bind(py).clone().into_any()))
     }
 
     /// The answer, without what is not stored.
@@ -215,11 +220,7 @@ impl RequestCall {
     }
 }
 
-/// Whether an answer is a refusal of this library's that came from a service below.
-fn is_refusal_passed_on(answer: &Py<PyAny>, status: i64, py: Python<'_>) -> PyResult<bool> {
-    static IS_REFUSAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    if !REFUSALS.iter().any(|refusal| i64::from(refusal.status) == status) {
-        return Ok(false);
-    }
-    IS_REFUSAL.import(py, "pyidempotent._http", "is_refusal_passed_on")?.call1((answer,))?.is_truthy()
+/// Whether a refusal of this library's has this status: only then an answer is looked at.
+fn is_refused_status(status: i64) -> bool {
+    REFUSALS.iter().any(|refusal| i64::from(refusal.status) == status)
 }

@@ -1,0 +1,203 @@
+//! [`Answer`]: its wire form, and what of it is stored.
+
+use super::replay::REPLAYED;
+
+/// An answer: status, headers in order, body; byte for byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer<B = Vec<u8>> {
+    /// The status code.
+    pub status: u16,
+    /// The headers, duplicates and all.
+    pub headers: Vec<(B, B)>,
+    /// The body.
+    pub body: B,
+}
+
+/// Statuses of answers that have no body (RFC 9110, section 6.4.1), and so no length.
+const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
+
+/// Whether an answer of this status has a body.
+///
+/// ```
+/// use idempotency::http::has_body;
+/// assert!(has_body(200) && !has_body(204));
+/// ```
+pub fn has_body(status: u16) -> bool {
+    !WITHOUT_BODY.contains(&status)
+}
+
+/// The number that a `Content-Length` declares: `None` for what is no number, the most for what is too large for one.
+///
+/// ```
+/// use idempotency::http::declared_length;
+/// assert_eq!([b"12".as_slice(), b"", b"+1", b"1x"].map(declared_length), [Some(12), None, None, None]);
+/// ```
+pub fn declared_length(value: &[u8]) -> Option<u64> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    is_number.then(|| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX))
+}
+
+/// Why an answer can't be stored: no server could send it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// More than 65,535 headers.
+    #[error("it has more headers than can be told")]
+    Headers,
+    /// The body does not fit the length that is declared for it.
+    #[error("its body is longer than its Content-Length")]
+    Length,
+}
+
+/// Fields of the connection, not of the answer (RFC 9110, section 7.6.1), and the one that a replay makes wrong.
+const NOT_KEPT: [&[u8]; 10] = [
+    b"connection",
+    b"date",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+];
+
+impl<B: AsRef<[u8]>> Answer<B> {
+    /// The wire form of what is stored: status (2 bytes), the number of headers (2), then for each name and value their
+    /// length (4) and bytes; the rest is the body. All numbers big endian.
+    ///
+    /// Not stored are hop-by-hop fields (RFC 9110, section 7.6.1) and those that `Connection` names, `Date`, the mark of a
+    /// replay, and `Set-Cookie` unless `store_set_cookie`.
+    ///
+    /// # Errors
+    ///
+    /// Where no server could send the answer.
+    ///
+    /// ```
+    /// use idempotency::http::Answer;
+    /// let headers = vec![("Location", "/orders/7"), ("Date", "Sun, 06 Nov 1994 08:49:37 GMT")];
+    /// let stored = Answer { status: 201, headers, body: "" }.stored(false).unwrap();
+    /// assert_eq!(Answer::decode(&stored).unwrap().headers, [(&b"Location"[..], &b"/orders/7"[..])]);
+    /// ```
+    pub fn stored(self, store_set_cookie: bool) -> Result<Vec<u8>, Malformed> {
+        let mut out = vec![];
+        self.store_into(store_set_cookie, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`Self::stored`], after what stands in `out`.
+    ///
+    /// # Errors
+    ///
+    /// Where no server could send the answer.
+    pub fn store_into(self, store_set_cookie: bool, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        if self.headers.len() > usize::from(u16::MAX) {
+            return Err(Malformed::Headers);
+        }
+        let length = self.headers.iter().find(|(name, _)| name.as_ref().eq_ignore_ascii_case(b"content-length"));
+        let length = length.and_then(|(_, value)| declared_length(value.as_ref()));
+        if has_body(self.status) && length.is_some_and(|length| self.body.as_ref().len() as u64 > length) {
+            return Err(Malformed::Length);
+        }
+        self.without_transient(store_set_cookie).encode_into(out);
+        Ok(())
+    }
+
+    fn without_transient(mut self, store_set_cookie: bool) -> Self {
+        let named: Vec<Vec<u8>> = self
+            .headers
+            .iter()
+            .filter(|(name, _)| name.as_ref().eq_ignore_ascii_case(b"connection"))
+            .flat_map(|(_, value)| value.as_ref().split(|byte| *byte == b',').map(|name| name.trim_ascii().to_vec()))
+            .collect();
+        self.headers.retain(|(name, _)| {
+            let is = |other: &[u8]| name.as_ref().eq_ignore_ascii_case(other);
+            !NOT_KEPT.into_iter().any(is)
+                && !named.iter().any(|other| is(other))
+                && !is(REPLAYED.as_bytes())
+                && (store_set_cookie || !is(b"set-cookie"))
+        });
+        self
+    }
+
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        let fields = || self.headers.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]);
+        let body = self.body.as_ref();
+        out.reserve(4 + body.len() + fields().map(|field| 4 + field.len()).sum::<usize>());
+        out.extend_from_slice(&self.status.to_be_bytes());
+        out.extend_from_slice(&(self.headers.len() as u16).to_be_bytes());
+        for field in fields() {
+            out.extend_from_slice(&(field.len() as u32).to_be_bytes());
+            out.extend_from_slice(field);
+        }
+        out.extend_from_slice(body);
+    }
+}
+
+impl<'a> Answer<&'a [u8]> {
+    /// Reads the wire form; `None` where it is not one.
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+            let (head, tail) = rest.split_at_checked(length)?;
+            *rest = tail;
+            Some(head)
+        }
+        let rest = &mut { bytes };
+        let status = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
+        let count = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
+        let mut field = || {
+            let length = u32::from_be_bytes(take(rest, 4)?.try_into().ok()?);
+            take(rest, length as usize)
+        };
+        let headers = (0..count).map(|_| Some((field()?, field()?))).collect::<Option<Vec<_>>>()?;
+        Some(Self { status, headers, body: rest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer() -> Answer<&'static [u8]> {
+        fn pair(name: &'static [u8], value: &'static [u8]) -> (&'static [u8], &'static [u8]) {
+            (name, value)
+        }
+        let headers = vec![
+            pair(b"Connection", b"close, X-Hop"),
+            pair(b"X-Hop", b"1"),
+            pair(b"Link", b"a"),
+            pair(b"Link", b"\xff"),
+            pair(b"Set-Cookie", b"s=1"),
+            pair(b"Date", b"now"),
+            pair(b"Transfer-Encoding", b"chunked"),
+        ];
+        Answer { status: 201, headers, body: b"\0\xff" }
+    }
+
+    #[test]
+    fn an_answer_survives_its_wire_form() {
+        let kept = answer().without_transient(true);
+        assert_eq!(Answer::decode(&answer().stored(true).unwrap()), Some(kept));
+        let bytes = answer().stored(false).unwrap();
+        assert!((0..20).all(|length| Answer::decode(&bytes[..length]).is_none()));
+    }
+
+    #[test]
+    fn transient_headers_are_dropped_and_the_others_stay_in_order() {
+        let kept = answer().without_transient(false).headers;
+        assert_eq!(kept, [(&b"Link"[..], &b"a"[..]), (b"Link", b"\xff")]);
+        assert_eq!(answer().without_transient(true).headers.len(), 3);
+    }
+
+    #[test]
+    fn an_answer_that_no_server_can_send_is_malformed() {
+        fn of(status: u16, length: &str) -> Result<Vec<u8>, Malformed> {
+            let headers = vec![(&b"Content-Length"[..], length.as_bytes())];
+            Answer { status, headers, body: &b"four"[..] }.stored(false)
+        }
+        assert_eq!(of(200, "3"), Err(Malformed::Length));
+        assert!(["4", "5", "three"].iter().all(|length| of(200, length).is_ok()));
+        assert!(of(304, "3").is_ok());
+    }
+}

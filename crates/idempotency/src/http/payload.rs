@@ -1,0 +1,59 @@
+//! What is stored as a result. Its first byte says what the rest is.
+
+use serde_json::{Map, Value};
+
+/// A function's value, in the encoding of its language.
+pub const VALUE: u8 = b'V';
+/// A function's value, with the status and headers that an endpoint set beside it.
+pub const ENDPOINT_VALUE: u8 = b'W';
+/// An [`Answer`](super::Answer), in its wire form.
+pub const ANSWER: u8 = b'R';
+/// An exception, in the encoding of its language.
+pub const EXCEPTION: u8 = b'X';
+
+/// What a repeat may know of an answer that was not kept: a JSON object, which every language reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// The status of the answer.
+    pub status: Option<u16>,
+    /// Its `Location`.
+    pub location: Option<String>,
+}
+
+impl Note {
+    /// Of an answer: its status and its first `Location`, taken for Latin-1.
+    ///
+    /// ```
+    /// use idempotency::http::Note;
+    /// let note = Note::of(Some(201), [(b"Location".as_slice(), b"/orders/7".as_slice())]);
+    /// assert_eq!(note.encode(), br#"{"answer_status":201,"location":"/orders/7"}"#);
+    /// assert_eq!(Note::decode(&note.encode()), Some(note));
+    /// ```
+    pub fn of<'a>(status: Option<u16>, headers: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let mut headers = headers.into_iter();
+        let location = headers.find(|(name, _)| name.eq_ignore_ascii_case(b"location"));
+        Self { status, location: location.map(|(_, value)| value.iter().copied().map(char::from).collect()) }
+    }
+
+    /// The stored form; empty where there is nothing to know.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut note = Map::new();
+        if let Some(status) = self.status {
+            note.insert("answer_status".to_owned(), status.into());
+        }
+        if let Some(location) = &self.location {
+            note.insert("location".to_owned(), location.as_str().into());
+        }
+        if note.is_empty() { vec![] } else { Value::from(note).to_string().into_bytes() }
+    }
+
+    /// Reads the stored form; `None` where it is not one.
+    pub fn decode(stored: &[u8]) -> Option<Self> {
+        if stored.is_empty() {
+            return Some(Self::default());
+        }
+        let note: Map<String, Value> = serde_json::from_slice(stored).ok()?;
+        let status = note.get("answer_status").and_then(Value::as_u64).and_then(|status| status.try_into().ok());
+        Some(Self { status, location: note.get("location").and_then(Value::as_str).map(str::to_owned) })
+    }
+}
