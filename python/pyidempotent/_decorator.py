@@ -195,7 +195,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
                 view = flask_call(plan, args, kwargs) or _django_call(plan, args, kwargs)
                 if view is not None:
                     return view
-            return plan.native.call(args, kwargs)
+            return FunctionCall.of(plan.native, args, kwargs)
         for parameter in plan.responses:
             response = kwargs.get(parameter, response)
         return EndpointCall(plan, args, kwargs, request, response)

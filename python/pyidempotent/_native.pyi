@@ -149,8 +149,6 @@ class Plan:
         has_namespace: bool,
         has_fingerprint: bool,
     ) -> Plan: ...
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> FunctionCall:
-        """As ``FunctionCall(function, args, kwargs)``."""
 
 @disjoint_base
 class FunctionCall:
@@ -158,6 +156,10 @@ class FunctionCall:
 
     def __new__(cls, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *_more: Any) -> Self: ...
     def __init__(self, plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *_more: Any) -> None: ...
+    @staticmethod
+    def of(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> FunctionCall:
+        """Of a plan that is native already."""
+
     @property
     def plan(self) -> Function: ...
     @property

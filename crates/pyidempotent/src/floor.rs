@@ -5,8 +5,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCFunction, PyTuple};
 use redis::aio::MultiplexedConnection;
 
-use crate::bridge;
-use crate::runtime::block_on;
+use crate::boundary::bridge;
+use crate::boundary::runtime::block_on;
 
 /// A function that gets a key's value, as an awaitable.
 #[pyfunction]

@@ -23,16 +23,17 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit, ffi};
 
-use crate::attempt::{Asked, Completion, CurrentAttempt, Operation};
-use crate::call::FunctionCall;
-use crate::engine::{self, Engine};
-use crate::errors;
+use crate::boundary::begun;
+use crate::boundary::runtime::{Answer, Colour};
+use crate::boundary::stopping::Inside;
+use crate::boundary::{errors, python};
+use crate::calls::attempt::{Asked, Completion, CurrentAttempt, Operation};
+use crate::calls::engine::Engine;
+use crate::calls::outcome::Outcome;
+use crate::calls::site::Site;
+use crate::function::call::FunctionCall;
 use crate::http::request::RequestCall;
-use crate::outcome::Outcome;
-use crate::runtime::{Answer, Colour};
-use crate::site::Site;
-use crate::stopping::Inside;
-use crate::value::{Classes, decode_value};
+use crate::value::encoding::{Classes, decode_value};
 
 /// A call, as the flow asks it: directly where it is a request's or a plain function's, and otherwise by the methods of
 /// `pyidempotent._flow.Call`.
@@ -281,7 +282,7 @@ impl Flow {
             }
             At::Body(asked) => self.claim(call, asked, call.fingerprint_of(told)?, colour),
             At::Claim(asked, fingerprint) => {
-                let begun = told.cast::<engine::Begun>()?.get().take().ok_or_else(out_of_turn)?;
+                let begun = told.cast::<begun::Begun>()?.get().take().ok_or_else(out_of_turn)?;
                 self.begun(call, self.engine(call)?.get(), asked, fingerprint, begun, colour)
             }
             At::Unprotected => Ok((intern!(py, "end"), told.clone())),
@@ -521,7 +522,7 @@ fn is_awaitable(value: &Bound<'_, PyAny>) -> bool {
 /// The end of work that has yet to be awaited.
 #[cold]
 fn not_awaited<'py>(value: &Bound<'py, PyAny>, running: &Bound<'py, CurrentAttempt>) -> PyResult<Bound<'py, Outcome>> {
-    let end = value.py().import("pyidempotent._flow")?.call_method1("not_awaited", (value, running))?;
+    let end = python::not_awaited(value.py())?.call1((value, running))?;
     Ok(end.cast_into()?)
 }
 
@@ -532,9 +533,7 @@ fn is_django_there(py: Python<'_>) -> PyResult<bool> {
 }
 
 fn waits_for_a_commit(completion: &Bound<'_, Completion>) -> PyResult<bool> {
-    static SETTLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let settle = SETTLE.import(completion.py(), "pyidempotent._transactions", "settle_on_commit")?;
-    settle.call1((completion,))?.is_truthy()
+    python::settle_on_commit(completion.py())?.call1((completion,))?.is_truthy()
 }
 
 fn out_of_turn() -> PyErr {

@@ -13,7 +13,6 @@ use tokio::sync::Notify;
 
 use super::holding::{Holding, HoldingState, Place, Work};
 use super::outage::Outage;
-use super::serving::Serving;
 use super::waiting::Rooms;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{State, Token};
@@ -42,6 +41,8 @@ pub(super) struct Keeper {
     pub(super) outage: Outage,
     pub(super) rooms: Rooms,
     schedule: Mutex<Schedule>,
+    /// Starts the task that sends what is due.
+    serve: fn(Arc<Self>, &Handle),
     pub(super) wake: Notify,
     /// Notified when nothing is left that a shutdown waits for.
     idle: Notify,
@@ -106,10 +107,10 @@ impl Schedule {
 }
 
 impl Keeper {
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, serve: fn(Arc<Self>, &Handle)) -> Self {
         let outage = Outage::new(&*store);
         let (rooms, schedule, wake, idle) = Default::default();
-        Self { store, outage, rooms, schedule, wake, idle }
+        Self { store, outage, rooms, schedule, serve, wake, idle }
     }
 
     pub(super) fn schedule(&self) -> MutexGuard<'_, Schedule> {
@@ -147,7 +148,7 @@ impl Keeper {
         if !schedule.served {
             schedule.served = true;
             drop(schedule);
-            Serving { keeper: self.clone(), gone: vec![] }.start_on(handle);
+            (self.serve)(self.clone(), handle);
         } else if schedule.must_look_by(due) {
             self.wake.notify_one();
         }

@@ -209,7 +209,7 @@ const TAKEOVERS: u32 = 4;
 impl Idempotency {
     /// An engine of its own over a store, with the default options. Clone it to share it.
     pub fn new(store: impl Store) -> Self {
-        let engine = Engine { keeper: Arc::new(Keeper::new(Arc::new(store))) };
+        let engine = Engine { keeper: Arc::new(Keeper::new(Arc::new(store), serving::start)) };
         Self { engine: Arc::new(engine), options: Options::default() }
     }
 

@@ -9,15 +9,20 @@ use super::holding::Holding;
 use super::keeper::{AT_ONCE, Keeper, Schedule};
 use super::outage::LONGEST_PAUSE;
 
+/// Starts the task.
+pub(super) fn start(keeper: Arc<Keeper>, handle: &Handle) {
+    Serving { keeper, gone: vec![] }.start_on(handle);
+}
+
 /// The task's hold on the schedule.
-pub(super) struct Serving {
-    pub(super) keeper: Arc<Keeper>,
+struct Serving {
+    keeper: Arc<Keeper>,
     /// The runtimes that this task, or those it followed, went away with.
-    pub(super) gone: Vec<Id>,
+    gone: Vec<Id>,
 }
 
 impl Serving {
-    pub(super) fn start_on(mut self, handle: &Handle) {
+    fn start_on(mut self, handle: &Handle) {
         self.gone.push(handle.id());
         handle.spawn(serve(self));
     }

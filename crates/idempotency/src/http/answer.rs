@@ -1,6 +1,7 @@
 //! [`Answer`]: its wire form, and what of it is stored.
 
-use super::replay::REPLAYED;
+/// The response header that says "this is a stored answer"; its value is `true`.
+pub const REPLAYED: &str = "idempotent-replayed";
 
 /// An answer: status, headers in order, body; byte for byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -13,12 +13,12 @@ mod replay;
 mod request;
 mod scope;
 
-pub use answer::{Answer, Malformed, declared_length, has_body};
+pub use answer::{Answer, Malformed, REPLAYED, declared_length, has_body};
 pub use capture::Capture;
 pub use json::canonical_json;
 pub use payload::{ANSWER, ENDPOINT_VALUE, EXCEPTION, Note, VALUE};
 pub use policy::{Fate, METHODS, SAFE_METHODS};
 pub use refusal::{REFUSALS, Refusal, is_refusal};
-pub use replay::{REPLAYED, replay_headers};
+pub use replay::replay_headers;
 pub use request::RequestFacts;
 pub use scope::{CALLERS, POSSIBLE_CALLERS, names_caller};

@@ -1,9 +1,6 @@
 //! The replay of a stored answer, and its marks.
 
-use super::answer::{Answer, has_body};
-
-/// The response header that says "this is a stored answer"; its value is `true`.
-pub const REPLAYED: &str = "idempotent-replayed";
+use super::answer::{Answer, REPLAYED, has_body};
 
 /// What a replay adds to the headers of a stored answer: its length, where the first answer came in pieces, and the mark.
 ///

@@ -8,7 +8,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString, PyTuple};
 
 use super::convert::{bytes_of, line_of};
-use crate::errors;
+use crate::boundary::errors;
 
 /// A whole HTTP answer, as faces that see answers have it.
 ///

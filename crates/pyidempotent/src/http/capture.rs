@@ -7,7 +7,7 @@ use pyo3::{IntoPyObjectExt, intern};
 
 use super::answer::Answer;
 use super::convert::{bytes_of, frozen, is_bytes, is_of_a_message, latin_1, optional, pair_of};
-use crate::outcome::Outcome;
+use crate::calls::outcome::Outcome;
 
 /// What is seen of an answer on its way out.
 ///

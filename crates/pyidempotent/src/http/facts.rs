@@ -8,9 +8,9 @@ use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::convert::{Line, frozen, latin_1, line_of, optional};
-use crate::errors;
-use crate::site::Site;
-use crate::stopping::Inside;
+use crate::boundary::stopping::Inside;
+use crate::boundary::{errors, python};
+use crate::calls::site::Site;
 
 /// A request, as far as it is known before its body.
 ///
@@ -112,7 +112,7 @@ impl Facts {
         let lines = self.of_name(py, &site.header)?;
         if lines.is_empty() {
             if site.required {
-                let said = py.import("pyidempotent._http")?.call_method1("key_missing", (&site.key_header,))?;
+                let said = python::key_missing(py)?.call1((&site.key_header,))?;
                 return Err(errors::refusal(py, "IdempotencyKeyMissing", (said,), None));
             }
             return Ok(None);
@@ -206,7 +206,7 @@ impl Facts {
         let path = match optional(scope, intern!(py, "raw_path"))? {
             Some(raw) if raw.is_truthy()? => before_query(frozen(raw)?),
             // Not every server tells it.
-            _ => py.import("pyidempotent._requests")?.call_method1("path_of", (scope,))?.cast_into()?,
+            _ => python::path_of_scope(py)?.call1((scope,))?.cast_into()?,
         };
         let query = match optional(scope, intern!(py, "query_string"))? {
             Some(query) => frozen(query)?,
@@ -242,7 +242,7 @@ impl Facts {
                 Some(uri) if uri.cast::<PyString>()?.to_str().is_ok_and(|uri| uri.starts_with('/')) => {
                     before_query(latin_1(&uri)?)
                 }
-                _ => py.import("pyidempotent._wsgi")?.call_method1("path_of", (environ,))?.cast_into()?,
+                _ => python::path_of_environ(py)?.call1((environ,))?.cast_into()?,
             },
         };
         let query = match (query, environ.get_item(intern!(py, "QUERY_STRING"))?) {
@@ -311,7 +311,7 @@ impl Facts {
     pub fn refuse_declared(&self, py: Python<'_>, limit: u64) -> PyResult<()> {
         let length = self.first(py, b"content-length")?.and_then(|length| declared_length(length.as_bytes()));
         if length.is_some_and(|length| length > limit) {
-            return Err(PyErr::from_value(py.import("pyidempotent._http")?.call_method1("too_large", (limit,))?));
+            return Err(PyErr::from_value(python::too_large(py)?.call1((limit,))?));
         }
         Ok(())
     }

@@ -6,18 +6,17 @@ use idempotency::http::{ANSWER, REFUSALS};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::answer::{Answer, replayed, verdict_of};
 use super::facts::Facts;
-use crate::attempt::Operation;
-use crate::call::text_of;
-use crate::errors;
-use crate::outcome::Outcome;
-use crate::plan::fingerprint_call;
-use crate::site::Site;
+use crate::boundary::{errors, python};
+use crate::calls::attempt::Operation;
+use crate::calls::outcome::Outcome;
+use crate::calls::site::Site;
+use crate::value::digest::fingerprint_call;
+use crate::value::key::text_of;
 
 /// A request whose whole answer is stored. Faces derive from it: who the user is, they know.
 #[pyclass(frozen, subclass, module = "pyidempotent._native")]
@@ -108,8 +107,6 @@ impl RequestCall {
 
     /// Who calls: as ``scope=`` says, or the user that the framework knows, or nobody where nobody claims to be.
     pub fn caller<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        static CALLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        static ANONYMOUS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let (py, call) = (slf.py(), slf.get());
         let plan = call.plan.bind(py);
         if plan.getattr(intern!(py, "shared"))?.is_truthy()? {
@@ -122,7 +119,7 @@ impl RequestCall {
         if let Some(found) = call.said(intern!(py, "scope"))? {
             // Without a word for the log where it says who.
             let who = if found.is_none() { who() } else { String::new() };
-            let caller = CALLER.import(py, "pyidempotent._plan", "caller_of")?.call1((plan, found, who))?;
+            let caller = python::caller_of(py)?.call1((plan, found, who))?;
             if !caller.is_none() {
                 return Ok(Some(caller.cast_into()?));
             }
@@ -132,7 +129,7 @@ impl RequestCall {
             return Ok(Some(user.cast_into()?));
         }
         if call.facts.get().has_caller(py)? {
-            ANONYMOUS.import(py, "pyidempotent._http", "anonymous_caller")?.call1((&call.facts, &call.site, who()))?;
+            python::anonymous_caller(py)?.call1((&call.facts, &call.site, who()))?;
         }
         Ok(None)
     }

@@ -6,16 +6,16 @@ use idempotency::hex;
 use idempotency::http::{EXCEPTION, VALUE};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use crate::errors;
-use crate::outcome::Outcome;
-use crate::plan::{KeySource, Plan, Values, fingerprint_call};
-use crate::site::Site;
-use crate::value::{Classes, decode_value, encode_value};
-
+use super::plan::{KeySource, Plan, Values};
+use crate::boundary::{errors, python};
+use crate::calls::outcome::Outcome;
+use crate::calls::site::Site;
+use crate::value::digest::fingerprint_call;
+use crate::value::encoding::{Classes, decode_value, encode_value};
+use crate::value::key::text_of;
 
 /// A call of a function that is protected as a function: its arguments are the payload, its value the result.
 #[pyclass(frozen, subclass, module = "pyidempotent._native")]
@@ -29,21 +29,7 @@ pub struct FunctionCall {
     digest: OnceLock<[u8; 32]>,
 }
 
-/// A function of `pyidempotent`, found once.
-fn python<'py>(
-    py: Python<'py>,
-    cell: &'static PyOnceLock<Py<PyAny>>,
-    module: &str,
-    name: &str,
-) -> PyResult<&'py Bound<'py, PyAny>> {
-    cell.import(py, module, name)
-}
-
 impl FunctionCall {
-    pub fn of(plan: Py<Plan>, args: Py<PyTuple>, kwargs: Py<PyDict>) -> Self {
-        Self { plan, args, kwargs, values: OnceLock::new(), digest: OnceLock::new() }
-    }
-
     /// The decorated function's analysis, which Python has made.
     fn function<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
         self.plan.get().function.bind(py)
@@ -102,11 +88,10 @@ impl FunctionCall {
 
     /// The stored form of an end.
     pub fn packed(slf: &Bound<'_, Self>, outcome: &Outcome) -> PyResult<Arc<[u8]>> {
-        static PACK_EXCEPTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let (py, call) = (slf.py(), slf.get());
         let classes = call.classes(py);
         if let Some(error) = outcome.raised(py) {
-            let pack = python(py, &PACK_EXCEPTION, "pyidempotent._results", "pack_exception")?;
+            let pack = python::pack_exception(py)?;
             let packed = pack.call1((error, classes.get(py)?, Self::stored(slf)?))?;
             return Ok(packed.cast::<PyBytes>()?.as_bytes().into());
         }
@@ -120,11 +105,10 @@ impl FunctionCall {
 
     /// The end that is stored.
     pub fn replayed(slf: &Bound<'_, Self>, payload: &[u8]) -> PyResult<Outcome> {
-        static UNPACK_EXCEPTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let (py, call) = (slf.py(), slf.get());
         let classes = call.classes(py);
         if payload.first() == Some(&EXCEPTION) {
-            let unpack = python(py, &UNPACK_EXCEPTION, "pyidempotent._results", "unpack_exception")?;
+            let unpack = python::unpack_exception(py)?;
             let error = unpack.call1((PyBytes::new(py, payload), classes.get(py)?, Self::stored(slf)?))?;
             return Ok(Outcome::of_exception(error));
         }
@@ -150,6 +134,13 @@ impl FunctionCall {
         let py = plan.py();
         let plan = plan.getattr(intern!(py, "native"))?.cast_into::<Plan>()?.unbind();
         Ok(Self::of(plan, args, kwargs))
+    }
+
+    /// Of a plan that is native already.
+    #[staticmethod]
+    #[pyo3(signature = (plan, args, kwargs, /))]
+    fn of(plan: Py<Plan>, args: Py<PyTuple>, kwargs: Py<PyDict>) -> Self {
+        Self { plan, args, kwargs, values: OnceLock::new(), digest: OnceLock::new() }
     }
 
     #[pyo3(signature = (_plan, _args, _kwargs))]
@@ -230,7 +221,6 @@ impl FunctionCall {
 
     /// Who calls, as ``scope=`` says.
     pub fn caller<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        static CALLER_BYTES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let (py, call) = (slf.py(), slf.get());
         let plan = call.plan.get();
         if !plan.has_scope {
@@ -241,7 +231,7 @@ impl FunctionCall {
             return Err(errors::refusal(py, "IdempotencyScopeMissing", (message,), None));
         }
         let caller = Self::selected(slf, intern!(py, "scope"))?;
-        let bytes = python(py, &CALLER_BYTES, "pyidempotent._function", "caller_bytes")?.call1((caller,))?;
+        let bytes = python::caller_bytes(py)?.call1((caller,))?;
         Ok(Some(bytes.cast_into()?))
     }
 
@@ -265,12 +255,11 @@ impl FunctionCall {
     /// A value is stored; an exception releases the key, unless its type is stored.
     #[pyo3(signature = (outcome, /))]
     pub fn verdict(&self, py: Python<'_>, outcome: &Outcome) -> PyResult<&'static str> {
-        static TO_RUN_AGAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let Some(error) = outcome.raised(py) else { return Ok("store") };
         if error.is_instance(&self.site(py).getattr("store_exceptions")?)? {
             return Ok("store");
         }
-        let to_run_again = python(py, &TO_RUN_AGAIN, "pyidempotent._tasks", "is_to_run_again")?;
+        let to_run_again = python::is_to_run_again(py)?;
         let function = self.function(py).getattr("function")?;
         Ok(if to_run_again.call1((error, function))?.is_truthy()? { "release" } else { "fail" })
     }
@@ -305,36 +294,4 @@ impl FunctionCall {
     fn stored_exceptions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.site(py).getattr("store_exceptions")
     }
-}
-
-/// A key as text: a str, an int in decimal digits, or a UUID in its usual form (RFC 9562, section 4).
-///
-/// Parameters:
-///     key: the key.
-///     what: what it is, for a message.
-///
-/// Raises:
-///     IdempotencyKeyInvalid: for anything else.
-#[pyfunction]
-#[pyo3(signature = (key, what, /))]
-pub fn key_text<'py>(key: &Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyString>> {
-    text_of(key, || what.to_owned())
-}
-
-pub fn text_of<'py>(key: &Bound<'py, PyAny>, what: impl FnOnce() -> String) -> PyResult<Bound<'py, PyString>> {
-    static UUID: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let py = key.py();
-    if let Ok(text) = key.cast::<PyString>() {
-        return Ok(text.clone());
-    }
-    // Of a bool or a float nobody means what it would become.
-    if key.is_instance_of::<PyInt>() && !key.is_instance_of::<PyBool>() {
-        return py.get_type::<PyInt>().call1((key,))?.str(); // of an enum the number
-    }
-    if key.is_instance(UUID.import(py, "uuid", "UUID")?)? {
-        return key.str();
-    }
-    let what = what();
-    let message = format!("{what} must be a str, an int or a UUID, not {}", key.get_type().qualname()?);
-    Err(errors::refusal(py, "IdempotencyKeyInvalid", (message,), None))
 }

@@ -1,8 +1,8 @@
 //! [`Backend`]: a store, made anew in every process that uses it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use idempotency::decide::Held;
@@ -15,10 +15,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::custom::PythonStore;
-use crate::rehearsal::{self, Rehearsed};
-use crate::runtime::{block_on, process};
-use crate::{conformance, errors};
+use super::custom::PythonStore;
+use super::rehearsal::{self, Rehearsed};
+use super::suite;
+use crate::boundary::convert::seconds;
+use crate::boundary::errors;
+use crate::boundary::runtime::{block_on, process};
 
 /// A store. Opening it does no I/O; a forked child gets one of its own.
 #[pyclass(frozen, module = "pyidempotent._native")]
@@ -50,11 +52,6 @@ impl Spec {
     }
 }
 
-pub fn seconds(name: &str, seconds: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, not {seconds}")))
-}
-
 /// # Errors
 /// Where an operation would have no time at all.
 fn time_limit(given: f64) -> PyResult<Duration> {
@@ -64,19 +61,22 @@ fn time_limit(given: f64) -> PyResult<Duration> {
     }
 }
 
+/// The store of a rehearsal.
+static STAND_IN: LazyLock<Backend> = LazyLock::new(|| Backend::new(Spec::Rehearsal));
+
+/// The backend that stands in for every other, while there is a rehearsal.
+fn stand_in() -> Option<&'static Backend> {
+    rehearsal::is_on().then(|| &*STAND_IN)
+}
+
 impl Backend {
     fn new(spec: Spec) -> Self {
         Self { spec, current: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
-    /// The store that stands in for every other while a test rehearses.
-    pub fn rehearsal() -> Self {
-        Self::new(Spec::Rehearsal)
-    }
-
     /// This process's engine over the store, or over the one that stands in for it.
     pub fn engine(&self) -> Result<&Idempotency, StoreError> {
-        rehearsal::stand_in().unwrap_or(self).own_engine()
+        stand_in().unwrap_or(self).own_engine()
     }
 
     fn own_engine(&self) -> Result<&Idempotency, StoreError> {
@@ -108,7 +108,7 @@ impl Backend {
 
     /// Whether every operation answers without I/O.
     pub fn is_immediate(&self) -> bool {
-        matches!(rehearsal::stand_in().unwrap_or(self).spec, Spec::Memory { .. } | Spec::Rehearsal)
+        matches!(stand_in().unwrap_or(self).spec, Spec::Memory { .. } | Spec::Rehearsal)
     }
 }
 
@@ -175,7 +175,7 @@ impl Backend {
     /// Holds the store against every rule; an AssertionError names the first that does not hold.
     fn check(&self, py: Python<'_>) -> PyResult<()> {
         let store = self.spec.open().map_err(|error| errors::store_error(py, &error))?;
-        conformance::check(py, store)
+        suite::check(py, store)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -6,24 +6,15 @@ use idempotency::StoreError;
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyConnectionError, PyException, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::PyDict;
 
-/// An exception of `pyidempotent.exceptions`, by name.
-fn exception<'py>(
-    py: Python<'py>,
-    cell: &'static PyOnceLock<Py<PyType>>,
-    name: &str,
-) -> PyResult<&'py Bound<'py, PyType>> {
-    cell.import(py, "pyidempotent.exceptions", name)
-}
+use super::python;
 
 /// A store's failure: `IdempotencyStoreUnavailable`, with what caused it as its cause. It names no time to try again
 /// where waiting mends nothing.
 pub fn store_error(py: Python<'_>, error: &StoreError) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let made = || {
-        let class = exception(py, &CLASS, "IdempotencyStoreUnavailable")?;
+        let class = python::store_unavailable(py)?;
         let options = PyDict::new(py);
         if !error.is_passing() {
             options.set_item("retry_after", py.None())?;
@@ -46,11 +37,9 @@ pub fn store_error(py: Python<'_>, error: &StoreError) -> PyErr {
 
 /// A malformed key: `IdempotencyKeyInvalid`.
 pub fn key_error(py: Python<'_>, error: &idempotency::KeyError) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    match exception(py, &CLASS, "IdempotencyKeyInvalid") {
-        Ok(class) => PyErr::from_type(class.clone(), error.to_string()),
-        Err(import) => import,
-    }
+    python::key_invalid(py)
+        .and_then(|class| class.call1((error.to_string(),)))
+        .map_or_else(|error| error, PyErr::from_value)
 }
 
 /// A refusal: an exception of `pyidempotent.exceptions`, by name. Never on the way of a call that is answered.
@@ -60,12 +49,8 @@ pub fn refusal<'py>(
     args: impl PyCallArgs<'py>,
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyErr {
-    let made = || py.import("pyidempotent.exceptions")?.getattr(class)?.call(args, kwargs);
+    let made = || python::exception(py, class)?.call(args, kwargs);
     made().map_or_else(|error| error, PyErr::from_value)
-}
-
-fn unstorable_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    Ok(py.import("pyidempotent._results")?.getattr("Unstorable")?.cast_into()?)
 }
 
 /// `Unstorable`, for a value that the encoding has no form for; any other error stays what it is.
@@ -73,9 +58,9 @@ pub fn unstorable(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyTypeError>(py) && !error.is_instance_of::<PyValueError>(py) {
         return error;
     }
-    match unstorable_class(py) {
-        Ok(class) => {
-            let raised = PyErr::from_type(class, error.value(py).to_string());
+    match python::unstorable(py).and_then(|class| class.call1((error.value(py).to_string(),))) {
+        Ok(raised) => {
+            let raised = PyErr::from_value(raised);
             raised.set_cause(py, Some(error));
             raised
         }
@@ -110,8 +95,7 @@ pub fn log(py: Python<'_>, message: &str, cause: Option<&PyErr>) -> PyResult<()>
         if let Some(cause) = cause {
             more.set_item("exc_info", cause.value(py))?;
         }
-        let logger = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
-        logger.call_method("error", ("%s", message), Some(&more)).map(drop)
+        python::logger(py)?.call_method("error", ("%s", message), Some(&more)).map(drop)
     };
     match logged() {
         Err(error) if error.is_instance_of::<PyException>(py) => {
@@ -124,11 +108,10 @@ pub fn log(py: Python<'_>, message: &str, cause: Option<&PyErr>) -> PyResult<()>
 
 /// Whether an error is a refusal of ours.
 pub fn is_refusal(py: Python<'_>, error: &PyErr) -> bool {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    exception(py, &CLASS, "IdempotencyError").is_ok_and(|class| error.is_instance(py, class.as_any()))
+    python::error(py).is_ok_and(|class| error.is_instance(py, class))
 }
 
 /// Whether the words of an error are ours, about a result that has no stored form.
 pub fn is_unstorable(py: Python<'_>, error: &PyErr) -> bool {
-    unstorable_class(py).is_ok_and(|class| error.is_instance(py, class.as_any()))
+    python::unstorable(py).is_ok_and(|class| error.is_instance(py, class))
 }

@@ -7,11 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use idempotency::{Settled, StorageKey, Verdict};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
-use crate::bridge;
-use crate::runtime::{Answer, Colour, at_once, block_on};
+use crate::boundary::runtime::{Answer, Colour, at_once, block_on};
+use crate::boundary::{bridge, python};
 
 /// What is done: the name of a function, or method and path of a request.
 pub enum Operation {
@@ -150,9 +149,7 @@ impl CurrentAttempt {
     /// The key's scope.
     #[getter]
     fn scope<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        static SCOPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let scope = SCOPE.import(py, "pyidempotent._current", "Scope")?;
-        scope.call1((&self.namespace, self.asked.operation.bind(py)?, &self.asked.caller))
+        python::scope(py)?.call1((&self.namespace, self.asked.operation.bind(py)?, &self.asked.caller))
     }
 
     /// Whether another attempt is known to have taken this one's place.

@@ -9,7 +9,7 @@ use idempotency::Store;
 use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 
-use crate::runtime::block_on;
+use crate::boundary::runtime::block_on;
 
 /// Checks a store; an AssertionError names the first rule that does not hold.
 pub fn check(py: Python<'_>, store: Arc<dyn Store>) -> PyResult<()> {

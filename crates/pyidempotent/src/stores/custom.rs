@@ -13,9 +13,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio::sync::oneshot;
 
-use crate::pool::{Job, Pool, Rank};
-use crate::runtime::process;
-use crate::stopping;
+use crate::boundary::pool::{Job, Pool, Rank};
+use crate::boundary::runtime::process;
+use crate::boundary::stopping;
 
 /// A store behind Python methods, called on threads of its own.
 pub struct PythonStore {

@@ -14,8 +14,8 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::errors;
-use crate::per_process::PerProcess;
+use super::errors;
+use super::per_process::PerProcess;
 
 static STOPPER: PerProcess<OnceLock<Stopper>> = PerProcess::new();
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use idempotency::{StoreError, StoreErrorKind, Token};
 use pyo3::prelude::*;
 
-use crate::stopping::{is_stopping, stopped};
+use super::stopping::{is_stopping, stopped};
 
 /// Work that needs the interpreter; it returns what tells its caller.
 pub type Job = Box<dyn FnOnce(Python<'_>) -> Tell + Send>;

@@ -14,15 +14,14 @@ use idempotency::{Record, StorageKey, Token};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::backends::{Backend, seconds};
+use crate::boundary::convert::seconds;
 
 static REHEARSES: AtomicBool = AtomicBool::new(false);
-static STAND_IN: LazyLock<Backend> = LazyLock::new(Backend::rehearsal);
 static STAGE: LazyLock<Mutex<Stage>> = LazyLock::new(Mutex::default);
 
-/// The backend that stands in for every other, while there is a rehearsal.
-pub fn stand_in() -> Option<&'static Backend> {
-    REHEARSES.load(Ordering::Acquire).then(|| &*STAND_IN)
+/// Whether there is a rehearsal.
+pub fn is_on() -> bool {
+    REHEARSES.load(Ordering::Acquire)
 }
 
 struct Stage {

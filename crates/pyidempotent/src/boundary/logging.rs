@@ -10,8 +10,9 @@ use std::time::Duration;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
-use crate::per_process::PerProcess;
-use crate::stopping::{self, is_stopping};
+use super::per_process::PerProcess;
+use super::python;
+use super::stopping::{self, is_stopping};
 
 /// How many lines wait at the most; what comes beyond that is counted.
 const MOST: usize = 1000;
@@ -93,7 +94,7 @@ impl Log for ToPython {
 
 fn hand_over(py: Python<'_>, (level, message): (Level, String), dropped: usize) {
     let log = || -> PyResult<()> {
-        let logger = py.import("logging")?.call_method1("getLogger", ("pyidempotent",))?;
+        let logger = python::logger(py)?.clone();
         if dropped > 0 {
             let args = ("%d lines of the log were dropped: they came too fast", dropped).into_pyobject(py)?;
             stopping::call(&logger.getattr("error")?, &args)?;

@@ -24,10 +24,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::engine::Begun;
-use crate::errors;
-use crate::runtime::process;
-use crate::stopping::Inside;
+use super::begun::Begun;
+use super::errors;
+use super::runtime::process;
+use super::stopping::Inside;
 
 /// Makes the Python result, on the loop's thread.
 type Completion = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send>;

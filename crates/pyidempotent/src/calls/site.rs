@@ -5,7 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::engine::Engine;
+use super::engine::Engine;
 
 /// The options of a call site that its calls need: the half of `pyidempotent._site.Site` that needs no Python
 /// instruction.

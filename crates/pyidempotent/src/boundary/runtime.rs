@@ -5,19 +5,18 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use idempotency::process::generation;
 use idempotency::{Idempotency, StoreError, StoreErrorKind};
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
 use tokio::runtime::{Builder, Handle};
 
-use crate::driver::Driver;
-use crate::per_process::PerProcess;
-use crate::pool::Pool;
-use crate::stopping::Inside;
-use crate::{bridge, errors, logging, stopping};
+use super::driver::Driver;
+use super::per_process::PerProcess;
+use super::pool::Pool;
+use super::stopping::Inside;
+use super::{errors, stopping};
 
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
 /// exist there, and dropping the runtime would wait for it.
@@ -26,15 +25,15 @@ pub struct Process {
     pub runtime: Handle,
     /// Who drives it.
     pub driver: &'static Driver,
-    engines: Mutex<Vec<Idempotency>>,
+    pub engines: Mutex<Vec<Idempotency>>,
     /// The threads of stores that have to call Python.
-    pools: Mutex<Vec<Arc<Pool>>>,
+    pub pools: Mutex<Vec<Arc<Pool>>>,
 }
 
 static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
 
 /// This process's own, if it has used a store.
-fn current() -> Option<&'static Process> {
+pub fn current() -> Option<&'static Process> {
     // SAFETY: the pointer is null or was leaked by `Box::into_raw` below, and is never freed.
     let current = unsafe { CURRENT.load(Ordering::Acquire).as_ref() };
     current.filter(|process| process.id == generation())
@@ -147,52 +146,4 @@ where
         Some(output) => Ok(output),
         None => block_on(py, future),
     }
-}
-
-/// Waits at most `limit` for completions and releases that are still on their way; whether all have ended.
-async fn drained(process: &Process, limit: Duration) -> bool {
-    let engines = process.engines.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let deadline = tokio::time::Instant::now() + limit;
-    let mut all = true;
-    for engine in &engines {
-        all &= engine.drain(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
-    }
-    all
-}
-
-/// Waits at most `limit` seconds for completions and releases that are still on their way: a future of the running
-/// loop, of whether all have ended.
-#[pyfunction]
-#[pyo3(signature = (limit, /))]
-pub fn drain(py: Python<'_>, limit: f64) -> PyResult<Bound<'_, PyAny>> {
-    let limit = crate::backends::seconds("limit", limit)?;
-    let drained = async move {
-        match current() {
-            Some(process) => drained(process, limit).await,
-            None => true,
-        }
-    };
-    bridge::submit(py, drained, |py, all| Ok(PyBool::new(py, all).to_owned().into_any()))
-}
-
-/// Waits at most `limit` seconds for completions and releases that are still on their way, for the interpreter's exit:
-/// afterwards nothing of ours calls Python. Whether all have ended.
-#[pyfunction]
-pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
-    let deadline = Instant::now() + Duration::try_from_secs_f64(limit).unwrap_or_default();
-    // What calls Python by then gets a moment of its own.
-    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-    let all = py.detach(|| {
-        let drained = |process: &'static Process| process.driver.wait(pin!(drained(process, left())), Duration::MAX);
-        current().is_none_or(|process| drained(process).unwrap_or(false))
-    });
-    stopping::stop(py, left());
-    py.detach(|| {
-        if let Some(process) = current() {
-            let pools = process.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            pools.iter().for_each(|pool| pool.rest(left()));
-        }
-    });
-    logging::finish(py, left());
-    all
 }

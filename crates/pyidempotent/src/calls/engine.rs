@@ -1,7 +1,7 @@
 //! [`Engine`]: the options of one call site over a backend.
 
 use std::pin::pin;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use idempotency::{AfterCrash, Attempt, Call, Fingerprint, Idempotency, Key, Options, Scope, ScopedKeys, StoreError};
 use pyo3::exceptions::PyValueError;
@@ -9,10 +9,12 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyString};
 
-use crate::attempt::{Asked, Operation};
-use crate::backends::{Backend, seconds};
-use crate::runtime::{Answer, Colour, at_once, block_on, poll_once};
-use crate::{bridge, errors};
+use super::attempt::{Asked, Operation};
+use crate::boundary::begun::Begun;
+use crate::boundary::convert::seconds;
+use crate::boundary::runtime::{Answer, Colour, at_once, block_on, poll_once};
+use crate::boundary::{bridge, errors};
+use crate::stores::backend::Backend;
 
 /// The options of one call site over a backend.
 #[pyclass(frozen, module = "pyidempotent._native")]
@@ -24,19 +26,9 @@ pub struct Engine {
     hashed: OnceLock<(Py<PyString>, ScopedKeys)>,
 }
 
-/// A claim's answer on its way to its flow. Collected untaken, what was claimed is released in the background.
-#[pyclass(frozen, module = "pyidempotent._native")]
-pub struct Begun(Mutex<Option<idempotency::Begun>>);
-
-impl Begun {
-    pub fn take(&self) -> Option<idempotency::Begun> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
 fn arrived(py: Python<'_>, begun: Result<idempotency::Begun, StoreError>) -> PyResult<Bound<'_, PyAny>> {
     let begun = begun.map_err(|error| errors::store_error(py, &error))?;
-    Ok(Bound::new(py, Begun(Mutex::new(Some(begun))))?.into_any())
+    Ok(Bound::new(py, Begun::new(begun))?.into_any())
 }
 
 #[pymethods]

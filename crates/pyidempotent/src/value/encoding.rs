@@ -19,8 +19,9 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
+
+use crate::boundary::python;
 
 const VERSION: u8 = b'1';
 
@@ -130,7 +131,7 @@ impl<'a, 'py> Encoder<'a, 'py> {
         } else {
             let py = value.py();
             let classes = self.classes.map(|classes| classes.get(py)).transpose()?;
-            let parts = helper(py, "reduce")?.call1((value, classes))?;
+            let parts = python::reduce(py)?.call1((value, classes))?;
             self.out.push(b'x');
             parts.cast_into::<PyTuple>()?.iter().try_for_each(|part| self.value(&part))?;
         }
@@ -193,14 +194,6 @@ impl<'a, 'py> Encoder<'a, 'py> {
         let bytes = std::mem::replace(&mut self.out, before);
         done.map(|()| bytes)
     }
-}
-
-/// `pyidempotent._values.reduce` or `.rebuild`.
-fn helper<'py>(py: Python<'py>, name: &'static str) -> PyResult<Bound<'py, PyAny>> {
-    static REDUCE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static REBUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let cell = if name == "reduce" { &REDUCE } else { &REBUILD };
-    Ok(cell.import(py, "pyidempotent._values", name)?.clone())
 }
 
 struct Decoder<'a, 'py> {
@@ -285,7 +278,7 @@ impl<'py> Decoder<'_, 'py> {
             b'z' => PyFrozenSet::new(py, self.values()?)?.into_any(),
             b'x' => {
                 let (kind, class, parts) = (self.value()?, self.value()?, self.value()?);
-                helper(py, "rebuild")?.call1((kind, class, parts, self.classes.get(py)?))?
+                python::rebuild(py)?.call1((kind, class, parts, self.classes.get(py)?))?
             }
             _ => return Err(damaged()),
         })

@@ -1,16 +1,14 @@
 //! [`Plan`]: what is worked out once about a decorated function, so that a call of it is bound and hashed without a
 //! Python instruction.
 
-use idempotency::Digest;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyFrozenSet, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::call::FunctionCall;
-use crate::site::Site;
-use crate::value::Encoder;
+use crate::boundary::python;
+use crate::calls::site::Site;
+use crate::value::digest::{canonical, empty, unfit};
 
 /// Where a function's key comes from.
 #[derive(Clone, Copy)]
@@ -136,12 +134,6 @@ impl Plan {
         })
     }
 
-    /// A call of the function: as `FunctionCall(function, args, kwargs)`.
-    #[pyo3(signature = (args, kwargs, /))]
-    fn call(slf: &Bound<'_, Self>, args: Py<PyTuple>, kwargs: Py<PyDict>) -> FunctionCall {
-        FunctionCall::of(slf.clone().unbind(), args, kwargs)
-    }
-
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.function)?;
         visit.call(&self.site)?;
@@ -214,11 +206,7 @@ impl Plan {
     /// Not part of it: what was left out for good; an argument that is its default, so that adding a defaulted
     /// parameter breaks no retry; and what can't be part of it where it is a framework's own.
     pub fn fingerprint(&self, py: Python<'_>, values: &Values) -> PyResult<[u8; 32]> {
-        static IS_IGNORED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let is_ignored = |value: &Bound<'_, PyAny>| {
-            let ask = IS_IGNORED.import(py, "pyidempotent._function", "is_framework_object")?;
-            ask.call1((value,))?.is_truthy()
-        };
+        let is_ignored = |value: &Bound<'_, PyAny>| python::is_framework_object(py)?.call1((value,))?.is_truthy();
         let (mut digest, mut scratch) = (empty(), Vec::with_capacity(64));
         for &index in &self.hashed {
             let Some(value) = values[index].as_ref().map(|value| value.bind(py)) else { continue };
@@ -235,43 +223,6 @@ impl Plan {
         }
         Ok(digest.finish())
     }
-}
-
-/// The fingerprint of values that have names, as if they were a call's arguments.
-#[pyfunction]
-pub fn fingerprint_call<'py>(py: Python<'py>, arguments: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyBytes>> {
-    let mut named = Vec::with_capacity(arguments.len());
-    for (name, value) in arguments {
-        let mut encoded = vec![];
-        canonical(&value, &mut encoded).map_err(|error| unfit(py, &name, error))?;
-        named.push((name.extract::<String>()?, encoded));
-    }
-    named.sort_unstable();
-    let digest = named.iter().fold(empty(), |digest, (name, encoded)| digest.part(name.as_bytes()).part(encoded));
-    Ok(PyBytes::new(py, &digest.finish()))
-}
-
-fn empty() -> Digest {
-    Digest::new("idempotency call 1")
-}
-
-/// Puts the canonical form of a value in the place of what was there.
-fn canonical(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
-    out.clear();
-    let mut encoder = Encoder::canonical(std::mem::take(out));
-    encoder.value(value)?;
-    *out = encoder.into_bytes();
-    Ok(())
-}
-
-fn unfit(py: Python<'_>, name: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
-    let raised = PyTypeError::new_err(format!(
-        "the argument '{name}' can't be part of the fingerprint: {}; pass fingerprint=, a function of the \
-         arguments that returns what tells two requests apart",
-        error.value(py)
-    ));
-    raised.set_cause(py, Some(error));
-    raised
 }
 
 /// The first instance of a class among a call's arguments, those with names first. Abstract base classes are not asked.

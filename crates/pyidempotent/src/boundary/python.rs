@@ -1,0 +1,59 @@
+//! The one list of what the extension asks of the Python package. Each is imported when it is first used.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+macro_rules! asked {
+    ($($(#[$doc:meta])* $name:ident = $module:literal $attribute:literal;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+            static FOUND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            FOUND.import(py, $module, $attribute)
+        }
+    )*};
+}
+
+asked! {
+    /// The package's logger.
+    logger = "pyidempotent._http" "logger";
+
+    // Errors.
+    store_unavailable = "pyidempotent.exceptions" "IdempotencyStoreUnavailable";
+    key_invalid = "pyidempotent.exceptions" "IdempotencyKeyInvalid";
+    error = "pyidempotent.exceptions" "IdempotencyError";
+    /// A result that can't be kept, and why.
+    unstorable = "pyidempotent._results" "Unstorable";
+
+    // Values.
+    reduce = "pyidempotent._values" "reduce";
+    rebuild = "pyidempotent._values" "rebuild";
+    pack_exception = "pyidempotent._results" "pack_exception";
+    unpack_exception = "pyidempotent._results" "unpack_exception";
+
+    // Calls.
+    /// The class of a key's scope, as running code sees it.
+    scope = "pyidempotent._current" "Scope";
+    /// The end of work that has yet to be awaited.
+    not_awaited = "pyidempotent._flow" "not_awaited";
+    /// Hands a completion to a transaction of Django's; whether one is open.
+    settle_on_commit = "pyidempotent._transactions" "settle_on_commit";
+    /// What `scope=` returned, as bytes.
+    caller_bytes = "pyidempotent._function" "caller_bytes";
+    /// Whether a value is a framework's, which is no argument of the call.
+    is_framework_object = "pyidempotent._function" "is_framework_object";
+    /// Whether an exception says that Celery runs a task again.
+    is_to_run_again = "pyidempotent._tasks" "is_to_run_again";
+
+    // Requests.
+    key_missing = "pyidempotent._http" "key_missing";
+    too_large = "pyidempotent._http" "too_large";
+    anonymous_caller = "pyidempotent._http" "anonymous_caller";
+    caller_of = "pyidempotent._plan" "caller_of";
+    path_of_scope = "pyidempotent._requests" "path_of";
+    path_of_environ = "pyidempotent._wsgi" "path_of";
+}
+
+/// An exception class of `pyidempotent.exceptions`, by name. Never on the way of a call that is answered.
+pub fn exception<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("pyidempotent.exceptions")?.getattr(name)
+}

@@ -1,0 +1,7 @@
+//! Stores, for Python: a store made anew in every process, one behind a Python object's methods, a test's. They import the
+//! boundary.
+
+pub mod backend;
+pub mod custom;
+pub mod rehearsal;
+mod suite;
