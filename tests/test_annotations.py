@@ -37,7 +37,7 @@ from flask.typing import ResponseReturnValue
 from clients import Local, same_answer
 from colours import Colour
 from pyidempotent import IdempotencyNotKept, IdempotencyUnknown, Outcome, _native, attempt, idempotent
-from pyidempotent._annotations import Named, never_kept
+from pyidempotent._values.annotations import Named, never_kept
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend

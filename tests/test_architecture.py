@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,30 @@ PARTS: dict[str, set[str]] = {
     "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},
+}
+
+PACKAGE = ROOT / "python/pyidempotent"
+
+_SHARED = {"_calls", "_http", "_lifecycle", "_native", "_options", "_values", "backends", "exceptions"}
+
+#: Of the package: a module or a folder, and what it may import of the package. What faces share imports no face.
+ROOMS: dict[str, set[str]] = {
+    "exceptions": {"_native"},
+    "_values": {"_native"},
+    "_lifecycle": {"_native", "_values"},
+    "_frameworks": set(),
+    "backends": {"_native", "_values"},
+    "_options": {"_native", "_values", "backends"},
+    "_calls": {"_frameworks", "_native", "_options", "_values", "backends", "exceptions"},
+    "_http": {"_calls", "_native", "_options", "_values", "backends", "exceptions"},
+    "asgi": _SHARED,
+    "fastapi": {*_SHARED, "asgi"},
+    "flask": _SHARED,
+    "django": _SHARED,
+    "celery": _SHARED,
+    "testing": {*_SHARED, "", "asgi", "django", "flask"},
+    "_pytest_plugin": {"testing"},
+    "": {"_calls", "_lifecycle", "_native", "_values", "exceptions"},
 }
 
 
@@ -138,6 +163,40 @@ def test_one_file_names_the_package_s_modules() -> None:
         if re.search(r'"pyidempotent[.\w]*"', re.sub(r'module = "[\w.]+"', "", text))
     }
     assert naming == {"boundary::python"}
+
+
+def package_graph() -> dict[str, set[str]]:
+    """The package's modules, and those that each imports when it runs."""
+    files = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in PACKAGE.rglob("*.py")}
+    files = {"" if name == "__init__" else name.removesuffix(".__init__"): file for name, file in files.items()}
+    graph: dict[str, set[str]] = {}
+    for name, file in files.items():
+        tree = ast.parse(file.read_text())
+        graph[name] = set()
+        for_types = (
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        )
+        left_out = {inner for node in for_types for inner in ast.walk(node)}
+        imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node not in left_out)
+        for node in imports:
+            package, _, module = (node.module or "").partition(".")
+            if package == "pyidempotent":
+                for alias in node.names:
+                    full = f"{module}.{alias.name}".strip(".")
+                    graph[name].add(full if full in files or full == "_native" else module)
+        graph[name].discard(name)
+    return graph
+
+
+def test_the_package_s_arrows() -> None:
+    wrong = [
+        f"{name or 'pyidempotent'} imports {other or 'pyidempotent'}"
+        for name, others in package_graph().items()
+        for other in sorted(others)
+        if (part := name.partition(".")[0]) != (there := other.partition(".")[0]) and there not in ROOMS[part]
+    ]
+    assert wrong == []
+    assert circles(package_graph()) == []
 
 
 def test_the_reader_of_imports_sees_them() -> None:

@@ -17,7 +17,8 @@ from django.views import View
 from clients import new_key
 from django_client import Browser, browser, is_replay, refused, same_answer, site
 from django_site import OURS, RUNS, THREADS
-from pyidempotent import _function, idempotent
+from pyidempotent import idempotent
+from pyidempotent._calls import function as _function
 from pyidempotent.backends.memory import MemoryBackend
 
 __all__ = ["browser", "site"]

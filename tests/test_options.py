@@ -13,8 +13,8 @@ from fastapi import FastAPI
 import pages
 from clients import Local, new_key
 from pyidempotent import attempt, idempotent
-from pyidempotent._plan import PlanOptions
-from pyidempotent._site import Options
+from pyidempotent._http.routes import PlanOptions
+from pyidempotent._options import Options
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.celery import idempotent_task

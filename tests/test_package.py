@@ -40,6 +40,12 @@ def test_importing_it_imports_no_framework() -> None:
     assert output(code, *frameworks).split() == []
 
 
+def test_importing_it_imports_no_face() -> None:
+    code = "import sys, pyidempotent; print(*(name for name in sys.modules if name.startswith('pyidempotent.')))"
+    faces = {"_http", "asgi", "fastapi", "flask", "django", "celery", "testing"}
+    assert {name.split(".")[1] for name in output(code).split()} & faces == set()
+
+
 @pytest.mark.parametrize("name", ["pyidempotent", *MODULES])
 def test_examples_are_executed(name: str) -> None:
     failed, _ = doctest.testmod(importlib.import_module(name), raise_on_error=False)

@@ -23,12 +23,12 @@ import django_site
 from clients import Local, LocalWsgi, new_key
 from colours import Colour
 from pyidempotent import IdempotencyError, IdempotencyNotKept, IdempotencyProcessing, attempt, current, idempotent
-from pyidempotent._flask_view import FlaskViewCall
-from pyidempotent._requests import EndpointCall
+from pyidempotent._http.endpoint import EndpointCall
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.celery import idempotent_task
 from pyidempotent.django._view import ViewCall
+from pyidempotent.flask._view import FlaskViewCall
 
 
 class DetachedInstanceError(Exception):
@@ -297,18 +297,18 @@ def test_a_client_gets_the_answer_and_a_repeat_is_told(backend: Backend, key: st
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_note_that_fails_is_left_out(
+def test_headers_that_fail_are_left_out(
     backend: Backend, key: str, log: Log, monkeypatch: pytest.MonkeyPatch, face: str
 ) -> None:
-    def note(call: Any, outcome: Any, /) -> Any:
-        raise LookupError("no note")
+    def headers(call: Any, outcome: Any, /) -> Any:
+        raise LookupError("no headers")
 
     make, cls = FACES[face]
-    monkeypatch.setattr(cls, "note", note)
+    monkeypatch.setattr(cls, "headers", headers)
     runs: list[str] = []
     app = make(backend, runs, [])
     assert app.post("/pay", key).status_code == 201
-    log.said_once("POST /pay", key, "DetachedInstanceError", "LookupError: no note")
+    log.said_once("POST /pay", key, "DetachedInstanceError", "LookupError: no headers")
     problem = app.post("/pay", key)
     assert problem.status_code == 410
     assert "answer_status" not in problem.json()

@@ -19,7 +19,7 @@ import pydantic
 import pytest
 
 from pyidempotent import IdempotencyConflict, _native, idempotent
-from pyidempotent._annotations import Named
+from pyidempotent._values.annotations import Named
 from pyidempotent.backends.memory import MemoryBackend
 from scripts import output
 

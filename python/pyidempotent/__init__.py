@@ -3,13 +3,13 @@
 import atexit as _atexit
 
 from pyidempotent import _native
-from pyidempotent._attempt import attempt
-from pyidempotent._current import CurrentAttempt, Scope, current
-from pyidempotent._decorator import idempotent
-from pyidempotent._drain import drain
-from pyidempotent._function import arguments, by_authorization, json_body, shared
+from pyidempotent._calls.attempt import attempt
+from pyidempotent._calls.current import CurrentAttempt, Scope, current
+from pyidempotent._calls.decorator import idempotent
+from pyidempotent._calls.function import arguments, by_authorization, json_body, shared
+from pyidempotent._lifecycle import drain
 from pyidempotent._native import __version__
-from pyidempotent._results import Outcome
+from pyidempotent._values.results import Outcome
 from pyidempotent.exceptions import (
     IdempotencyConflict,
     IdempotencyError,

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
-from pyidempotent._binding import Selector
-from pyidempotent._current import Scope
-from pyidempotent._flow import Call
-from pyidempotent._function import Function
-from pyidempotent._plan import Plan as RoutePlan
-from pyidempotent._site import Site as CallSite
+from pyidempotent._calls.current import Scope
+from pyidempotent._calls.flow import Call
+from pyidempotent._calls.function import Function
+from pyidempotent._http.routes import Plan as RoutePlan
+from pyidempotent._options import Site as CallSite
+from pyidempotent._values.binding import Selector
 
 __all__ = [
     "METHODS",
@@ -113,7 +113,7 @@ class Engine:
 
 @final
 class Site:
-    """The options of a call site that its calls need: the half of `pyidempotent._site.Site` that needs no Python
+    """The options of a call site that its calls need: the half of `pyidempotent._options.Site` that needs no Python
     instruction.
     """
 

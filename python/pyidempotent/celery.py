@@ -12,11 +12,12 @@ from celery.exceptions import Ignore
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from pyidempotent import _native
-from pyidempotent._flow import advance, protect
-from pyidempotent._function import Function, FunctionCall, json_body
-from pyidempotent._results import Outcome
-from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Settle, Site, refuse_unknown
-from pyidempotent._tasks import PASSING, is_put_back, put_back
+from pyidempotent._calls.flow import advance, protect
+from pyidempotent._calls.function import Function, FunctionCall, json_body
+from pyidempotent._calls.tasks import PASSING, is_put_back, put_back
+from pyidempotent._options import MAX_RESPONSE_BYTES, AfterCrash, Settle, Site, refuse_unknown
+from pyidempotent._values.durations import Seconds
+from pyidempotent._values.results import Outcome
 from pyidempotent.backends import Backend, warn_of_memory
 
 __all__ = ["idempotent_task"]

@@ -11,10 +11,10 @@ from typing import Any
 import fastapi.routing
 from fastapi import FastAPI
 
-from pyidempotent._function import Function
-from pyidempotent._http import REPLAYED, SAFE_METHODS
-from pyidempotent._site import Site
-from pyidempotent.asgi import middleware_of
+from pyidempotent._calls.function import Function
+from pyidempotent._http.rules import REPLAYED, SAFE_METHODS
+from pyidempotent._options import Site
+from pyidempotent.asgi._middleware import middleware_of
 from pyidempotent.exceptions import (
     IdempotencyConflict,
     IdempotencyError,

@@ -36,7 +36,7 @@ use crate::http::request::RequestCall;
 use crate::value::encoding::{Classes, decode_value};
 
 /// A call, as the flow asks it: directly where it is a request's or a plain function's, and otherwise by the methods of
-/// `pyidempotent._flow.Call`.
+/// `pyidempotent._calls.flow.Call`.
 enum Call<'a, 'py> {
     Function(&'a Bound<'py, FunctionCall>),
     Request(&'a Bound<'py, RequestCall>),

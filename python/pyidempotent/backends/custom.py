@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pyidempotent import _native
 from pyidempotent._native import Step, TooLarge, expires_at
-from pyidempotent.backends import Backend
+from pyidempotent.backends._backend import Backend
 
 __all__ = ["CustomBackend", "Step", "TooLarge", "expires_at"]
 

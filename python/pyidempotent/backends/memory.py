@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyidempotent import _native
-from pyidempotent.backends import Backend
+from pyidempotent.backends._backend import Backend
 
 __all__ = ["MemoryBackend"]
 

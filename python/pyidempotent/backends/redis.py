@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from pyidempotent import _native
-from pyidempotent.backends import Backend
+from pyidempotent.backends._backend import Backend
 
 if TYPE_CHECKING:
     import redis
@@ -52,7 +52,7 @@ class RedisBackend(Backend):
         prefix: str = "idem:",
         time_limit: float | timedelta | None = None,
     ) -> None:
-        from pyidempotent._site import seconds
+        from pyidempotent._values.durations import seconds
 
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from pyidempotent import _native
-from pyidempotent.backends import Backend
+from pyidempotent.backends._backend import Backend
 
 __all__ = ["SqliteBackend"]
 
@@ -31,7 +31,7 @@ class SqliteBackend(Backend):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, time_limit: float | timedelta = 5.0) -> None:
-        from pyidempotent._site import seconds
+        from pyidempotent._values.durations import seconds
 
         if os.fspath(path) in ("", ":memory:"):
             raise ValueError(

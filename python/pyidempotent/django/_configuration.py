@@ -12,8 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from pyidempotent._plan import Plan, PlanOptions, Routes
-from pyidempotent._site import SUCCESSORS
+from pyidempotent._http.routes import Plan, PlanOptions, Routes
+from pyidempotent._options import SUCCESSORS
 from pyidempotent.backends import Backend, open_backend
 
 SETTING = "PYIDEMPOTENT"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 
-from pyidempotent._http import METHODS, SAFE_METHODS
-from pyidempotent._plan import Plan, PlanOptions
-from pyidempotent._wsgi import environ_name
+from pyidempotent._http.routes import Plan, PlanOptions
+from pyidempotent._http.rules import METHODS, SAFE_METHODS
+from pyidempotent._http.wsgi import environ_name
 from pyidempotent.backends import Backend
 
 if TYPE_CHECKING:

@@ -19,16 +19,16 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._departure import to_its_end
-from pyidempotent._flow import Flow, advance, advance_async, enter, protect
-from pyidempotent._http import SAFE_METHODS, who_of
+from pyidempotent._calls.current import CurrentAttempt, _current
+from pyidempotent._calls.flow import Flow, advance, advance_async, enter, protect
+from pyidempotent._http.departure import to_its_end
+from pyidempotent._http.endpoint import ATTEMPT
+from pyidempotent._http.routes import Plan, RequestCall, Routes
+from pyidempotent._http.rules import SAFE_METHODS, who_of
+from pyidempotent._http.streams import AsyncCapturedParts, CapturedParts, Running
+from pyidempotent._http.wsgi import environ_name, is_held_above
 from pyidempotent._native import Facts
-from pyidempotent._plan import Plan, RequestCall, Routes
-from pyidempotent._requests import ATTEMPT
-from pyidempotent._results import Answer, Outcome
-from pyidempotent._streams import AsyncCapturedParts, CapturedParts, Running
-from pyidempotent._wsgi import environ_name, is_held_above
+from pyidempotent._values.results import Answer, Outcome
 from pyidempotent.django._configuration import configuration
 from pyidempotent.django._marks import EXEMPT, KEY_HEADERS, SEEN, marks_of
 from pyidempotent.django._request import facts_of, held_of, read_body, user_of, user_of_async

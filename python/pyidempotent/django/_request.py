@@ -10,11 +10,11 @@ from urllib.parse import quote
 from django.http import HttpRequest, UnreadablePostError
 from django.utils.functional import SimpleLazyObject
 
-from pyidempotent._callers import server_caller, user_caller
-from pyidempotent._http import too_large
+from pyidempotent._http.callers import server_caller, user_caller
+from pyidempotent._http.endpoint import ATTEMPT, form_content, path_of
+from pyidempotent._http.rules import too_large
 from pyidempotent._native import Facts
-from pyidempotent._requests import ATTEMPT, form_content, path_of
-from pyidempotent._site import Site
+from pyidempotent._options import Site
 
 
 def facts_of(request: HttpRequest) -> Facts:

@@ -8,10 +8,10 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, ResponseHeaders
 
-from pyidempotent._http import Headers, problem_answer
+from pyidempotent._http.rules import Headers, problem_answer
 from pyidempotent._native import Facts
-from pyidempotent._results import Answer
-from pyidempotent._site import Site
+from pyidempotent._options import Site
+from pyidempotent._values.results import Answer
 from pyidempotent.django._configuration import exception_handler
 from pyidempotent.exceptions import IdempotencyError
 

@@ -16,14 +16,14 @@ from django.http import Http404, HttpRequest
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 
-from pyidempotent._departure import to_its_end
-from pyidempotent._function import Function, FunctionCall, modules_above
-from pyidempotent._http import REPLAYED, once
+from pyidempotent._calls.function import Function, FunctionCall, modules_above
+from pyidempotent._http.departure import to_its_end
+from pyidempotent._http.endpoint import EndpointCall
+from pyidempotent._http.rules import REPLAYED, once
+from pyidempotent._http.wsgi import is_held_above
 from pyidempotent._native import Facts, replayed
-from pyidempotent._requests import EndpointCall
-from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
-from pyidempotent._site import Site
-from pyidempotent._wsgi import is_held_above
+from pyidempotent._options import Site
+from pyidempotent._values.results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
 from pyidempotent.django._request import facts_of, held_of, read_body, user_of, user_of_async
 from pyidempotent.django._response import AnswerResponse, headers_of, refusal
 from pyidempotent.exceptions import IdempotencyError

@@ -15,42 +15,42 @@ macro_rules! asked {
 
 asked! {
     /// The package's logger.
-    logger = "pyidempotent._http" "logger";
+    logger = "pyidempotent._lifecycle" "logger";
 
     // Errors.
     store_unavailable = "pyidempotent.exceptions" "IdempotencyStoreUnavailable";
     key_invalid = "pyidempotent.exceptions" "IdempotencyKeyInvalid";
     error = "pyidempotent.exceptions" "IdempotencyError";
     /// A result that can't be kept, and why.
-    unstorable = "pyidempotent._results" "Unstorable";
+    unstorable = "pyidempotent._values.results" "Unstorable";
 
     // Values.
-    reduce = "pyidempotent._values" "reduce";
-    rebuild = "pyidempotent._values" "rebuild";
-    pack_exception = "pyidempotent._results" "pack_exception";
-    unpack_exception = "pyidempotent._results" "unpack_exception";
+    reduce = "pyidempotent._values.parts" "reduce";
+    rebuild = "pyidempotent._values.parts" "rebuild";
+    pack_exception = "pyidempotent._values.results" "pack_exception";
+    unpack_exception = "pyidempotent._values.results" "unpack_exception";
 
     // Calls.
     /// The class of a key's scope, as running code sees it.
-    scope = "pyidempotent._current" "Scope";
+    scope = "pyidempotent._calls.current" "Scope";
     /// The end of work that has yet to be awaited.
-    not_awaited = "pyidempotent._flow" "not_awaited";
+    not_awaited = "pyidempotent._calls.flow" "not_awaited";
     /// Hands a completion to a transaction of Django's; whether one is open.
-    settle_on_commit = "pyidempotent._transactions" "settle_on_commit";
+    settle_on_commit = "pyidempotent._calls.transactions" "settle_on_commit";
     /// What `scope=` returned, as bytes.
-    caller_bytes = "pyidempotent._function" "caller_bytes";
+    caller_bytes = "pyidempotent._calls.function" "caller_bytes";
     /// Whether a value is a framework's, which is no argument of the call.
-    is_framework_object = "pyidempotent._function" "is_framework_object";
+    is_framework_object = "pyidempotent._calls.function" "is_framework_object";
     /// Whether an exception says that Celery runs a task again.
-    is_to_run_again = "pyidempotent._tasks" "is_to_run_again";
+    is_to_run_again = "pyidempotent._calls.tasks" "is_to_run_again";
 
     // Requests.
-    key_missing = "pyidempotent._http" "key_missing";
-    too_large = "pyidempotent._http" "too_large";
-    anonymous_caller = "pyidempotent._http" "anonymous_caller";
-    caller_of = "pyidempotent._plan" "caller_of";
-    path_of_scope = "pyidempotent._requests" "path_of";
-    path_of_environ = "pyidempotent._wsgi" "path_of";
+    key_missing = "pyidempotent._http.rules" "key_missing";
+    too_large = "pyidempotent._http.rules" "too_large";
+    anonymous_caller = "pyidempotent._http.rules" "anonymous_caller";
+    caller_of = "pyidempotent._http.routes" "caller_of";
+    path_of_scope = "pyidempotent._http.endpoint" "path_of";
+    path_of_environ = "pyidempotent._http.wsgi" "path_of";
 }
 
 /// An exception class of `pyidempotent.exceptions`, by name. Never on the way of a call that is answered.

@@ -7,7 +7,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::engine::Engine;
 
-/// The options of a call site that its calls need: the half of `pyidempotent._site.Site` that needs no Python
+/// The options of a call site that its calls need: the half of `pyidempotent._options.Site` that needs no Python
 /// instruction.
 #[pyclass(frozen, module = "pyidempotent._native")]
 pub struct Site {
@@ -26,7 +26,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// That of a `pyidempotent._site.Site`.
+    /// That of a `pyidempotent._options.Site`.
     pub fn of(site: &Bound<'_, PyAny>) -> PyResult<Py<Self>> {
         Ok(site.getattr(intern!(site.py(), "native"))?.cast_into()?.unbind())
     }

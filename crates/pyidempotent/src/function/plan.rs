@@ -38,7 +38,7 @@ struct Parameter {
 /// A function's parameters, its name, and which options its calls have to ask.
 #[pyclass(frozen, module = "pyidempotent._native")]
 pub struct Plan {
-    /// The `pyidempotent._function.Function` that has made it, and its `Site`.
+    /// The `pyidempotent._calls.function.Function` that has made it, and its `Site`.
     pub function: Py<PyAny>,
     pub site: Py<PyAny>,
     pub options: Py<Site>,

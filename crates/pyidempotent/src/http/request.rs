@@ -21,7 +21,7 @@ use crate::value::key::text_of;
 /// A request whose whole answer is stored. Faces derive from it: who the user is, they know.
 #[pyclass(frozen, subclass, module = "pyidempotent._native")]
 pub struct RequestCall {
-    /// The `pyidempotent._plan.Plan` of its route, and its `Site`.
+    /// The `pyidempotent._http.routes.Plan` of its route, and its `Site`.
     #[pyo3(get)]
     plan: Py<PyAny>,
     #[pyo3(get)]

@@ -9,7 +9,7 @@
 //! | `l` `t` | list, tuple |
 //! | `d` | dict: keys and values in turn |
 //! | `e` `z` | set, frozenset: elements in the order of their bytes |
-//! | `x` | anything else: kind, class, and what it is made of; `pyidempotent._values` takes it apart and together |
+//! | `x` | anything else: kind, class, and what it is made of; `pyidempotent._values.parts` takes it apart and together |
 //!
 //! Counts and lengths are 4 bytes, big endian. The canonical form, for fingerprints, orders dicts by their keys'
 //! bytes, makes `-0.0` and every NaN one, and takes apart by value (equal instants, equal decimals).

@@ -22,11 +22,11 @@ from typing import Any, NoReturn
 from unittest import mock
 
 from pyidempotent import _native, idempotent
-from pyidempotent._operations import operations_of
-from pyidempotent._plan import path_pattern
-from pyidempotent._site import seconds
+from pyidempotent._http.routes import path_pattern
+from pyidempotent._values.durations import seconds
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
+from pyidempotent.testing._operations import operations_of
 
 __all__ = ["Crashed", "Rehearsal", "assert_protected", "check_backend", "rehearse"]
 

@@ -1,17 +1,4 @@
-"""The extension for Flask: stores and replays whole answers, byte for byte.
-
-    Idempotency(app, "redis://localhost", scope=lambda request: g.user.id)
-
-1. A request is protected if its method is POST or PATCH, or as ``methods=`` says, a view answers it, and it has a key,
-   or its view requires one. Everything else is dispatched as ever.
-2. The key is claimed, and a stored answer is replayed, where the view would be called: ``before_request`` functions
-   have run, and ``after_request`` functions run on every answer, replays too. What these add is not stored; what the
-   view and the error handlers make, with what they add by ``after_this_request``, is.
-3. The answer is stored when the application has done all that it does for the request, its teardown too, and before
-   the answer goes out. What fails until then, like a commit in a teardown function, makes a failed request of it.
-4. A streamed body is produced after the teardown: it is captured while the server reads it, and the part that ends it
-   is held until the answer is stored.
-"""
+"""The extension: which requests are protected, and how they begin."""
 
 from __future__ import annotations
 
@@ -23,9 +10,19 @@ from weakref import WeakKeyDictionary
 
 from flask import Blueprint, Flask, current_app, has_request_context, request
 
-from pyidempotent._current import _current
-from pyidempotent._flask_exchange import EXCHANGE, Exchange
-from pyidempotent._flask_view import (
+from pyidempotent._calls.current import _current
+from pyidempotent._calls.flow import advance, protect, refuse_to_block
+from pyidempotent._http.endpoint import ATTEMPT
+from pyidempotent._http.routes import Plan, PlanOptions, RequestCall, Routes
+from pyidempotent._http.rules import SAFE_METHODS, who_of
+from pyidempotent._http.wsgi import environ_name, is_held_above
+from pyidempotent._native import Facts
+from pyidempotent._options import Site
+from pyidempotent._values.results import Outcome
+from pyidempotent.backends import Backend
+from pyidempotent.exceptions import IdempotencyError
+from pyidempotent.flask._exchange import EXCHANGE, Exchange
+from pyidempotent.flask._view import (
     EXTENSION,
     WAY_TO_EXTENSION,
     known_user,
@@ -34,23 +31,11 @@ from pyidempotent._flask_view import (
     response_of,
     views_of,
 )
-from pyidempotent._flow import advance, protect, refuse_to_block
-from pyidempotent._http import SAFE_METHODS, who_of
-from pyidempotent._native import Facts
-from pyidempotent._plan import Plan, PlanOptions, RequestCall, Routes
-from pyidempotent._requests import ATTEMPT
-from pyidempotent._results import Outcome
-from pyidempotent._site import Site
-from pyidempotent._wsgi import environ_name, is_held_above
-from pyidempotent.backends import Backend
-from pyidempotent.exceptions import IdempotencyError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from flask import Request
     from typing_extensions import Unpack
-
-__all__ = ["Idempotency"]
 
 #: A view function, a class of views, a method of one, or a blueprint.
 View = TypeVar("View", bound=Callable[..., Any] | Blueprint)

@@ -11,11 +11,11 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flow import Flow, advance, advance_async, hurry, no_body
+from pyidempotent._calls.current import CurrentAttempt, _current
+from pyidempotent._calls.flow import Flow, advance, advance_async, hurry, no_body
+from pyidempotent._http.routes import RequestCall
 from pyidempotent._native import Capture
-from pyidempotent._plan import RequestCall
-from pyidempotent._results import Answer
+from pyidempotent._values.results import Answer
 
 logger = logging.getLogger("pyidempotent")
 
@@ -78,8 +78,8 @@ class CapturedParts(Iterator[bytes]):
         parts: the body.
         source: what is closed with it: ``parts`` unless told.
 
-    >>> from pyidempotent._plan import Plan, RequestCall
-    >>> from pyidempotent._flow import advance, protect
+    >>> from pyidempotent._http.routes import Plan, RequestCall
+    >>> from pyidempotent._calls.flow import advance, protect
     >>> from pyidempotent._native import Facts
     >>> def parts():
     ...     begun = advance(call, flow, None, lambda _: b"")

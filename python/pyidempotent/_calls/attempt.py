@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from pyidempotent import _native
-from pyidempotent._current import CurrentAttempt, Operation
-from pyidempotent._flow import Flow, advance, advance_async, enter, hurry, leave, protect, refuse_to_block
-from pyidempotent._function import caller_bytes
-from pyidempotent._results import VALUE, Outcome, pack, unpack
-from pyidempotent._site import MAX_RESPONSE_BYTES, AfterCrash, Seconds, Site, refuse_unknown
+from pyidempotent._calls.current import CurrentAttempt, Operation
+from pyidempotent._calls.flow import Flow, advance, advance_async, enter, hurry, leave, protect, refuse_to_block
+from pyidempotent._calls.function import caller_bytes
+from pyidempotent._options import MAX_RESPONSE_BYTES, AfterCrash, Site, refuse_unknown
+from pyidempotent._values.durations import Seconds
+from pyidempotent._values.results import VALUE, Outcome, pack, unpack
 from pyidempotent.backends import Backend
 
 __all__ = ["attempt"]

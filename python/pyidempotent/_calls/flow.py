@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from pyidempotent import _native
-from pyidempotent._current import CurrentAttempt, Operation, _current
+from pyidempotent._calls.current import CurrentAttempt, Operation, _current
 from pyidempotent._native import Flow, RequestCall, protect
-from pyidempotent._results import Outcome
-from pyidempotent._site import Site
+from pyidempotent._options import Site
+from pyidempotent._values.results import Outcome
 
 __all__ = [
     "Call",

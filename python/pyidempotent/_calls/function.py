@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from pyidempotent import _native
-from pyidempotent._annotations import Named, never_kept
-from pyidempotent._binding import Binding, Selector
 from pyidempotent._native import FunctionCall
-from pyidempotent._site import Site
+from pyidempotent._options import Site
+from pyidempotent._values.annotations import Named, never_kept
+from pyidempotent._values.binding import Binding, Selector
 from pyidempotent.exceptions import IdempotencyScopeMissing
 
 __all__ = [
@@ -137,6 +137,8 @@ class Function:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
         self.function = function
+        #: Whether its framework is asked for parameters that are not its own.
+        self.is_injected = False
         #: What stands in its place.
         self.wrapper: Callable[..., Any] | None = None
         self.site = site

@@ -13,8 +13,8 @@ from collections import abc
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pyidempotent._binding import resolved
-from pyidempotent._values import class_name, is_rebuilt
+from pyidempotent._values.binding import resolved
+from pyidempotent._values.parts import class_name, is_rebuilt
 
 #: Their base classes (``object``, ``Exception``, ``Enum``, ``BaseModel``) promise no subclass in particular.
 _LIBRARIES = frozenset({*sys.stdlib_module_names, "pydantic", "sqlmodel", "typing_extensions"})

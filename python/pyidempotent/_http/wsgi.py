@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from pyidempotent._current import _current, asgi_fence
+from pyidempotent._calls.current import _current, asgi_fence
 from pyidempotent._native import Facts
-from pyidempotent._site import Site
+from pyidempotent._options import Site
 
 
 @lru_cache(128)

@@ -10,10 +10,10 @@ from fnmatch import translate
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._callers import named_caller
-from pyidempotent._function import by_authorization, json_body, shared
-from pyidempotent._http import METHODS, SAFE_METHODS
-from pyidempotent._site import Options, Site, takes_one
+from pyidempotent._calls.function import by_authorization, json_body, shared
+from pyidempotent._http.callers import named_caller
+from pyidempotent._http.rules import METHODS, SAFE_METHODS
+from pyidempotent._options import Options, Site, takes_one
 from pyidempotent.backends import Backend
 
 #: A callable of the user's on the framework's request.

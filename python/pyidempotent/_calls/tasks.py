@@ -18,6 +18,14 @@ logger = logging.getLogger("pyidempotent")
 PASSING = (IdempotencyProcessing, IdempotencyStoreUnavailable)
 
 
+def is_task(function: Any) -> bool:
+    """Whether this is a task of Celery's, made by its decorator, or one that Celery makes when it is first used."""
+    task, local = sys.modules.get("celery.app.task"), sys.modules.get("celery.local")
+    if local is not None and type(function) is local.PromiseProxy:
+        return True
+    return task is not None and isinstance(function, task.Task)
+
+
 def running_task(function: Callable[..., Any]) -> Any:
     """The task whose message is being worked on, if this is its own function; a call from another's body is not."""
     celery = sys.modules.get("celery")

@@ -10,9 +10,9 @@ import builtins
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._annotations import Named, subclasses_of
 from pyidempotent._native import Answer, Outcome
-from pyidempotent._values import Classes, class_name
+from pyidempotent._values.annotations import Named, subclasses_of
+from pyidempotent._values.parts import Classes, class_name
 
 __all__ = [
     "ANSWER",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from pyidempotent._current import CurrentAttempt, _current
-from pyidempotent._flask_view import request_context, response_of
-from pyidempotent._flow import Flow, enter
+from pyidempotent._calls.current import CurrentAttempt, _current
+from pyidempotent._calls.flow import Flow, enter
+from pyidempotent._http.endpoint import ATTEMPT
+from pyidempotent._http.routes import RequestCall
+from pyidempotent._http.streams import CapturedParts, Running
 from pyidempotent._native import Capture
-from pyidempotent._plan import RequestCall
-from pyidempotent._requests import ATTEMPT
-from pyidempotent._results import Answer
-from pyidempotent._streams import CapturedParts, Running
+from pyidempotent._values.results import Answer
+from pyidempotent.flask._view import request_context, response_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -1,13 +1,17 @@
-"""`drain`: waiting for what is still on its way to the store."""
+"""What belongs to the process: the log that the engine writes to, and `drain`, which waits for what is on its way."""
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
 from pyidempotent import _native
-from pyidempotent._site import seconds
+from pyidempotent._values.durations import seconds
 
-__all__ = ["drain"]
+__all__ = ["drain", "logger"]
+
+#: The engine's lines go there too.
+logger = logging.getLogger("pyidempotent")
 
 
 async def drain(limit: float | timedelta = 5.0) -> bool:

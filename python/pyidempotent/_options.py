@@ -5,21 +5,19 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any, Literal, TypedDict
 
 from pyidempotent import _native
-from pyidempotent._results import Outcome
+from pyidempotent._native import Outcome
+from pyidempotent._values.durations import Seconds, seconds
 from pyidempotent.backends import Backend, open_backend
 
 AfterCrash = Literal["rerun", "refuse"]
 KeyFormat = Literal["lenient", "strict"]
 Settle = Callable[[Outcome], Literal["store", "release", "hold"] | None]
-Seconds = float | timedelta
 
 MAX_REQUEST_BYTES = 10 * 1024 * 1024
 MAX_RESPONSE_BYTES = 1024 * 1024
@@ -30,26 +28,6 @@ SUCCESSORS = {
     "wait_on_processing": "wait",
     "wait_timeout": "wait",
 }
-
-
-def seconds(name: str, value: Any) -> float:
-    """A duration as seconds.
-
-    Raises:
-        TypeError: where it is not a number or a timedelta.
-        ValueError: where it is negative or not finite.
-    """
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be seconds (a number) or a timedelta, not {value!r}")
-    try:
-        in_range = math.isfinite(value) and value >= 0
-    except OverflowError:  # of an int beyond every float
-        in_range = False
-    if not in_range:
-        raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
-    return float(value)
 
 
 def takes_one(option: str, function: Any, what: str) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
-from pyidempotent._function import caller_bytes
-from pyidempotent._http import once
-from pyidempotent._site import Site
+from pyidempotent._calls.function import caller_bytes
+from pyidempotent._http.rules import once
+from pyidempotent._options import Site
 from pyidempotent.exceptions import IdempotencyScopeMissing
 
 #: Where a WSGI server tells whom it has authenticated: by a login (RFC 3875, section 4.1.11), by a client certificate.

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
-from pyidempotent._plan import Plan, Routes
-from pyidempotent.asgi import IdempotencyMiddleware, middleware_of
+from pyidempotent._http.routes import Plan, Routes
+from pyidempotent.asgi._middleware import IdempotencyMiddleware, middleware_of
 
 #: The routes of a middleware, and the path below which it stands: it knows paths without that.
 Around = tuple[Routes, str]
@@ -86,7 +86,7 @@ def _of_starlette(app: Any, wanted: set[str], around: list[Around], prefix: str)
 
 
 def _of_flask(app: Any, wanted: set[str]) -> Iterator[Operation]:
-    from pyidempotent._flask_view import EXTENSION, views_of
+    from pyidempotent.flask._view import EXTENSION, views_of
 
     extension = app.extensions.get(EXTENSION)
     for rule in app.url_map.iter_rules():

@@ -14,14 +14,14 @@ from io import BytesIO
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyidempotent._callers import server_caller, user_caller
-from pyidempotent._function import Function, FunctionCall, module_of, modules_above
-from pyidempotent._http import REPLAYED, problem_answer, too_large
+from pyidempotent._calls.function import Function, FunctionCall, module_of, modules_above
+from pyidempotent._http.callers import server_caller, user_caller
+from pyidempotent._http.endpoint import ATTEMPT, EndpointCall, form_content
+from pyidempotent._http.rules import REPLAYED, problem_answer, too_large
+from pyidempotent._http.wsgi import is_held_above
 from pyidempotent._native import Facts, fingerprint_call, replayed
-from pyidempotent._requests import ATTEMPT, EndpointCall, form_content
-from pyidempotent._results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
-from pyidempotent._site import Site
-from pyidempotent._wsgi import is_held_above
+from pyidempotent._options import Site
+from pyidempotent._values.results import ANSWER, Answer, Outcome, Unstorable, pack_answer, pack_exception
 from pyidempotent.exceptions import IdempotencyError
 
 if TYPE_CHECKING:

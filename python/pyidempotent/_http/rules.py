@@ -9,8 +9,8 @@ from typing import Any
 
 from pyidempotent import _native
 from pyidempotent._native import METHODS, SAFE_METHODS, Facts
-from pyidempotent._results import Answer
-from pyidempotent._site import Site
+from pyidempotent._options import Site
+from pyidempotent._values.results import Answer
 from pyidempotent.exceptions import (
     IdempotencyError,
     IdempotencyKeyMissing,

@@ -11,15 +11,14 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 from urllib.parse import quote
 
 from pyidempotent import _native
-from pyidempotent._annotations import Named
-from pyidempotent._callers import certificate_caller, named_caller, user_caller
-from pyidempotent._current import Operation
-from pyidempotent._function import Function, FunctionCall, by_authorization, caller_bytes
-from pyidempotent._http import (
+from pyidempotent._calls.current import Operation
+from pyidempotent._calls.function import Function, FunctionCall, by_authorization, caller_bytes
+from pyidempotent._http.callers import certificate_caller, named_caller, user_caller
+from pyidempotent._http.rules import (
     REPLAYED,
     SAFE_METHODS,
     anonymous_caller,
@@ -27,7 +26,9 @@ from pyidempotent._http import (
     too_large,
 )
 from pyidempotent._native import Facts, is_refusal, replayed, verdict_of
-from pyidempotent._results import (
+from pyidempotent._options import Site
+from pyidempotent._values.annotations import Named
+from pyidempotent._values.results import (
     ANSWER,
     ENDPOINT_VALUE,
     Answer,
@@ -38,7 +39,6 @@ from pyidempotent._results import (
     pack_exception,
     unpack,
 )
-from pyidempotent._site import Site
 from pyidempotent.exceptions import IdempotencyError
 
 #: The names of the parameters that FastAPI is asked for.
@@ -49,6 +49,54 @@ def find_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
     """The Starlette request among a call's arguments."""
     starlette = sys.modules.get("starlette.requests")
     return None if starlette is None else _native.find_instance(starlette.Request, args, kwargs)
+
+
+def endpoint_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EndpointCall | None:
+    """A call that was given a request of Starlette's; else None. What FastAPI was asked for leaves the arguments."""
+    request, response = None, None
+    if plan.is_injected:
+        request, response = kwargs.pop(INJECTED_REQUEST, None), kwargs.pop(INJECTED_RESPONSE, None)
+        kwargs.pop(INJECTED_KEY, None)
+    if request is None and (request := find_request(args, kwargs)) is None:
+        return None
+    for parameter in plan.responses:
+        response = kwargs.get(parameter, response)
+    return EndpointCall(plan, args, kwargs, request, response)
+
+
+def injected_parameters(plan: Function) -> list[inspect.Parameter]:
+    """The parameters that FastAPI is asked for, where the function may be an endpoint of it and has not got them."""
+    fastapi = sys.modules.get("fastapi")
+    if fastapi is None or plan.takes_django_request:
+        return []
+    wanted: list[inspect.Parameter] = []
+
+    def ask(name: str, annotation: Any) -> None:
+        wanted.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+
+    # FastAPI fills one parameter of each type only: a second one would take the function's own away.
+    if not plan.requests:
+        ask(INJECTED_REQUEST, fastapi.Request)
+    if not plan.responses:
+        ask(INJECTED_RESPONSE, fastapi.Response)
+    if plan.takes_key_from_header and not _shows_key(plan, fastapi.params.Header):
+        words = "A value of your choice, new for every operation: a repeat with the same key gets the first answer."
+        header = fastapi.Header(alias=plan.site.key_header, description=words)
+        ask(INJECTED_KEY, Annotated[str | None, header])
+    return wanted
+
+
+def _shows_key(plan: Function, header: type) -> bool:
+    """Whether a parameter of the function's own is the key's header, or a model that has to be alone."""
+    for name in plan.binding.names:
+        hint = plan.binding.hints.get(name)
+        declared, *markers = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        for marker in (plan.binding.defaults.get(name), *markers):
+            if isinstance(marker, header):
+                alias = getattr(marker, "alias", None) or name.replace("_", "-")
+                if alias.lower() == plan.site.key_header.lower() or hasattr(declared, "model_fields"):
+                    return True
+    return False
 
 
 #: Where middleware that holds an attempt for a request leaves the attempt's options: in an ASGI scope, or an environ.
@@ -161,10 +209,18 @@ class EndpointCall(FunctionCall):
         return super().fingerprint() if self.plan.asks_fingerprint else None
 
     def body(self) -> tuple[Any, int]:
-        """The request, and how much of it may be read."""
+        """This call, which reads its request, and how much of it may be read."""
         limit = self.site.max_request_bytes
         self.facts.refuse_declared(limit)
-        return self.request, limit
+        return self, limit
+
+    def read(self, limit: int) -> tuple[bytes, bytes]:
+        """Content type and body of the request, for a sync endpoint; the endpoint can still read it."""
+        return _read_body_from_thread(self.request, limit)
+
+    async def read_async(self, limit: int) -> tuple[bytes, bytes]:
+        """Content type and body of the request; the endpoint can still read it."""
+        return await _read_body(self.request, limit)
 
     def fingerprint_of(self, body: tuple[bytes, bytes]) -> bytes:
         """The digest of the request."""
@@ -360,14 +416,13 @@ def scope_caller(scope: Mapping[str, Any], site: Site, who: str) -> bytes | None
     return certificate_caller(scope) if caller is None else caller
 
 
-# Reading the body: the only part with a colour.
+# Reading the body.
 
 
-async def read_body(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
+async def _read_body(request: Any, limit: int) -> tuple[bytes, bytes]:
     """Content type and body of a Starlette request, at most ``limit`` bytes; the endpoint can still read it."""
-    request, limit = wanted
     if _has_form(request):
-        return _form_content(wanted)
+        return _form_content(request, limit)
     if not hasattr(request, "_body"):
         chunks, size = [], 0
         async for chunk in request.stream():
@@ -376,23 +431,21 @@ async def read_body(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
                 raise too_large(limit)
             chunks.append(chunk)
         request._body = b"".join(chunks)
-    return _content(wanted)
+    return _content(request, limit)
 
 
-def read_body_from_thread(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
-    """The same for a sync endpoint, which Starlette runs on a thread beside its loop."""
-    request, _ = wanted
+def _read_body_from_thread(request: Any, limit: int) -> tuple[bytes, bytes]:
+    """Content type and body for a sync endpoint, which Starlette runs on a thread beside its loop."""
     if _has_form(request):
-        return _form_content(wanted)
+        return _form_content(request, limit)
     if hasattr(request, "_body"):
-        return _content(wanted)
+        return _content(request, limit)
     from anyio import from_thread  # Starlette's own way back
 
-    return from_thread.run(read_body, wanted)
+    return from_thread.run(_read_body, request, limit)
 
 
-def _content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
-    request, limit = wanted
+def _content(request: Any, limit: int) -> tuple[bytes, bytes]:
     if len(request._body) > limit:
         raise too_large(limit)
     return request.headers.get("content-type", "").encode("latin-1"), request._body
@@ -403,8 +456,7 @@ def _has_form(request: Any) -> bool:
     return not hasattr(request, "_body") and getattr(request, "_form", None) is not None
 
 
-def _form_content(wanted: tuple[Any, int]) -> tuple[bytes, bytes]:
-    request, limit = wanted
+def _form_content(request: Any, limit: int) -> tuple[bytes, bytes]:
     fields = request._form.multi_items()
     return form_content(
         [(name, v if isinstance(v, str) else (v.filename, v.content_type, v.file)) for name, v in fields], limit

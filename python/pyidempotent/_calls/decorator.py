@@ -5,35 +5,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import sys
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast, get_args, get_origin
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
-from pyidempotent._current import _current
-from pyidempotent._flask_view import flask_call
-from pyidempotent._flow import advance, advance_async, protect, refuse_to_block
-from pyidempotent._function import Function, FunctionCall
-from pyidempotent._requests import (
-    INJECTED_KEY,
-    INJECTED_REQUEST,
-    INJECTED_RESPONSE,
-    EndpointCall,
-    find_request,
-    read_body,
-    read_body_from_thread,
-)
-from pyidempotent._site import (
+from pyidempotent._calls.current import _current
+from pyidempotent._calls.flow import advance, advance_async, protect, refuse_to_block
+from pyidempotent._calls.function import Function, FunctionCall
+from pyidempotent._calls.tasks import PASSING, is_task, put_back, running_task
+from pyidempotent._frameworks import call_of, parameters_of
+from pyidempotent._options import (
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
     AfterCrash,
     KeyFormat,
-    Seconds,
     Settle,
     Site,
     refuse_unknown,
 )
-from pyidempotent._tasks import PASSING, put_back, running_task
+from pyidempotent._values.durations import Seconds
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
 
@@ -145,7 +135,7 @@ def idempotent(
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        if _is_task(function):
+        if is_task(function):
             raise TypeError(
                 "@idempotent stands above @app.task, and would protect nothing that .delay() starts: put it below, or "
                 "use base=pyidempotent.celery.idempotent_task(…)"
@@ -181,24 +171,11 @@ def _method_below(function: Any) -> types.MethodType | None:
 
 
 def _wrap(plan: Function) -> Callable[..., Any]:
-    function, injected, modules = plan.function, _injected(plan), sys.modules
+    function, injected = plan.function, parameters_of(plan)
+    plan.is_injected = bool(injected)
 
-    def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionCall:
-        request, response = None, None
-        if injected:
-            request, response = kwargs.pop(INJECTED_REQUEST, None), kwargs.pop(INJECTED_RESPONSE, None)
-            kwargs.pop(INJECTED_KEY, None)
-        if request is None:
-            request = find_request(args, kwargs)
-        if request is None:
-            if "flask" in modules or "django.http.request" in modules:
-                view = flask_call(plan, args, kwargs) or _django_call(plan, args, kwargs)
-                if view is not None:
-                    return view
-            return FunctionCall.of(plan.native, args, kwargs)
-        for parameter in plan.responses:
-            response = kwargs.get(parameter, response)
-        return EndpointCall(plan, args, kwargs, request, response)
+    def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return call_of(plan, args, kwargs) or FunctionCall.of(plan.native, args, kwargs)
 
     if _is_async(function) or _is_async(getattr(function, "__call__", None)):  # noqa: B004  # of an instance
 
@@ -207,13 +184,13 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             call = enter(args, kwargs)
             run: Callable[..., Any] = function
             given, named = args, kwargs
-            endpoint = call if isinstance(call, EndpointCall) else None
+            endpoint = None if type(call) is FunctionCall else call
             if endpoint is not None and endpoint.is_held():
                 return await function(*args, **kwargs)
             try:
                 if endpoint is not None:
                     run, given, named = await endpoint.prepare(functools.partial(function, *args, **kwargs)), (), {}
-                outcome = await advance_async(call, protect(call), None, read_body, run, given, named)
+                outcome = await advance_async(call, protect(call), None, _read_async, run, given, named)
                 if outcome.exception is not None:
                     raise outcome.exception
                 return outcome.value
@@ -228,13 +205,13 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             call = enter(args, kwargs)
             run: Callable[..., Any] = function
             given, named = args, kwargs
-            endpoint = call if isinstance(call, EndpointCall) else None
+            endpoint = None if type(call) is FunctionCall else call
             if endpoint is not None and endpoint.is_held():
                 return function(*args, **kwargs)
             try:
                 if endpoint is not None:
                     run, given, named = endpoint.prepare_in_thread(functools.partial(function, *args, **kwargs)), (), {}
-                outcome = advance(call, protect(call), None, read_body_from_thread, run, given, named)
+                outcome = advance(call, protect(call), None, _read, run, given, named)
                 if outcome.exception is not None:
                     raise outcome.exception
                 return outcome.value
@@ -247,14 +224,6 @@ def _wrap(plan: Function) -> Callable[..., Any]:
     return wrapper
 
 
-def _is_task(function: Any) -> bool:
-    """Whether this is a task of Celery's, made by its decorator, or one that Celery makes when it is first used."""
-    task, local = sys.modules.get("celery.app.task"), sys.modules.get("celery.local")
-    if local is not None and type(function) is local.PromiseProxy:
-        return True
-    return task is not None and isinstance(function, task.Task)
-
-
 def _is_async(function: Any) -> bool:
     """Whether a call returns a coroutine; also of what is only marked so, as Django marks an async view of a class."""
     mark = getattr(function, "_is_coroutine", None)  # until Python 3.12
@@ -263,60 +232,28 @@ def _is_async(function: Any) -> bool:
     )
 
 
-def _django_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EndpointCall | None:
-    """A call of a Django view, where it is one."""
-    if "django.http.request" not in sys.modules:
-        return None
-    from pyidempotent.django._view import view_call
-
-    return view_call(plan, args, kwargs)
+def _read(wanted: tuple[Any, Any]) -> Any:
+    """Reads what an endpoint's call wants read, on the function's thread."""
+    call, limit = wanted
+    return call.read(limit)
 
 
-def _answer(call: FunctionCall, error: IdempotencyError) -> Any:
+async def _read_async(wanted: tuple[Any, Any]) -> Any:
+    """Reads what an endpoint's call wants read, in the function's loop."""
+    call, limit = wanted
+    return await call.read_async(limit)
+
+
+def _answer(call: Any, error: IdempotencyError) -> Any:
     outer = _current.get()
     if outer is not None:
         outer._refused(error.status)  # whoever stores the outer call's answer must know
-    answer = call.answer(error) if isinstance(call, EndpointCall) else None
+    answer = None if type(call) is FunctionCall else call.answer(error)
     if answer is not None:
         return answer
     if isinstance(error, PASSING) and (task := running_task(call.plan.function)) is not None:
         put_back(task, error)
     raise error
-
-
-def _injected(plan: Function) -> list[inspect.Parameter]:
-    """The parameters that FastAPI is asked for, where the function may be an endpoint of it and has not got them."""
-    fastapi = sys.modules.get("fastapi")
-    if fastapi is None or plan.takes_django_request:
-        return []
-    wanted: list[inspect.Parameter] = []
-
-    def ask(name: str, annotation: Any) -> None:
-        wanted.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-
-    # FastAPI fills one parameter of each type only: a second one would take the function's own away.
-    if not plan.requests:
-        ask(INJECTED_REQUEST, fastapi.Request)
-    if not plan.responses:
-        ask(INJECTED_RESPONSE, fastapi.Response)
-    if plan.takes_key_from_header and not _shows_key(plan, fastapi.params.Header):
-        words = "A value of your choice, new for every operation: a repeat with the same key gets the first answer."
-        header = fastapi.Header(alias=plan.site.key_header, description=words)
-        ask(INJECTED_KEY, Annotated[str | None, header])
-    return wanted
-
-
-def _shows_key(plan: Function, header: type) -> bool:
-    """Whether a parameter of the function's own is the key's header, or a model that has to be alone."""
-    for name in plan.binding.names:
-        hint = plan.binding.hints.get(name)
-        declared, *markers = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        for marker in (plan.binding.defaults.get(name), *markers):
-            if isinstance(marker, header):
-                alias = getattr(marker, "alias", None) or name.replace("_", "-")
-                if alias.lower() == plan.site.key_header.lower() or hasattr(declared, "model_fields"):
-                    return True
-    return False
 
 
 def _signature(plan: Function, injected: list[inspect.Parameter]) -> inspect.Signature:

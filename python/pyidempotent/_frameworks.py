@@ -1,0 +1,50 @@
+"""The one table of frameworks: what is loaded decides which face is asked about a call.
+
+A face is imported when its framework is there and a protected function is decorated or called: `import pyidempotent`
+loads none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyidempotent._calls.function import Function
+
+#: The module by which a framework is there → the hook that says what a call is: an endpoint's, or None.
+_CALLS = {
+    "starlette.requests": ("pyidempotent._http.endpoint", "endpoint_call"),
+    "flask": ("pyidempotent.flask._view", "flask_call"),
+    "django.http.request": ("pyidempotent.django._view", "view_call"),
+}
+
+#: The module by which a framework is there → the hook that says which parameters the framework is asked for.
+_PARAMETERS = {"fastapi": ("pyidempotent._http.endpoint", "injected_parameters")}
+
+_found: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+def call_of(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The call of an endpoint or a view, as its framework's face has it; None for any other function's."""
+    for framework, hook in _CALLS.items():
+        if framework in sys.modules:
+            call = (_found.get(hook) or _find(hook))(plan, args, kwargs)
+            if call is not None:
+                return call
+    return None
+
+
+def parameters_of(plan: Function) -> list[inspect.Parameter]:
+    """The parameters that a framework is asked for, beside the function's own."""
+    hooks = [hook for framework, hook in _PARAMETERS.items() if framework in sys.modules]
+    return [parameter for hook in hooks for parameter in _find(hook)(plan)]
+
+
+def _find(hook: tuple[str, str]) -> Callable[..., Any]:
+    module, name = hook
+    _found[hook] = getattr(import_module(module), name)
+    return _found[hook]

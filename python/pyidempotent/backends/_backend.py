@@ -1,0 +1,158 @@
+"""`Backend`: a store, and what an operator sees of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from pyidempotent import _native
+from pyidempotent._values.parts import EVERY
+from pyidempotent._values.results import ANSWER, VALUE, Answer, pack_answer
+
+__all__ = ["Backend", "StoredRecord"]
+
+#: What is done, as an operator names it.
+OperationName = str | tuple[str, bytes] | tuple[str, str]
+
+_KEEP = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredRecord:
+    """What stands under a key, for an operator.
+
+    Parameters:
+        label: the operation and the key in words.
+        state: ``in flight``, ``lapsed``, ``completed``, ``not kept`` or ``unknown``.
+        fence: the number by which `Backend.resolve` names this very record.
+        lease_left: seconds until the lease of an attempt in flight ends.
+        result: the stored form of the result.
+        id: what names its key in every call for operators, where the key itself is not known.
+    """
+
+    label: str
+    state: str
+    fence: int
+    lease_left: float
+    result: bytes
+    id: str
+
+    @property
+    def answer(self) -> Answer | None:
+        """The stored result as an HTTP answer, where it is one."""
+        if self.state != "completed" or self.result[:1] != ANSWER:
+            return None
+        return Answer.decode(self.result[1:])
+
+
+class Backend:
+    """A store, shared by every call site it is passed to. Immutable.
+
+    `get`, `unfinished`, `resolve` and `purge` are for operators. A key is named the way it was used: the ``operation``
+    is the function's qualified name (``"shop.orders.charge"``), or method and path of the request
+    (``("POST", "/pay")``); or by the ``id`` of its record.
+    """
+
+    #: One store per process for equal settings.
+    _shared: ClassVar[dict[tuple[Any, ...], _native.Backend]] = {}
+
+    #: Whether it was said that other workers don't see what ``memory://`` keeps.
+    _has_warned: ClassVar[bool] = False
+
+    def __init__(self, native: _native.Backend) -> None:
+        self.native = native
+
+    def _storage_key(
+        self,
+        key: str | None,
+        operation: OperationName | None,
+        caller: str | bytes | None,
+        namespace: str,
+        id: str | None,
+    ) -> bytes:
+        if id is not None:
+            try:
+                named = bytes.fromhex(id)
+            except (TypeError, ValueError):
+                named = b""
+            if len(named) != 32:
+                raise ValueError(f"{id!r} is not the id of a record, which has 64 hexadecimal digits")
+            return named
+        if key is None or operation is None:
+            raise TypeError("say which record: its key and its operation, or its id")
+        options: dict[str, Any] = {"ttl": 1.0, "lease": None, "wait": 0.0, "run_limit": None}
+        engine = _native.Engine(self.native, **options, refuse_after_crash=False, namespace=namespace)
+        if isinstance(operation, tuple):
+            method, path = operation
+            operation = (method, path.encode() if isinstance(path, str) else path)
+        return engine.storage_key(operation, caller.encode() if isinstance(caller, str) else caller, key)
+
+    def get(
+        self,
+        key: str | None = None,
+        *,
+        operation: OperationName | None = None,
+        caller: str | bytes | None = None,
+        namespace: str = "",
+        id: str | None = None,
+    ) -> StoredRecord | None:
+        """What stands under a key.
+
+        >>> from pyidempotent.backends.memory import MemoryBackend
+        >>> MemoryBackend().get("order-7", operation="shop.charge") is None
+        True
+        """
+        storage_key = self._storage_key(key, operation, caller, namespace, id)
+        found = self.native.get(storage_key)
+        return None if found is None else StoredRecord(*found, storage_key.hex())
+
+    def unfinished(self, limit: int = 1000) -> list[StoredRecord]:
+        """What has no result yet: in flight, lapsed or unknown; at most ``limit`` records, in no order.
+
+        It looks at every record of the store. Records that end meanwhile may be left out.
+
+        >>> from pyidempotent import attempt
+        >>> from pyidempotent.backends.memory import MemoryBackend
+        >>> backend = MemoryBackend()
+        >>> with attempt(backend, key="evt_1", name="webhook"):
+        ...     [(record.label, record.state) for record in backend.unfinished()]
+        [('webhook evt_1', 'in flight')]
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ValueError(f"limit must be a number of 1 or more, not {limit!r}")
+        return [StoredRecord(*found, key.hex()) for key, found in self.native.unfinished(limit)]
+
+    def resolve(
+        self,
+        key: str | None = None,
+        *,
+        fence: int,
+        operation: OperationName | None = None,
+        caller: str | bytes | None = None,
+        namespace: str = "",
+        id: str | None = None,
+        result: Any = _KEEP,
+        force: bool = False,
+    ) -> bool:
+        """An operator's word on an unknown outcome: with a ``result`` the key is completed, without one it is free.
+
+        Parameters:
+            fence: the fence of the record that you looked at.
+            result: the value of a function, or the `Answer` to a request.
+            force: resolves a claim whose attempt still runs, or a stored result, too. Without it only a record that is
+                unknown or lapsed is resolved: the one that you looked at may have ended since, or come back to life.
+
+        Returns whether the record was resolved. Nothing changes otherwise.
+        """
+        storage_key = self._storage_key(key, operation, caller, namespace, id)
+        return self.native.resolve(storage_key, fence, None if result is _KEEP else _payload(result), force)
+
+    def purge(self) -> int:
+        """Removes what has expired from a store that does not do it by itself; how many records."""
+        return self.native.purge()
+
+
+def _payload(result: Any) -> bytes:
+    if isinstance(result, Answer):
+        return pack_answer(result)
+    return VALUE + _native.encode(result, EVERY)
