@@ -204,3 +204,11 @@ def test_the_reader_of_imports_sees_them() -> None:
     assert set(used("a::b", "use super::c::X; use crate::d::{Y, Z}; crate::a::c::w();", known)) == {"a::c", "d"}
     assert set(used("d", "use crate::a::{b, c::T};", known)) == {"a::b", "a::c"}
     assert circles({"a": {"b"}, "b": {"a", "c"}, "c": set()}) == [["a", "b"]]
+
+
+def test_what_the_page_names_is_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`([\w/.-]+\.(?:py|rs|toml)|[\w/-]+/)`", text))
+    roots = (ROOT, PACKAGE, CORE, EXTENSION, ROOT / "crates/idempotency")
+    assert {name for name in named if not any((root / name).exists() for root in roots)} == set()
+    assert len(named) > 20
