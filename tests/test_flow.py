@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pyidempotent import IdempotencyProcessing, Outcome, _native, attempt, idempotent
+from pyidempotent._http.routes import RequestCall
 from pyidempotent.backends.memory import MemoryBackend
 
 
@@ -85,3 +86,9 @@ def test_a_call_that_its_own_argument_leads_back_to_is_collected() -> None:
     basket = failed()
     gc.collect()
     assert basket() is None
+
+
+def test_a_face_can_not_answer_what_the_extension_answers() -> None:
+    with pytest.raises(TypeError, match=r"Mine\.verdict would never be called"):
+        type("Mine", (RequestCall,), {"verdict": lambda call, outcome: "store"})
+    type("Mine", (RequestCall,), {"user": lambda call: b"alice"})

@@ -23,7 +23,7 @@ _CALLS = {
 }
 
 #: The module by which a framework is there → the hook that says which parameters the framework is asked for.
-_PARAMETERS = {"fastapi": ("pyidempotent._http.endpoint", "injected_parameters")}
+_PARAMETERS = {"fastapi": ("pyidempotent._http.starlette", "injected_parameters")}
 
 _found: dict[tuple[str, str], Callable[..., Any]] = {}
 

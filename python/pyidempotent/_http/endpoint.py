@@ -6,24 +6,32 @@ imported already.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from operator import attrgetter
-from typing import Annotated, Any, ClassVar, get_args, get_origin
-from urllib.parse import quote
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
-from pyidempotent import _native
 from pyidempotent._calls.current import Operation
 from pyidempotent._calls.function import Function, FunctionCall, by_authorization, caller_bytes
-from pyidempotent._http.callers import certificate_caller, named_caller, user_caller
+from pyidempotent._http.callers import named_caller
 from pyidempotent._http.rules import (
     REPLAYED,
     SAFE_METHODS,
     anonymous_caller,
     problem_answer,
-    too_large,
+)
+from pyidempotent._http.starlette import (
+    INJECTED_KEY,
+    INJECTED_REQUEST,
+    INJECTED_RESPONSE,
+    find_request,
+    is_http_exception,
+    is_response,
+    read_body,
+    read_body_from_thread,
+    rendered_by_route,
+    response_of,
+    scope_caller,
 )
 from pyidempotent._native import Facts, is_refusal, replayed, verdict_of
 from pyidempotent._options import Site
@@ -41,15 +49,6 @@ from pyidempotent._values.results import (
 )
 from pyidempotent.exceptions import IdempotencyError
 
-#: The names of the parameters that FastAPI is asked for.
-INJECTED_REQUEST, INJECTED_RESPONSE, INJECTED_KEY = "_idempotent_request", "_idempotent_response", "idempotency_key_"
-
-
-def find_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
-    """The Starlette request among a call's arguments."""
-    starlette = sys.modules.get("starlette.requests")
-    return None if starlette is None else _native.find_instance(starlette.Request, args, kwargs)
-
 
 def endpoint_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EndpointCall | None:
     """A call that was given a request of Starlette's; else None. What FastAPI was asked for leaves the arguments."""
@@ -64,53 +63,8 @@ def endpoint_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any])
     return EndpointCall(plan, args, kwargs, request, response)
 
 
-def injected_parameters(plan: Function) -> list[inspect.Parameter]:
-    """The parameters that FastAPI is asked for, where the function may be an endpoint of it and has not got them."""
-    fastapi = sys.modules.get("fastapi")
-    if fastapi is None or plan.takes_django_request:
-        return []
-    wanted: list[inspect.Parameter] = []
-
-    def ask(name: str, annotation: Any) -> None:
-        wanted.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-
-    # FastAPI fills one parameter of each type only: a second one would take the function's own away.
-    if not plan.requests:
-        ask(INJECTED_REQUEST, fastapi.Request)
-    if not plan.responses:
-        ask(INJECTED_RESPONSE, fastapi.Response)
-    if plan.takes_key_from_header and not _shows_key(plan, fastapi.params.Header):
-        words = "A value of your choice, new for every operation: a repeat with the same key gets the first answer."
-        header = fastapi.Header(alias=plan.site.key_header, description=words)
-        ask(INJECTED_KEY, Annotated[str | None, header])
-    return wanted
-
-
-def _shows_key(plan: Function, header: type) -> bool:
-    """Whether a parameter of the function's own is the key's header, or a model that has to be alone."""
-    for name in plan.binding.names:
-        hint = plan.binding.hints.get(name)
-        declared, *markers = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        for marker in (plan.binding.defaults.get(name), *markers):
-            if isinstance(marker, header):
-                alias = getattr(marker, "alias", None) or name.replace("_", "-")
-                if alias.lower() == plan.site.key_header.lower() or hasattr(declared, "model_fields"):
-                    return True
-    return False
-
-
 #: Where middleware that holds an attempt for a request leaves the attempt's options: in an ASGI scope, or an environ.
 ATTEMPT = "pyidempotent.attempt"
-
-
-def path_of(scope: Any) -> bytes:
-    """The path as the client sent it, without the query."""
-    if raw := scope.get("raw_path"):
-        return bytes(raw).partition(b"?")[0]
-    # Not every server tells it. Until Starlette 0.33 a mounted app's path came without its mount.
-    utils = sys.modules.get("starlette._utils")
-    is_whole = utils is None or hasattr(utils, "get_route_path")
-    return quote(scope["path"] if is_whole else scope.get("root_path", "") + scope["path"]).encode()
 
 
 class EndpointCall(FunctionCall):
@@ -216,11 +170,11 @@ class EndpointCall(FunctionCall):
 
     def read(self, limit: int) -> tuple[bytes, bytes]:
         """Content type and body of the request, for a sync endpoint; the endpoint can still read it."""
-        return _read_body_from_thread(self.request, limit)
+        return read_body_from_thread(self.request, limit)
 
     async def read_async(self, limit: int) -> tuple[bytes, bytes]:
         """Content type and body of the request; the endpoint can still read it."""
-        return await _read_body(self.request, limit)
+        return await read_body(self.request, limit)
 
     def fingerprint_of(self, body: tuple[bytes, bytes]) -> bytes:
         """The digest of the request."""
@@ -238,8 +192,8 @@ class EndpointCall(FunctionCall):
         """The status that the client sees, as far as an endpoint decides it."""
         error: Any = outcome.exception
         if error is not None:
-            return error.status_code if _is_http_exception(error) else None
-        if _is_response(outcome.value):
+            return error.status_code if is_http_exception(error) else None
+        if is_response(outcome.value):
             return int(outcome.value.status_code)
         route = self.request.scope.get("route")
         return getattr(self.response, "status_code", None) or getattr(route, "status_code", None) or 200
@@ -247,19 +201,19 @@ class EndpointCall(FunctionCall):
     def pack(self, outcome: Outcome, /) -> bytes:
         """The answer: a response whole, anything else as FastAPI will render it again."""
         error, value = outcome.exception, outcome.value
-        if error is not None and _is_http_exception(error):
+        if error is not None and is_http_exception(error):
             headers = _lasting(getattr(error, "headers", None), self.site.store_set_cookie)
             return pack_exception(error, self.plan.classes, self.stored_exceptions(), headers=headers)
-        if error is not None or (self.response is None and not _is_response(value)):
+        if error is not None or (self.response is None and not is_response(value)):
             return super().pack(outcome)
-        if not _is_response(value):
+        if not is_response(value):
             status, headers = self.response.status_code, self.response.raw_headers
             beside = Answer(status or 0, headers, b"").encode(self.site.store_set_cookie)
             try:
                 return pack(ENDPOINT_VALUE, (beside, value), self._classes())
             except Unstorable:
                 # No annotation names its class, but FastAPI can render it.
-                rendered = self._rendered(value, self.status(outcome))
+                rendered = rendered_by_route(self.request, self.plan.function, value, self.status(outcome))
                 if rendered is None:
                     raise
                 answer = Answer(rendered.status_code, [*rendered.raw_headers, *headers], rendered.body)
@@ -277,42 +231,9 @@ class EndpointCall(FunctionCall):
         model = getattr(self.request.scope.get("route"), "response_model", None)
         return self.plan.classes if model is None else self.plan.classes.also(model)
 
-    def _rendered(self, value: Any, status: int | None) -> Any:
-        """The response that FastAPI will make of the endpoint's value; None where the function is not the endpoint, or
-        where making one would use the value up."""
-        route = self.request.scope.get("route")
-        endpoint = getattr(route, "endpoint", None)
-        serialize = getattr(sys.modules.get("fastapi.routing"), "serialize_response", None)
-        if (
-            isinstance(value, Iterator)
-            or serialize is None
-            or endpoint is None
-            or inspect.unwrap(endpoint) is not inspect.unwrap(self.plan.function)
-        ):
-            return None
-        known = inspect.signature(serialize).parameters
-        field, response_class = route.response_field, route.response_class
-        is_default = hasattr(response_class, "value")
-        given = {name: getattr(route, f"response_model_{name}", None) for name in _RENDERING if name in known}
-        if is_bytes := is_default and field is not None and "dump_json" in known:
-            given["dump_json"] = True
-        try:  # a coroutine that waits for nothing
-            serialize(field=field, response_content=value, is_coroutine=True, **given).send(None)
-        except StopIteration as ended:
-            content = ended.value
-        else:
-            return None
-        kind = sys.modules["starlette.responses"].Response if is_bytes else response_class
-        response = (kind.value if is_default and not is_bytes else kind)(
-            content, status_code=status, **({"media_type": "application/json"} if is_bytes else {})
-        )
-        if not sys.modules["fastapi.utils"].is_body_allowed_for_status_code(status):
-            response.body = b""
-        return response
-
     def headers(self, outcome: Outcome, /) -> Iterable[tuple[bytes, bytes]]:
         """The headers of the answer."""
-        answer = outcome.value if _is_response(outcome.value) else self.response
+        answer = outcome.value if is_response(outcome.value) else self.response
         return () if answer is None else list(answer.raw_headers)
 
     def replay(self, payload: bytes, /) -> Outcome:
@@ -334,7 +255,7 @@ class EndpointCall(FunctionCall):
         if self.response is not None:
             self.response.raw_headers.append(REPLAYED)
         outcome = super().replay(payload)
-        if outcome.exception is not None and _is_http_exception(outcome.exception):
+        if outcome.exception is not None and is_http_exception(outcome.exception):
             error: Any = outcome.exception
             error.headers = {**(error.headers or {}), REPLAYED[0].decode(): REPLAYED[1].decode()}
         return outcome
@@ -374,20 +295,6 @@ def _passes_on_a_refusal(response: Any) -> bool:
     return is_refusal(content_type.encode("latin-1", "replace"), bytes(body))
 
 
-#: How FastAPI renders a value, beside its model.
-_RENDERING = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
-
-
-def _is_response(value: Any) -> bool:
-    starlette = sys.modules.get("starlette.responses")
-    return starlette is not None and isinstance(value, starlette.Response)
-
-
-def _is_http_exception(error: Exception) -> bool:
-    starlette = sys.modules.get("starlette.exceptions")
-    return starlette is not None and isinstance(error, starlette.HTTPException)
-
-
 def _lasting(headers: Mapping[str, str] | None, store_set_cookie: bool) -> dict[str, str] | None:
     """The headers of an exception without those that are not stored."""
     if headers is None:
@@ -395,97 +302,3 @@ def _lasting(headers: Mapping[str, str] | None, store_set_cookie: bool) -> dict[
     raw = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     kept = {name for name, _ in Answer.decode(Answer(0, raw, b"").encode(store_set_cookie)).headers}
     return {name: value for (sent, _), (name, value) in zip(raw, headers.items(), strict=True) if sent in kept}
-
-
-def response_of(answer: Answer) -> Any:
-    """An answer as Starlette's response."""
-    response = sys.modules["starlette.responses"].Response(status_code=answer.status)
-    response.body = answer.body
-    response.raw_headers = answer.headers
-    return response
-
-
-def scope_caller(scope: Mapping[str, Any], site: Site, who: str) -> bytes | None:
-    """The user that stands in an ASGI scope, or whom its server has authenticated."""
-    user = scope.get("user")
-    starlette = sys.modules.get("starlette.authentication")
-    # A name to display is all that this class has; of any other class two users may have one.
-    is_simple = starlette is not None and type(user) is starlette.SimpleUser
-    identity = attrgetter("display_name" if is_simple else "identity")
-    caller = user_caller(user, identity, "an attribute identity", site, who)
-    return certificate_caller(scope) if caller is None else caller
-
-
-# Reading the body.
-
-
-async def _read_body(request: Any, limit: int) -> tuple[bytes, bytes]:
-    """Content type and body of a Starlette request, at most ``limit`` bytes; the endpoint can still read it."""
-    if _has_form(request):
-        return _form_content(request, limit)
-    if not hasattr(request, "_body"):
-        chunks, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large(limit)
-            chunks.append(chunk)
-        request._body = b"".join(chunks)
-    return _content(request, limit)
-
-
-def _read_body_from_thread(request: Any, limit: int) -> tuple[bytes, bytes]:
-    """Content type and body for a sync endpoint, which Starlette runs on a thread beside its loop."""
-    if _has_form(request):
-        return _form_content(request, limit)
-    if hasattr(request, "_body"):
-        return _content(request, limit)
-    from anyio import from_thread  # Starlette's own way back
-
-    return from_thread.run(_read_body, request, limit)
-
-
-def _content(request: Any, limit: int) -> tuple[bytes, bytes]:
-    if len(request._body) > limit:
-        raise too_large(limit)
-    return request.headers.get("content-type", "").encode("latin-1"), request._body
-
-
-def _has_form(request: Any) -> bool:
-    """Whether FastAPI has parsed a form already, for which it consumed the body."""
-    return not hasattr(request, "_body") and getattr(request, "_form", None) is not None
-
-
-def _form_content(request: Any, limit: int) -> tuple[bytes, bytes]:
-    fields = request._form.multi_items()
-    return form_content(
-        [(name, v if isinstance(v, str) else (v.filename, v.content_type, v.file)) for name, v in fields], limit
-    )
-
-
-def form_content(fields: Iterable[tuple[str, str | tuple[Any, Any, Any]]], limit: int) -> tuple[bytes, bytes]:
-    """A parsed form, in the place of the body it came from: names, values, and the digests of its files.
-
-    Parameters:
-        fields: name and value; of a file, name and ``(filename, content type, file)``.
-    """
-    said: list[Any] = []
-    size = 0
-    for name, value in fields:
-        if isinstance(value, str):
-            size += len(name) + len(value)
-            said.append((name, value))
-            continue
-        filename, content_type, file = value
-        digest, before = hashlib.sha256(), file.tell()
-        file.seek(0)
-        while chunk := file.read(65536):
-            size += len(chunk)
-            if size > limit:
-                raise too_large(limit)
-            digest.update(chunk)
-        file.seek(before)
-        said.append((name, filename, content_type, digest.digest()))
-    if size > limit:
-        raise too_large(limit)
-    return b"form", _native.encode(said, {})

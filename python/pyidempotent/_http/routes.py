@@ -186,10 +186,37 @@ def _methods(given: Any) -> frozenset[str]:
     return methods
 
 
+#: What the extension answers for a request, without a look at the class.
+_ANSWERED = frozenset(
+    {
+        "body",
+        "caller",
+        "fingerprint",
+        "fingerprint_of",
+        "headers",
+        "key",
+        "namespace",
+        "operation",
+        "pack",
+        "replay",
+        "status",
+        "verdict",
+    }
+)
+
+
 class RequestCall(_native.RequestCall):
-    """A request under a plan, as `protect` sees it."""
+    """A request under a plan, as `protect` sees it. A face says who the user is (``user``), and reads the body.
+
+    Raises:
+        TypeError: where a class derived from it is made that answers what the extension answers: nobody would ask it.
+    """
 
     __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        if astray := _ANSWERED & vars(cls).keys():
+            raise TypeError(f"{cls.__qualname__}.{min(astray)} would never be called: the extension answers it")
 
     def ask(self, request: Any) -> None:
         """Asks the callables of the user's."""

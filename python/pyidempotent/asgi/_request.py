@@ -6,9 +6,9 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
-from pyidempotent._http.endpoint import scope_caller
 from pyidempotent._http.routes import Plan, RequestCall
 from pyidempotent._http.rules import HeaderView, too_large, who_of
+from pyidempotent._http.starlette import scope_caller
 from pyidempotent._native import Facts
 
 Scope = MutableMapping[str, Any]

@@ -11,8 +11,10 @@ from django.http import HttpRequest, UnreadablePostError
 from django.utils.functional import SimpleLazyObject
 
 from pyidempotent._http.callers import server_caller, user_caller
-from pyidempotent._http.endpoint import ATTEMPT, form_content, path_of
+from pyidempotent._http.endpoint import ATTEMPT
+from pyidempotent._http.forms import form_content
 from pyidempotent._http.rules import too_large
+from pyidempotent._http.starlette import path_of
 from pyidempotent._native import Facts
 from pyidempotent._options import Site
 

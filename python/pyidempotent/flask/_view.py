@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyidempotent._calls.function import Function, FunctionCall, module_of, modules_above
 from pyidempotent._http.callers import server_caller, user_caller
-from pyidempotent._http.endpoint import ATTEMPT, EndpointCall, form_content
+from pyidempotent._http.endpoint import ATTEMPT, EndpointCall
+from pyidempotent._http.forms import form_content
 from pyidempotent._http.rules import REPLAYED, problem_answer, too_large
 from pyidempotent._http.wsgi import is_held_above
 from pyidempotent._native import Facts, fingerprint_call, replayed

@@ -49,7 +49,7 @@ asked! {
     too_large = "pyidempotent._http.rules" "too_large";
     anonymous_caller = "pyidempotent._http.rules" "anonymous_caller";
     caller_of = "pyidempotent._http.routes" "caller_of";
-    path_of_scope = "pyidempotent._http.endpoint" "path_of";
+    path_of_scope = "pyidempotent._http.starlette" "path_of";
     path_of_environ = "pyidempotent._http.wsgi" "path_of";
 }
 
