@@ -431,7 +431,7 @@ def test_without_starlette_callables_get_our_own_view_of_the_request() -> None:
     assert "starlette" not in sys.modules
     """
     printed = output(code).splitlines()
-    assert printed == ["POST /pay a, b 2 pyidempotent.asgi", "http.response.start", "http.response.body"]
+    assert printed == ["POST /pay a, b 2 pyidempotent.asgi._request", "http.response.start", "http.response.body"]
 
 
 @pytest.mark.parametrize(
