@@ -197,7 +197,7 @@ class FunctionCall:
         """A function has none."""
 
     def fingerprint_of(self, body: Any, /) -> bytes:
-        """As `body`."""
+        """A function needs no body."""
 
     def verdict(self, outcome: Outcome, /) -> str:
         """A value is stored; an exception releases the key, unless its type is stored."""
@@ -363,14 +363,15 @@ class Capture:
         """
 
     def start_text(self, status: int, headers: Iterable[tuple[str, str]], /) -> None:
-        """The same of headers in text, as WSGI has them.
+        """Its status and its headers in text, as WSGI has them.
 
         Raises:
             TypeError, ValueError: where they can be none.
         """
 
     def start_message(self, message: Mapping[str, Any], /) -> bool:
-        """The same of an ASGI message, which may be malformed; whether its whole length is known: no stream."""
+        """Its status and headers, of an ASGI message that may be malformed; whether its length is known, so that it
+        does not stream."""
 
     def add(self, chunk: bytes | bytearray | memoryview, /) -> bool:
         """A part of its body; whether that completes the declared length."""

@@ -155,7 +155,7 @@ class Site:
         self.settle = settle
         self.store_exceptions = exceptions
         self.retry_after = seconds("retry_after", retry_after)
-        # More than this no body has.
+        # Clamped to what Py_ssize_t can hold.
         self.max_request_bytes = min(max_request_bytes, sys.maxsize)
         self.max_response_bytes = min(max_response_bytes, sys.maxsize)
         self.store_set_cookie = store_set_cookie
@@ -195,7 +195,7 @@ class Site:
         return self._lease
 
     def on_backend_of(self, other: Site) -> Site:
-        """The same options, over another site's backend."""
+        """These options over another site's backend."""
         assert other._backend is not None
         site = copy.copy(self)
         site._backend = other._backend

@@ -69,7 +69,7 @@ impl StoreError {
         matches!(self.kind, NotExecuted | Unknown | Refused | Full)
     }
 
-    /// The same error for another operation that it undid too, without its source.
+    /// This error for another operation that it undid too, without its source.
     #[cfg(feature = "sqlite")]
     pub(crate) fn again(&self) -> Self {
         Self::new(self.kind, self.message.clone())

@@ -140,7 +140,7 @@ impl Scope<'_> {
         self.keys().storage_key(key)
     }
 
-    /// The same for many keys, with the scope hashed once.
+    /// The storage keys of many keys in this scope, which is hashed once.
     pub fn keys(&self) -> ScopedKeys {
         let digest = Digest::new("idempotency key 1").part(self.namespace.as_bytes());
         let digest = match self.operation {

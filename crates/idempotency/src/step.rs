@@ -124,7 +124,7 @@ fn write(record: &Record, now: Micros) -> Vec<u8> {
     write_after(&[], record, now)
 }
 
-/// The same after something else (8 bytes at the most), in one allocation.
+/// A value to write, after something else (8 bytes at the most), in one allocation.
 pub(crate) fn write_after(head: &[u8], record: &Record, now: Micros) -> Vec<u8> {
     let mut before = [0; 16];
     before[..head.len()].copy_from_slice(head);

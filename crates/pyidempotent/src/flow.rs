@@ -24,7 +24,7 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit, ffi};
 
 use crate::boundary::begun;
-use crate::boundary::runtime::{Answer, Colour};
+use crate::boundary::runtime::{Answer, Mode};
 use crate::boundary::stopping::Inside;
 use crate::boundary::{errors, python};
 use crate::calls::attempt::{Asked, Completion, CurrentAttempt, Operation};
@@ -221,14 +221,14 @@ impl Flow {
     #[pyo3(signature = (call, told, /))]
     fn step<'py>(&mut self, call: &Bound<'py, PyAny>, told: &Bound<'py, PyAny>) -> PyResult<Step<'py>> {
         let _inside = Inside::enter(call.py())?;
-        self.next(&Call::new(call), told, Colour::Thread)
+        self.next(&Call::new(call), told, Mode::Sync)
     }
 
     /// The next step in the running loop.
     #[pyo3(signature = (call, told, /))]
     fn step_async<'py>(&mut self, call: &Bound<'py, PyAny>, told: &Bound<'py, PyAny>) -> PyResult<Step<'py>> {
         let _inside = Inside::enter(call.py())?;
-        self.next(&Call::new(call), told, Colour::Loop)
+        self.next(&Call::new(call), told, Mode::Async)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -257,7 +257,7 @@ fn noted<'py>(py: Python<'py>, stored: &[u8]) -> PyResult<Bound<'py, PyDict>> {
 }
 
 impl Flow {
-    fn next<'py>(&mut self, call: &Call<'_, 'py>, told: &Bound<'py, PyAny>, colour: Colour) -> PyResult<Step<'py>> {
+    fn next<'py>(&mut self, call: &Call<'_, 'py>, told: &Bound<'py, PyAny>, mode: Mode) -> PyResult<Step<'py>> {
         let py = told.py();
         match std::mem::replace(&mut self.at, At::End) {
             At::Start => {
@@ -273,20 +273,20 @@ impl Flow {
                 let (operation, caller) = (call.operation()?, call.caller()?.map(Bound::unbind));
                 let asked = Asked { namespace: call.namespace()?, operation, caller, key: key.unbind() };
                 match call.fingerprint()? {
-                    Some(fingerprint) => self.claim(call, asked, fingerprint, colour),
+                    Some(fingerprint) => self.claim(call, asked, fingerprint, mode),
                     None => {
                         self.at = At::Body(asked);
                         Ok((intern!(py, "body"), call.body()?))
                     }
                 }
             }
-            At::Body(asked) => self.claim(call, asked, call.fingerprint_of(told)?, colour),
+            At::Body(asked) => self.claim(call, asked, call.fingerprint_of(told)?, mode),
             At::Claim(asked, fingerprint) => {
                 let begun = told.cast::<begun::Begun>()?.get().take().ok_or_else(out_of_turn)?;
-                self.begun(call, self.engine(call)?.get(), asked, fingerprint, begun, colour)
+                self.begun(call, self.engine(call)?.get(), asked, fingerprint, begun, mode)
             }
             At::Unprotected => Ok((intern!(py, "end"), told.clone())),
-            At::Run(running) => self.settle(call, running.bind(py), told.cast()?, colour),
+            At::Run(running) => self.settle(call, running.bind(py), told.cast()?, mode),
             At::Settle(outcome, running) => {
                 let replaced = told.cast::<PyBytes>().ok();
                 self.end(call, outcome.bind(py), running.bind(py), replaced.map(|replaced| replaced.as_bytes()))
@@ -311,12 +311,12 @@ impl Flow {
         call: &Call<'_, 'py>,
         asked: Asked,
         fingerprint: [u8; 32],
-        colour: Colour,
+        mode: Mode,
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
         let engine = self.engine(call)?;
-        let begun = engine.get().begin(py, &asked, fingerprint, colour)?;
-        self.claimed(call, engine.get(), asked, fingerprint, begun, colour)
+        let begun = engine.get().begin(py, &asked, fingerprint, mode)?;
+        self.claimed(call, engine.get(), asked, fingerprint, begun, mode)
     }
 
     fn claimed<'py>(
@@ -326,10 +326,10 @@ impl Flow {
         asked: Asked,
         fingerprint: [u8; 32],
         begun: Answer<'py, Begun>,
-        colour: Colour,
+        mode: Mode,
     ) -> PyResult<Step<'py>> {
         match begun {
-            Answer::Ready(begun) => self.begun(call, engine, asked, fingerprint, begun, colour),
+            Answer::Ready(begun) => self.begun(call, engine, asked, fingerprint, begun, mode),
             Answer::Later(future) => {
                 self.at = At::Claim(asked, fingerprint);
                 Ok((intern!(future.py(), "wait"), future))
@@ -344,7 +344,7 @@ impl Flow {
         asked: Asked,
         fingerprint: [u8; 32],
         begun: Begun,
-        colour: Colour,
+        mode: Mode,
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
         let refused = |class, retry_after| Err(errors::refusal(py, class, (), retry_after));
@@ -352,8 +352,8 @@ impl Flow {
             Begun::Run(mut attempt) => {
                 if attempt.start() == Start::AfterRenewal {
                     // This process stood still, or its loop was busy, for longer than the lease.
-                    let begun = engine.begin_again(py, &asked, fingerprint, attempt, colour)?;
-                    return self.claimed(call, engine, asked, fingerprint, begun, colour);
+                    let begun = engine.begin_again(py, &asked, fingerprint, attempt, mode)?;
+                    return self.claimed(call, engine, asked, fingerprint, begun, mode);
                 }
                 let (namespace, is_immediate) = (engine.namespace(py, &asked), engine.is_immediate());
                 let running = Bound::new(py, CurrentAttempt::new(attempt, asked, namespace, is_immediate))?;
@@ -381,7 +381,7 @@ impl Flow {
         call: &Call<'_, 'py>,
         running: &Bound<'py, CurrentAttempt>,
         outcome: &Bound<'py, Outcome>,
-        colour: Colour,
+        mode: Mode,
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
         let instead = match is_awaitable(outcome.get().value.bind(py)) {
@@ -401,8 +401,8 @@ impl Flow {
                 return Err(error);
             }
         };
-        let verdict = match (verdict, colour) {
-            (verdict @ (Verdict::Complete(_) | Verdict::NotKept(_)), Colour::Thread) if is_django_there(py)? => {
+        let verdict = match (verdict, mode) {
+            (verdict @ (Verdict::Complete(_) | Verdict::NotKept(_)), Mode::Sync) if is_django_there(py)? => {
                 let completion = Bound::new(py, Completion::new(running.clone().unbind(), verdict))?;
                 if waits_for_a_commit(&completion)? {
                     return self.end(call, outcome, running, None);
@@ -411,7 +411,7 @@ impl Flow {
             }
             (verdict, _) => verdict,
         };
-        match running.get().settle(py, verdict, colour)? {
+        match running.get().settle(py, verdict, mode)? {
             Answer::Ready(Settled::Replaced(result)) => self.end(call, outcome, running, Some(&result)),
             Answer::Ready(_) => self.end(call, outcome, running, None),
             Answer::Later(future) => {

@@ -122,7 +122,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         raise AssertionError("an attempt has no request")
 
     def fingerprint_of(self, body: Any) -> bytes:
-        """As `body`."""
+        """A block has no request."""
         raise AssertionError("an attempt has no request")
 
     def verdict(self, outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""One protected call, from its key to its answer, in both colours.
+"""One protected call, from its key to its answer, in sync and in async code.
 
 The rules are `_native.Flow`'s, once: it says what has to be done next (`BODY`, `WAIT`, `RUN`) and is told what came of
 it, until its `END`. `advance` does these things on a thread, `advance_async` in a loop.
@@ -125,7 +125,7 @@ async def advance_async(
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] = _NONE,
 ) -> Any:
-    """The same in the running loop."""
+    """Drives a flow to its next stop in the running loop: the attempt that begins, or the outcome."""
     while True:
         step, about = flow.step_async(call, told)
         if step is END or (step is RUN and run is None):

@@ -175,7 +175,7 @@ class Function:
         self.native = self._native_plan()
 
     def of(self, function: Callable[..., Any]) -> Function:
-        """The same analysis for another function of the same parameters, as this one bound to another instance."""
+        """This analysis for another function with these parameters, like the method bound to another instance."""
         other = copy.copy(self)
         other.function = function
         other.native = other._native_plan()

@@ -123,7 +123,7 @@ class EndpointCall(FunctionCall):
         return run
 
     def prepare_in_thread(self, run: Callable[[], Any]) -> Callable[[], Any]:
-        """The same for a sync function."""
+        """What to run in a sync function's place, on its own thread."""
         return run
 
     def values(self) -> dict[str, Any]:

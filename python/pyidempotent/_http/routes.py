@@ -151,7 +151,7 @@ class Plan:
         self.own = [*self.asked, *(option for option, is_so in is_given.items() if is_so)]
 
     def concerns(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether a request is to be protected. What is malformed in one that is not is not ours to find."""
+        """Whether a request is to be protected. A request that is not protected is never validated."""
         if self.site.required or "key" in self.asked:
             return True
         header = self.site.header
@@ -228,7 +228,7 @@ class RequestCall(_native.RequestCall):
             self.asked[option] = answer
 
     async def ask_async(self, request: Any) -> None:
-        """The same, where they may be async."""
+        """Asks the callables of the user's, which may be async."""
         for option, asked in self.plan.asked.items():
             answer = asked(request)
             self.asked[option] = await answer if inspect.isawaitable(answer) else answer

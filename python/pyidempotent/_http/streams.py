@@ -47,7 +47,7 @@ class Running:
         return None if ended is outcome else ended.value
 
     async def settle_async(self, error: Exception | None = None) -> Answer | None:
-        """The same in the running loop."""
+        """Ends the attempt in the running loop; the answer of another attempt, where that completed in its place."""
         self.is_settled = True
         outcome = self.seen.outcome(error)
         ended = await advance_async(self._call, self._flow, outcome, no_body)
@@ -153,7 +153,7 @@ class CapturedParts(Iterator[bytes]):
             _log_failure(error)
 
     def forget(self) -> None:
-        """Another answer goes out in this one's place: what is read from here on says nothing of the request."""
+        """Stops capturing: a different response is being sent."""
         self._running = None
 
     def __del__(self) -> None:

@@ -26,8 +26,8 @@ class CustomBackend(Backend, abc.ABC):
     the last call counts. What makes it atomic is yours: a lock, a transaction, a row locked for update, a
     comparison. Two claims that read the same value and both write are two charges.
 
-    The methods are called on threads of the engine's own, several at a time, so that neither colour blocks; what
-    they keep in `threading.local` is kept. A lock that another thread holds at a fork is locked forever in the
+    The methods are called on threads of the engine's own, several at a time: no event loop is blocked, and what they
+    keep in `threading.local` is kept. A lock that another thread holds at a fork is locked forever in the
     child: make it anew there (`os.register_at_fork`). An exception reaches the caller as the cause of an
     `IdempotencyStoreUnavailable`; `TooLarge` says that the store can never take a value. A method that does not return
     within `time_limit` seconds has failed for its caller, and goes on. `get` and `resolve` go through `claim`; `purge`

@@ -1,4 +1,4 @@
-"""`IdempotencyMiddleware`: stores and replays whole answers, in the colour of what it stands around.
+"""`IdempotencyMiddleware`: stores and replays whole answers, sync or async as what it stands around.
 
 1. When the view of a POST or PATCH is known (``process_view``), its options are too: what stands above has had its
    word on the request (CSRF, login), and the key is claimed. Everything else passes.
@@ -66,7 +66,7 @@ class IdempotencyMiddleware:
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
             markcoroutinefunction(self)
-            self.process_view = self._process_view_async  # type: ignore[method-assign]  # Django asks for its colour
+            self.process_view = self._process_view_async  # type: ignore[method-assign]  # Django asks whether it is async
 
     def __call__(self, request: HttpRequest) -> Any:
         """Serves one request."""
@@ -203,7 +203,7 @@ class _Request(RequestCall):
         return read_body(self.request, self.facts, self.site.max_request_bytes)
 
     async def read_async(self) -> tuple[bytes, bytes]:
-        """The same: Django's body needs no loop."""
+        """Content type and body. Django reads a body without a loop."""
         return self.read()
 
     def begin(self, flow: Flow, begun: Any) -> Any:
@@ -233,7 +233,7 @@ class _Answered:
         return _in_place_of(response, self.response)
 
     async def end_async(self, response: HttpResponseBase) -> Any:
-        """The same."""
+        """The answer, in a loop."""
         return self.end(response)
 
 
@@ -260,7 +260,7 @@ class _Running:
             self._running.interrupt()
 
     async def fail_async(self, error: BaseException) -> None:
-        """As `fail`, in a loop."""
+        """Nothing answered, in a loop: the request was cancelled, or Django is told to let exceptions through."""
         _current.set(self._before)
         if isinstance(error, Exception):
             await self._running.settle_async(error)
@@ -284,7 +284,7 @@ class _Running:
         return self._captured(response) or _instead(response, self._running.settle())
 
     async def end_async(self, response: HttpResponseBase) -> Any:
-        """As `end`, in a loop."""
+        """Stores the answer in a loop, or has it stored at its end; what goes out."""
         if (error := _no_answer(response)) is not None:
             await self.fail_async(error)
             raise error

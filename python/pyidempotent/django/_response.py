@@ -55,7 +55,7 @@ def lines_of(response: HttpResponseBase) -> list[tuple[str, str]]:
 
 
 def headers_of(response: HttpResponseBase) -> Headers:
-    """The same as bytes."""
+    """The headers as they are sent, as bytes."""
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines_of(response)]
 
 

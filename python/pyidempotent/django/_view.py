@@ -99,7 +99,7 @@ class ViewCall(EndpointCall):
         return lambda: to_its_end(rendered(), lambda: self.site.grace)
 
     def prepare_in_thread(self, run: Callable[[], Any]) -> Callable[[], Any]:
-        """The same on this thread."""
+        """Asks for the user and renders the response on this thread."""
         if self._wants_user():
             self._user = user_of(self.request, self.site, self.plan.name)
 

@@ -171,7 +171,7 @@ class FlaskViewCall(FlaskFunctionCall):
         return rendered
 
     def prepare_in_thread(self, run: Callable[[], Any]) -> Callable[[], Any]:
-        """The same for a sync view."""
+        """What a sync view runs: it returns the answer that Flask makes of its value."""
 
         def rendered() -> Response:
             earlier = len(after_functions())

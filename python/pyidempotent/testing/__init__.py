@@ -103,7 +103,7 @@ class Rehearsal:
 
     @contextlib.contextmanager
     def crash_before(self, owner: Any, name: str) -> Iterator[None]:
-        """The same, where ``owner.name(…)`` would begin."""
+        """Crashes where ``owner.name(…)`` would begin."""
         with self._crashing(owner, name, call_first=False):
             yield
 

@@ -213,37 +213,37 @@ impl Idempotency {
         Self { engine: Arc::new(engine), options: Options::default() }
     }
 
-    /// The same engine with other options.
+    /// This engine with other options.
     pub fn with_options(&self, options: Options) -> Result<Self, OptionsError> {
         options.check()?;
         Ok(Self { engine: self.engine.clone(), options })
     }
 
-    /// The same with another `ttl`; its default lease goes with it. What does not fit is said by [`Self::begin`].
+    /// This engine with another `ttl`; its default lease goes with it. What does not fit is said by [`Self::begin`].
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.options.ttl = ttl;
         self
     }
 
-    /// The same with another lease.
+    /// This engine with another lease.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.options.lease = Some(lease);
         self
     }
 
-    /// The same with repeats that wait.
+    /// This engine with repeats that wait for the first answer.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.options.wait = wait;
         self
     }
 
-    /// The same with a limit to renewing.
+    /// This engine with a limit to renewing.
     pub fn run_limit(mut self, run_limit: Duration) -> Self {
         self.options.run_limit = Some(run_limit);
         self
     }
 
-    /// The same with another crash policy.
+    /// This engine with another crash policy.
     pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
         self.options.after_crash = after_crash;
         self

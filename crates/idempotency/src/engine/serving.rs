@@ -67,8 +67,8 @@ impl Drop for Attending {
     }
 }
 
-/// How long the task goes on looking by itself where nothing is due. Claims that come and go meanwhile are due later than
-/// that, and need not wake it: on a quick store each would be a switch of threads.
+/// Poll interval while no lease is due. Claims that come and go meanwhile are due later than this,
+/// and need not wake the task: on a quick store each would be a switch of threads.
 const IDLE: Duration = Duration::from_secs(1);
 
 async fn serve(serving: Serving) {

@@ -71,7 +71,7 @@ impl MemoryStore {
         Self::with_clock(Arc::new(SystemClock))
     }
 
-    /// The same on another clock, for tests.
+    /// An empty store on a clock of the caller's, for tests.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self { clock, max_entries: 1_000_000, max_bytes: 1 << 30, table: Mutex::default() }
     }

@@ -1,4 +1,4 @@
-//! The asyncio colour: an operation runs on the runtime and resolves a future of the running loop.
+//! asyncio: an operation runs on the runtime and resolves a future of the running loop.
 //!
 //! Each loop has one bridge. An operation's completion is put on the bridge's queue; the first of a batch writes one
 //! byte to a socket the loop watches, and the loop's own thread resolves the whole batch. The runtime's thread never

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 /// How long calls have to pause until our own thread drives again: what goes on in the background is late by this much.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// The same, after somebody has waited for long.
+/// How long calls have to pause before our own thread drives again, after somebody has waited for long.
 const LONG_PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Driver {

@@ -91,11 +91,11 @@ impl Process {
 
 /// How a call waits for the store.
 #[derive(Clone, Copy)]
-pub enum Colour {
+pub enum Mode {
     /// On its own thread.
-    Thread,
+    Sync,
     /// In the running loop.
-    Loop,
+    Async,
 }
 
 /// What an operation on the store comes to.

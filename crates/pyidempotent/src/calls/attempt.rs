@@ -9,7 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
-use crate::boundary::runtime::{Answer, Colour, at_once, block_on};
+use crate::boundary::runtime::{Answer, Mode, at_once, block_on};
 use crate::boundary::{bridge, python};
 
 /// What is done: the name of a function, or method and path of a request.
@@ -118,14 +118,14 @@ impl CurrentAttempt {
     }
 
     /// Ends the attempt.
-    pub fn settle<'py>(&self, py: Python<'py>, verdict: Verdict, colour: Colour) -> PyResult<Answer<'py, Settled>> {
+    pub fn settle<'py>(&self, py: Python<'py>, verdict: Verdict, mode: Mode) -> PyResult<Answer<'py, Settled>> {
         let settle = self.take()?.settle(verdict);
         if self.is_immediate {
             return at_once(py, pin!(settle)).map(Answer::Ready);
         }
-        match colour {
-            Colour::Thread => block_on(py, settle).map(Answer::Ready),
-            Colour::Loop => bridge::submit(py, settle, settled_to_python).map(Answer::Later),
+        match mode {
+            Mode::Sync => block_on(py, settle).map(Answer::Ready),
+            Mode::Async => bridge::submit(py, settle, settled_to_python).map(Answer::Later),
         }
     }
 }
@@ -219,7 +219,7 @@ impl Completion {
 impl Completion {
     /// It is committed.
     fn settle(&self, py: Python<'_>) -> PyResult<()> {
-        self.running.get().settle(py, self.take()?, Colour::Thread).map(drop)
+        self.running.get().settle(py, self.take()?, Mode::Sync).map(drop)
     }
 
     /// It was rolled back: the attempt has failed.
@@ -230,7 +230,7 @@ impl Completion {
     fn fail(&self, py: Python<'_>, waits: bool) -> PyResult<()> {
         self.take()?;
         match waits {
-            true => self.running.get().settle(py, Verdict::Fail, Colour::Thread).map(drop),
+            true => self.running.get().settle(py, Verdict::Fail, Mode::Sync).map(drop),
             false => self.running.get().settle_later(Verdict::Fail),
         }
     }

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyString};
 use super::attempt::{Asked, Operation};
 use crate::boundary::begun::Begun;
 use crate::boundary::convert::seconds;
-use crate::boundary::runtime::{Answer, Colour, at_once, block_on, poll_once};
+use crate::boundary::runtime::{Answer, Mode, at_once, block_on, poll_once};
 use crate::boundary::{bridge, errors};
 use crate::stores::backend::Backend;
 
@@ -121,14 +121,14 @@ impl Engine {
         py: Python<'py>,
         asked: &Asked,
         fingerprint: [u8; 32],
-        colour: Colour,
+        mode: Mode,
     ) -> PyResult<Answer<'py, idempotency::Begun>> {
         let (engine, call) = self.call(py, asked, fingerprint)?;
         if self.is_immediate() && self.options.wait.is_zero() {
             let begun = at_once(py, pin!(engine.begin(&call)))?;
             return begun.map(Answer::Ready).map_err(|error| errors::store_error(py, &error));
         }
-        self.answer(py, colour, async move { engine.begin(&call).await })
+        self.answer(py, mode, async move { engine.begin(&call).await })
     }
 
     /// What becomes of an attempt whose lease may have ended before its work began.
@@ -138,16 +138,16 @@ impl Engine {
         asked: &Asked,
         fingerprint: [u8; 32],
         attempt: Attempt,
-        colour: Colour,
+        mode: Mode,
     ) -> PyResult<Answer<'py, idempotency::Begun>> {
         let (engine, call) = self.call(py, asked, fingerprint)?;
-        self.answer(py, colour, async move { engine.begin_again(&call, attempt).await })
+        self.answer(py, mode, async move { engine.begin_again(&call, attempt).await })
     }
 
     fn answer<'py>(
         &self,
         py: Python<'py>,
-        colour: Colour,
+        mode: Mode,
         begin: impl Future<Output = Result<idempotency::Begun, StoreError>> + Send + 'static,
     ) -> PyResult<Answer<'py, idempotency::Begun>> {
         let (mut begin, failed) = (Box::pin(begin), |error: StoreError| errors::store_error(py, &error));
@@ -156,9 +156,9 @@ impl Engine {
         {
             return begun.map(Answer::Ready).map_err(failed);
         }
-        match colour {
-            Colour::Thread => block_on(py, begin)?.map(Answer::Ready).map_err(failed),
-            Colour::Loop => bridge::submit(py, begin, arrived).map(Answer::Later),
+        match mode {
+            Mode::Sync => block_on(py, begin)?.map(Answer::Ready).map_err(failed),
+            Mode::Async => bridge::submit(py, begin, arrived).map(Answer::Later),
         }
     }
 

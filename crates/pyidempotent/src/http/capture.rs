@@ -128,7 +128,7 @@ impl Capture {
         self.begin(status, headers, frozen)
     }
 
-    /// The same of headers in text, as WSGI has them.
+    /// Its status and its headers in text, as WSGI has them.
     ///
     /// Raises:
     ///     TypeError, ValueError: where they can be none.
@@ -137,7 +137,8 @@ impl Capture {
         self.begin(status, headers, |text| latin_1(&text))
     }
 
-    /// The same of an ASGI message, which may be malformed; whether its whole length is known: no stream.
+    /// Its status and headers, of an ASGI message that may be malformed; whether its length is known, so that it does
+    /// not stream.
     #[pyo3(signature = (message, /))]
     fn start_message(&mut self, message: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = message.py();

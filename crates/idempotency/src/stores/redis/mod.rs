@@ -79,7 +79,7 @@ impl RedisStore {
         Self::with_options(RedisOptions::from_url(url)?)
     }
 
-    /// The same with more to say. Does no I/O.
+    /// Opens a store with options. Does no I/O.
     pub fn with_options(options: RedisOptions) -> Result<Self, StoreError> {
         let RedisOptions { prefix, time_limit, .. } = options.clone();
         let client = options.client()?;
