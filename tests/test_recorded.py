@@ -25,7 +25,7 @@ from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from clients import Local
-from pyidempotent import IdempotencyNotKept, attempt, idempotent
+from pyidempotent import IdempotencyNotKept, IdempotencyProcessing, IdempotencyUnknown, attempt, idempotent
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends import Backend
 from pyidempotent.backends.redis import RedisBackend
@@ -208,6 +208,29 @@ def test_values_of_functions_are_replayed(recorded: Backend) -> None:
         calls["exception"]()
     with pytest.raises(IdempotencyNotKept):
         calls["not kept"]()
+
+
+@pytest.mark.parametrize(
+    ("state", "left", "error"),
+    [
+        (b"F", 86_400, IdempotencyProcessing),  # seconds that it still lives: just renewed
+        (b"F", 86_300, None),  # its lease of 30 s has lapsed
+        (b"U", 86_400, IdempotencyUnknown),
+    ],
+)
+def test_records_without_a_result_are_read(
+    redis_server: RedisServer, state: bytes, left: int, error: type[Exception] | None
+) -> None:
+    prefix, (name, value) = f"{uuid.uuid4()}:", RECORDED["plain"]
+    whole = bytes.fromhex(value)
+    head = whole[: 88 + int.from_bytes(whole[86:88], "big")]  # without its result
+    redis.from_url(redis_server.url).set(prefix + name, head[:4] + state + head[5:], px=left * 1000)
+    call = functions(RedisBackend(redis_server.url, prefix=prefix))["plain"]
+    if error is None:
+        assert list(map(repr, call())) == list(map(repr, PLAIN))
+    else:
+        with pytest.raises(error):
+            call()
 
 
 @pytest.mark.parametrize("name", ["json", "form", "multipart", "response", "model", "raised"])
