@@ -5,6 +5,7 @@ use std::fmt;
 
 /// What became of an operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StoreErrorKind {
     /// Certainly not executed; sending it again is safe.
     NotExecuted,

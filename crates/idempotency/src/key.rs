@@ -19,6 +19,7 @@ pub struct Key(String);
 
 /// Why a key is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum KeyError {
     /// Nothing between the quotes, or an empty string.
     #[error("the idempotency key is empty; send 1 to {MAX_KEY} characters")]
@@ -167,7 +168,7 @@ impl Scope<'_> {
 /// let (keys, key) = (scope.keys(), Key::new("k").unwrap());
 /// assert_eq!(keys.storage_key(&key), scope.storage_key(&key));
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ScopedKeys(Digest);
 
 impl ScopedKeys {

@@ -14,6 +14,8 @@
 //! Not promised: exactly one effect in a foreign system across a crash (nobody can), and surviving a store that loses
 //! acknowledged writes.
 
+#![warn(missing_debug_implementations, unreachable_pub)]
+
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -96,6 +96,7 @@ pub struct Record {
 
 /// Why bytes are not a [`Record`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecordError {
     /// They start with something else.
     #[error("it holds a value that is not an idempotency record; choose another prefix or namespace, or remove it")]

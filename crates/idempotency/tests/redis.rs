@@ -312,3 +312,11 @@ async fn of_many_waiters_in_one_process_one_asks_the_server() {
     let asked = asked() - before;
     assert!((1..=10).contains(&asked), "50 waiters asked {asked} times for one answer");
 }
+
+#[test]
+fn a_store_is_shown_without_its_password() {
+    let store = RedisStore::open("redis://alice:secret@localhost").unwrap();
+    let shown = format!("{store:?}") + &format!(" {:?}", idempotency::Idempotency::new(store));
+    assert!(shown.contains("RedisStore { prefix: \"idem:\"") && shown.contains("Idempotency { options:"), "{shown}");
+    assert!(!shown.contains("secret") && !shown.contains("alice"), "{shown}");
+}

@@ -66,6 +66,7 @@ impl Default for Options {
 
 /// Options that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum OptionsError {
     /// `ttl` under a millisecond or over a hundred years.
     #[error("ttl must be from 1 ms to 100 years, not {0:?}")]
@@ -195,6 +196,12 @@ pub enum RunError<E> {
 pub struct Idempotency {
     engine: Arc<Engine>,
     options: Options,
+}
+
+impl std::fmt::Debug for Idempotency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Idempotency").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 /// What a claim met.

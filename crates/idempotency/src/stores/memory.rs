@@ -32,6 +32,15 @@ pub struct MemoryStore {
     table: Mutex<Table>,
 }
 
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("max_entries", &self.max_entries)
+            .field("max_bytes", &self.max_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Default)]
 struct Table {
     /// As [`step`] writes them, after the time they are looked at (8 bytes): one allocation each, and half of what the

@@ -44,6 +44,16 @@ pub struct RedisStore {
     anchor: Arc<Anchor>,
 }
 
+// Without the connection, which has a password.
+impl std::fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("prefix", &String::from_utf8_lossy(&self.prefix))
+            .field("time_limit", &self.time_limit)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Default)]
 struct Anchor {
     used: AtomicBool,

@@ -44,6 +44,15 @@ pub struct SqliteStore {
     jobs: OnceLock<Arc<Jobs>>,
 }
 
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path)
+            .field("time_limit", &self.time_limit)
+            .finish_non_exhaustive()
+    }
+}
+
 /// One operation, on its way to the thread that owns the file.
 trait Operation: Send {
     /// Answers without a transaction where it can, which spares a replay the write lock. Whether it did.
