@@ -52,6 +52,7 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 	$(BIN)/python -m mypy.stubtest pyidempotent._native
 
 bench: $(VENV)/.test servers wrk
+	cargo bench --quiet -p idempotency --bench engine
 	$(BIN)/python benches/run.py; functions=$$?; $(BIN)/python benches/web.py && exit $$functions
 
 build: $(VENV)/.venv
