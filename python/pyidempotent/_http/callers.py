@@ -92,6 +92,7 @@ def certificate_caller(scope: Mapping[str, Any]) -> bytes | None:
     >>> certificate_caller({"extensions": {"tls": {"client_cert_name": "CN=alice"}}})
     b'client_cert_name CN=alice'
     """
-    tls = (scope.get("extensions") or {}).get("tls") or {}
+    extensions = scope.get("extensions")
+    tls = (extensions.get("tls") if extensions else None) or {}
     name = tls.get("client_cert_name")
     return f"client_cert_name {name}".encode() if name else None

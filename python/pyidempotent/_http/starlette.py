@@ -95,6 +95,8 @@ def response_of(answer: Answer) -> Any:
 def scope_caller(scope: Mapping[str, Any], site: Site, who: str) -> bytes | None:
     """The user that stands in an ASGI scope, or whom its server has authenticated."""
     user = scope.get("user")
+    if user is None:
+        return certificate_caller(scope)
     starlette = sys.modules.get("starlette.authentication")
     # A name to display is all that this class has; of any other class two users may have one.
     is_simple = starlette is not None and type(user) is starlette.SimpleUser

@@ -70,7 +70,10 @@ class AsgiCall(RequestCall):
 
     def user(self) -> bytes | None:
         """The user that stands in the scope, or whom the server has authenticated."""
-        return scope_caller(self.scope, self.site, who_of(self.facts))
+        scope = self.scope
+        if scope.get("user") is None and not scope.get("extensions"):
+            return None  # as most requests
+        return scope_caller(scope, self.site, who_of(self.facts))
 
     def again(self) -> Receive:
         """What receives the body that was read, and then the server's own messages."""
