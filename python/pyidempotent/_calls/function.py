@@ -55,9 +55,10 @@ def json_body(*_args: Any, **_kwargs: Any) -> None:
     """As ``fingerprint=``: a JSON body is compared by what it says (RFC 8785), not byte for byte.
 
     The order of names, white space, escapes and the form of a number (``10``, ``1e1``) do not count. Method, path,
-    query and content type count as without it. A body counts byte for byte if its content type is not
-    ``application/json`` or ``…+json`` in UTF-8, or if it has a name twice in one object or an integer beyond 2**53 - 1.
-    Other numbers are compared as doubles: where your service reads more than 15 digits, have them sent as strings.
+    query and content type count as without it. A body counts byte for byte if it is larger than 256 KiB, if its content
+    type is not ``application/json`` or ``…+json`` in UTF-8, or if it has a name twice in one object or an integer
+    beyond 2**53 - 1. Other numbers are compared as doubles: where your service reads more than 15 digits, have them
+    sent as strings.
 
     Raises:
         TypeError: at the call of a function that is not an endpoint: it has no body.

@@ -10,6 +10,7 @@ use super::request::ContentType;
 /// The canonical form (RFC 8785) of a JSON body: without white space, names in order, numbers as a double is written.
 /// `None` where the body counts byte for byte:
 ///
+/// - it is larger than 256 KiB: the form of a million small objects takes seconds, which a client would choose;
 /// - the content type is not JSON (`application/json`, or ends with `+json`) or has a charset other than UTF-8;
 /// - the body is not I-JSON (RFC 7493), to which the form is limited: it is malformed, has a name twice in one object, a
 ///   lone surrogate, or an integer beyond 2^53 - 1 that is written without a fraction and an exponent.
@@ -25,6 +26,9 @@ use super::request::ContentType;
 /// assert_eq!(canonical_json(b"text/plain", b"[1, 2]"), None);
 /// ```
 pub fn canonical_json(content_type: &[u8], body: &[u8]) -> Option<Vec<u8>> {
+    if body.len() > MOST {
+        return None;
+    }
     let content_type = ContentType::read(content_type)?;
     // `charset=utf-8` is left out of it.
     if !content_type.is_json || content_type.text.windows(10).any(|part| part == b"; charset=") {
@@ -33,6 +37,9 @@ pub fn canonical_json(content_type: &[u8], body: &[u8]) -> Option<Vec<u8>> {
     let IJson(value) = serde_json::from_slice(body).ok()?;
     if has_large_integer(body) { None } else { serde_json_canonicalizer::to_vec(&value).ok() }
 }
+
+/// The most bytes of a body that has a canonical form.
+const MOST: usize = 1 << 18;
 
 /// Whether an integer of a JSON text is beyond 2^53 - 1. The text is well-formed.
 fn has_large_integer(text: &[u8]) -> bool {
@@ -214,6 +221,8 @@ mod tests {
         for body in bodies {
             assert_eq!(form(body), None, "{}", String::from_utf8_lossy(body));
         }
+        let spaces = |count: usize| form(format!("[{}]", " ".repeat(count)).as_bytes());
+        assert_eq!((spaces(MOST - 2).as_deref(), spaces(MOST - 1)), (Some("[]"), None));
         let plain: [&[u8]; 3] =
             [b"9007199254740991", br#"{"\\":123456789012345678901}"#, br#"["\"9007199254740993\\",1E30]"#];
         assert_eq!(plain.map(|body| form(body).is_some()), [true, false, true]);
