@@ -143,8 +143,11 @@ class Proxy:
                 if self.cut == "before":
                     self.cut = None
                     break
+                is_cut = (
+                    self.cut == "after"
+                )  # asked before it is sent: a command from before the cut has had its answer
                 server.sendall(data)
-                if self.cut == "after":
+                if is_cut:
                     self.executed.wait(5)  # the server's answer proves it, and goes no further
                     self._close(client, server)
                     self.cut = None
