@@ -18,7 +18,8 @@ from pyidempotent._calls.tasks import PASSING, is_put_back, put_back
 from pyidempotent._options import MAX_RESPONSE_BYTES, AfterCrash, Settle, Site, refuse_unknown
 from pyidempotent._values.durations import Seconds
 from pyidempotent._values.results import Outcome
-from pyidempotent.backends import Backend, warn_of_memory
+from pyidempotent.backends import Backend
+from pyidempotent.backends._urls import warn_of_memory
 
 __all__ = ["idempotent_task"]
 

@@ -23,15 +23,14 @@ INJECTED_REQUEST, INJECTED_RESPONSE, INJECTED_KEY = "_idempotent_request", "_ide
 
 def find_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
     """The Starlette request among a call's arguments."""
-    starlette = sys.modules.get("starlette.requests")
-    return None if starlette is None else _native.find_instance(starlette.Request, args, kwargs)
+    return _native.find_instance(sys.modules["starlette.requests"].Request, args, kwargs)
 
 
 def injected_parameters(plan: Function) -> list[inspect.Parameter]:
     """The parameters that FastAPI is asked for, where the function may be an endpoint of it and has not got them."""
-    fastapi = sys.modules.get("fastapi")
-    if fastapi is None or plan.takes_django_request:
+    if plan.takes_django_request:
         return []
+    fastapi = sys.modules["fastapi"]
     wanted: list[inspect.Parameter] = []
 
     def ask(name: str, annotation: Any) -> None:

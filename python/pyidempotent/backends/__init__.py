@@ -6,6 +6,6 @@ A URL is accepted wherever a backend is: ``redis://…``, ``rediss://…``, ``un
 
 from pyidempotent._values.results import Answer
 from pyidempotent.backends._backend import Backend, StoredRecord
-from pyidempotent.backends._urls import open_backend, warn_of_memory
+from pyidempotent.backends._urls import open_backend
 
-__all__ = ["Answer", "Backend", "StoredRecord", "open_backend", "warn_of_memory"]
+__all__ = ["Answer", "Backend", "StoredRecord", "open_backend"]

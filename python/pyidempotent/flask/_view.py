@@ -37,8 +37,8 @@ WAY_TO_EXTENSION = "as @idempotency.options(...)"
 
 def flask_call(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionCall | None:
     """A call inside a Flask request: of its view, or of a function that takes its key from it; else None."""
-    flask = sys.modules.get("flask")
-    if flask is None or not flask.has_request_context():
+    flask = sys.modules["flask"]
+    if not flask.has_request_context():
         return None
     app, request = flask.current_app._get_current_object(), flask.request._get_current_object()
     own, views = inspect.unwrap(plan.function), views_of(app, request)
@@ -318,9 +318,10 @@ def _plain(value: Any, json: Any = None) -> Any:
 def _refused(response: Response, description: str) -> Exception:
     """A refusal as an exception that no handler of HTTP errors writes anew, as the routing's own."""
     bases = sys.modules["werkzeug.exceptions"].HTTPException, sys.modules["werkzeug.routing"].RoutingException
-    refused: Any = type("Refused", bases, {"code": response.status_code})(description, response)
-    refused.data = response.get_json()  # for Flask-RESTX, which writes the body anew all the same
-    return refused  # type: ignore[no-any-return]
+    # The data is for Flask-RESTX, which writes the body anew all the same.
+    named = {"code": response.status_code, "data": response.get_json()}
+    refused: Exception = type("Refused", bases, named)(description, response)
+    return refused
 
 
 # What the decorator and the extension share.
