@@ -34,7 +34,7 @@ test: $(VENV)/.test build servers
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app
 
-FEATURES := http memory sqlite redis redis-tls conformance
+FEATURES := functions serde http memory sqlite redis redis-tls conformance
 
 check: $(VENV)/.test $(VENV)/.check build core-lines
 	cargo fmt --check

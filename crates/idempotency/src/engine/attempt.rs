@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::Engine;
+use super::current::CurrentAttempt;
 use super::holding::{Holding, Work};
 use crate::decide::Start;
 use crate::error::StoreErrorKind;
@@ -45,6 +46,8 @@ pub enum Settled {
 }
 
 /// A held claim. Its lease is renewed in the background until its end is in the store.
+///
+/// Where its work has called [`CurrentAttempt::release`], it is released however it ends.
 ///
 /// Dropped without [`Attempt::settle`], it is released in the background if the work had not begun. Afterwards a drop is
 /// [`Verdict::Hold`]: a future that is dropped half-way (its client left, its task was aborted) may have had its effect.
@@ -135,6 +138,11 @@ impl Attempt {
         }
     }
 
+    /// The attempt as its work sees it.
+    pub fn current(&self) -> CurrentAttempt {
+        CurrentAttempt::new(self.holding.clone())
+    }
+
     fn is_inherited(&self) -> bool {
         self.process != generation()
     }
@@ -145,6 +153,7 @@ impl Attempt {
         if self.is_inherited() {
             return false;
         }
+        let verdict = if self.holding.is_released() { Verdict::Release } else { verdict };
         let (state, result) = match (verdict, self.holding.record.after_crash) {
             (Verdict::Complete(result), _) => (State::Completed, result),
             (Verdict::NotKept(note), _) => (State::NotKept, note),
