@@ -35,6 +35,26 @@ const DOMAIN: &str = "idempotency payload 1";
 /// The fingerprint of a call without a payload.
 static WITHOUT_PAYLOAD: LazyLock<Fingerprint> = LazyLock::new(|| Fingerprint(Digest::new(DOMAIN).finish()));
 
+impl Fingerprint {
+    /// Of a payload that serde can serialize, as [`Call::payload`] takes it: SHA-256 of its canonical form.
+    ///
+    /// # Errors
+    /// Where the payload can't be told from others, as one with a NaN.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use idempotency::Fingerprint;
+    /// let (one, other) = (HashMap::from([("a", 1), ("b", 2)]), HashMap::from([("b", 2), ("a", 1)]));
+    /// assert_eq!(Fingerprint::of(&one), Fingerprint::of(&other));
+    /// assert!(Fingerprint::of(&[0.5, f64::NAN]).unwrap_err().to_string().starts_with(".1 is not a finite number"));
+    /// ```
+    pub fn of<P: Serialize + ?Sized>(payload: &P) -> Result<Self, ValueError> {
+        let mut form = Vec::with_capacity(256);
+        canonical(payload, &mut form)?;
+        Ok(Self(Digest::new(DOMAIN).part(&form).finish()))
+    }
+}
+
 impl Idempotency {
     /// A call of the operation `operation` under `key`.
     ///
@@ -84,11 +104,8 @@ impl<'a> Call<'a> {
     /// another payload.
     ///
     /// A payload that can't be told from others (a NaN, `Some(None)`) is [`Error::Payload`] when the call is run.
-    pub fn payload<P: Serialize + ?Sized>(mut self, payload: &P) -> Self {
-        let mut form = Vec::with_capacity(256);
-        let digest = |form: &[u8]| Fingerprint(Digest::new(DOMAIN).part(form).finish());
-        self.fingerprint = canonical(payload, &mut form).map(|()| digest(&form));
-        self
+    pub fn payload<P: Serialize + ?Sized>(self, payload: &P) -> Self {
+        Self { fingerprint: Fingerprint::of(payload), ..self }
     }
 
     /// A fingerprint of your own in the place of a payload, as where another program has the same one.
