@@ -31,6 +31,8 @@ mod record;
 pub mod step;
 pub mod store;
 pub mod stores;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 pub use decide::{Decision, decide};
 pub use engine::{Attempt, Begun, Call, Idempotency, Options, OptionsError, Outcome, RunError, Settled, Verdict};

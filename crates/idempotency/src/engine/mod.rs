@@ -24,7 +24,7 @@ use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, Record, State, Token};
 use crate::store::{Claimed, Listed, Store};
 
-pub use attempt::{Attempt, Settled, Verdict};
+pub use attempt::{Attempt, AttemptHandle, Settled, Verdict};
 pub use call::{Begun, Call};
 use holding::{Holding, Work};
 use keeper::Keeper;
@@ -106,6 +106,11 @@ impl Idempotency {
     pub fn new(store: impl Store) -> Self {
         let engine = Engine { keeper: Arc::new(Keeper::new(Arc::new(store), serving::start)) };
         Self { engine: Arc::new(engine), options: Options::default() }
+    }
+
+    /// The options of this call site.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// This engine with other options.
@@ -351,7 +356,7 @@ impl Idempotency {
 }
 
 /// The work's own panic is a failure as its error is; told from a drop, after which nobody knows.
-async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
+pub(crate) async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|context| {
         // What it leaves half done is seen by nobody: the panic goes on.
