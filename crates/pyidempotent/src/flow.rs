@@ -13,8 +13,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use idempotency::decide::Start;
-use idempotency::http::Note;
 use idempotency::engine::{Begun, Settled, Verdict};
+use idempotency::http::Note;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
