@@ -1,16 +1,10 @@
-"""What a stored value may become: only what the annotations of the code that asks for it name."""
+"""What annotations name: a value of a class comes back where the annotation of who asks names the class."""
 
 from __future__ import annotations
 
 import abc
-import asyncio
 import dataclasses
 import enum
-import io
-import sys
-import typing
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -29,20 +23,13 @@ from typing import (
 import attrs
 import pydantic
 import pytest
-import redis
-from celery import Celery
 from fastapi import FastAPI
-from flask.typing import ResponseReturnValue
 
 from clients import Local, same_answer
-from colours import Colour
-from pyidempotent import IdempotencyNotKept, IdempotencyUnknown, Outcome, _native, attempt, idempotent
-from pyidempotent._values.annotations import Named, never_kept
+from modes import Mode
+from pyidempotent import IdempotencyNotKept, IdempotencyUnknown, Outcome, attempt, idempotent
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
-from pyidempotent.backends.redis import RedisBackend
-from pyidempotent.celery import idempotent_task
-from servers import RedisServer
 
 if TYPE_CHECKING:
     from elsewhere import Unimported  # type: ignore[import-not-found]  # that is the case
@@ -55,7 +42,7 @@ class Kind(enum.Enum):
 @dataclasses.dataclass
 class Item:
     kind: Kind
-    SHARED: ClassVar[list[Bomb]] = []
+    SHARED: ClassVar[list[Unnamed]] = []
 
 
 @dataclasses.dataclass
@@ -127,169 +114,14 @@ ITEM = Item(Kind.PEN)
 
 
 @dataclasses.dataclass
-class Bomb:
-    """What a stranger wants made."""
+class Unnamed:
+    """Of the same module as what is named."""
 
     x: int = 1
-    made: ClassVar[list[str]] = []
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        Bomb.made.append("setattr")
-        super().__setattr__(name, value)
-
-    def __del__(self) -> None:
-        Bomb.made.append("del")
-
-
-class Armed(pydantic.BaseModel):
-    x: int = 1
-
-    def __del__(self) -> None:
-        Bomb.made.append("del")
 
 
 class Trap(Exception):
     """Not a value at all."""
-
-
-# A stranger writes to the store.
-
-
-@pytest.fixture(params=[Bomb, Armed])
-def hostile(request: pytest.FixtureRequest) -> Iterator[bytes]:
-    """A stored value that would be made into an object of an imported class."""
-    value = request.param()
-    encoded = _native.encode(value, Named(request.param))[1:]
-    del value
-    Bomb.made.clear()
-    yield encoded
-    Bomb.made.clear()
-
-
-class Store:
-    """A store in Redis that somebody else writes to."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self.prefix = f"{uuid.uuid4()}:"
-        self.backend = RedisBackend(server.url, prefix=self.prefix)
-        self.client = redis.from_url(server.url)
-
-    def put(self, text: str, hostile: bytes) -> None:
-        """A value in the place of a text that takes as many bytes."""
-        (name,) = self.client.keys(f"{self.prefix}*")
-        record: Any = self.client.get(name)
-        stored = b"s" + len(text).to_bytes(4, "big") + text.encode()
-        assert stored in record
-        assert len(stored) == len(hostile)
-        self.client.set(name, record.replace(stored, hostile), px=60_000)
-
-
-@pytest.fixture
-def store(redis_server: RedisServer) -> Store:
-    return Store(redis_server)
-
-
-def a_function(backend: Backend, text: str) -> Any:
-    @idempotent(backend, key="order", name="charge")
-    def charge(order: str) -> str:
-        return text
-
-    return charge("a")
-
-
-def an_async_function(backend: Backend, text: str) -> Any:
-    @idempotent(backend, key="order", name="charge")
-    async def charge(order: str) -> str:
-        return text
-
-    return asyncio.run(charge("a"))
-
-
-def an_item_of_a_list(backend: Backend, text: str) -> Any:
-    @idempotent(backend, key="order", name="charge")
-    def charge(order: str) -> list[Item | str]:
-        return [ITEM, text]
-
-    return charge("a")
-
-
-def a_block(backend: Backend, text: str) -> Any:
-    with attempt(backend, key="a") as run:
-        if not run.replayed:
-            run.result = text
-    return run.result
-
-
-def an_exceptions_argument(backend: Backend, text: str) -> Any:
-    @idempotent(backend, key="order", name="charge", store_exceptions=LookupError)
-    def charge(order: str) -> str:
-        raise KeyError(text)
-
-    try:
-        return charge("a")
-    except KeyError as error:
-        return error.args
-
-
-def a_task(backend: Backend, text: str) -> Any:
-    app = Celery("shop", broker="memory://", set_as_current=False)
-
-    def charge(order: str) -> str:
-        return text
-
-    task = app.task(base=idempotent_task(backend, key="order"), name="shop.charge")(charge)
-    return task.apply(("a",)).get()
-
-
-@pytest.mark.parametrize(
-    "face", [a_function, an_async_function, an_item_of_a_list, a_block, an_exceptions_argument, a_task]
-)
-def test_a_stranger_has_nothing_made(store: Store, hostile: bytes, face: Callable[[Backend, str], Any]) -> None:
-    text = "x" * (len(hostile) - 5)
-    face(store.backend, text)
-    store.put(text, hostile)
-    with pytest.raises(IdempotencyNotKept) as told:
-        face(store.backend, text)
-    assert told.value.effect == "done"
-    assert "which the return annotation does not name" in str(told.value.__cause__)
-    del told
-    assert Bomb.made == []
-
-
-def test_a_stranger_has_nothing_made_by_an_endpoint(store: Store, hostile: bytes) -> None:
-    app = FastAPI()
-    text = "x" * (len(hostile) - 5)
-
-    @app.post("/pay")
-    @idempotent(store.backend)
-    async def pay() -> Any:
-        return text
-
-    assert Local(app).post("/pay", "k").json() == text
-    store.put(text, hostile)
-    assert Local(app).post("/pay", "k").status_code == 410
-    assert Bomb.made == []
-
-
-def test_a_stranger_raises_no_exception_of_his_choice(store: Store) -> None:
-    class Refused(Exception):
-        """A result."""
-
-    @idempotent(store.backend, key="order", store_exceptions=Refused)
-    def charge(order: str) -> None:
-        raise Refused("x")
-
-    with pytest.raises(Refused):
-        charge("a")
-    (name,) = store.client.keys(f"{store.prefix}*")
-    record: Any = store.client.get(name)
-    own = f"{Refused.__module__}:{Refused.__qualname__}".encode()
-    other = f"{Trap.__module__}:{Trap.__qualname__}".encode()
-    swapped = record.replace(b"s" + len(own).to_bytes(4, "big") + own, b"s" + len(other).to_bytes(4, "big") + other)
-    assert swapped != record
-    store.client.set(name, swapped, px=60_000)
-    with pytest.raises(IdempotencyNotKept):
-        charge("a")
 
 
 # What an annotation names.
@@ -355,7 +187,7 @@ def without_annotation(order: str):  # type: ignore[no-untyped-def]  # that is t
         (enum.Enum, Kind.PEN),
         (abc.ABC, Circle(1)),
         (Annotated[int, Item], ITEM),
-        (Item, Bomb()),  # of the same module, and in a ClassVar
+        (Item, Unnamed()),  # of the same module, and in a ClassVar
         (Special, ITEM),  # the base of what is named
         (Circle, ITEM),
         (Item, Order(item=ITEM)),
@@ -425,15 +257,13 @@ class Expired(Declined):
 
 
 @pytest.mark.parametrize("error", [Declined(ITEM), Expired(ITEM)])
-def test_an_exception_that_is_named_comes_back_with_its_parts(
-    backend: Backend, colour: Colour, error: Declined
-) -> None:
+def test_an_exception_that_is_named_comes_back_with_its_parts(backend: Backend, mode: Mode, error: Declined) -> None:
     raised = [error]
 
     def charge(order: str) -> None:
         raise raised.pop()
 
-    protected = colour.protect(charge, backend, key="order", store_exceptions=Declined)
+    protected = mode.protect(charge, backend, key="order", store_exceptions=Declined)
     for _ in range(3):
         with pytest.raises(Declined) as told:
             protected("a")
@@ -554,69 +384,3 @@ def test_an_endpoint_without_an_annotation_is_replayed(backend: Backend, options
     assert first.status_code == 200
     assert same_answer(first, again)
     assert runs == [1]
-
-
-NEVER_KEPT: dict[Any, str] = {
-    Iterator[int]: "an iterator is gone",
-    Generator[int, None, None]: "a generator is gone",
-    AsyncIterator[int]: "an iterator is gone",
-    list[Iterator[int]] | None: "an iterator is gone",
-    Annotated[Awaitable[int], "note"]: "make the function async def",
-    Callable[[int], int]: "a callable can't be stored",
-    dict[str, io.StringIO]: "an open file can't be stored",
-    typing.TextIO: "an open file can't be stored",
-}
-
-
-@pytest.mark.parametrize("annotation", NEVER_KEPT, ids=str)
-@pytest.mark.parametrize("is_async", [False, True])
-def test_what_can_never_be_kept_is_refused_at_decoration(annotation: Any, is_async: bool) -> None:
-    def sync() -> Any: ...
-
-    async def coroutine() -> Any: ...
-
-    function: Any = coroutine if is_async else sync
-    function.__annotations__ = {"return": annotation}
-    with pytest.raises(TypeError, match=NEVER_KEPT[annotation]):
-        idempotent("memory://", key=lambda: "a")(function)
-    # FastAPI may render what an endpoint returns.
-    idempotent("memory://")(function)
-
-
-class Handlers(Generic[T]):
-    """Its argument is no value of its."""
-
-
-MAY_BE_KEPT: list[Any] = [
-    Iterable[int],
-    list[int] | None,
-    dict[str, int] | Awaitable[dict[str, int]],
-    int | Callable[[], int],
-    Handlers[Callable[[], int]],
-    ResponseReturnValue,
-    Any,
-    object,
-    type(None),
-    None,
-    "Unknown",
-    tuple[()],
-    (dict, [int]),
-]
-
-
-@pytest.mark.parametrize("annotation", MAY_BE_KEPT, ids=str)
-def test_what_may_be_kept_is_not(annotation: Any) -> None:
-    def function() -> Any: ...
-
-    function.__annotations__ = {"return": annotation}
-    idempotent("memory://", key=lambda: "a")(function)
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement came with Python 3.12")
-def test_an_alias_of_itself_ends() -> None:
-    names: dict[str, Any] = {"Iterator": Iterator}
-    exec("type JSON = dict[str, JSON] | list[JSON] | str\ntype Bad = Iterator[Bad]", names)
-    exec("def f[T: list[T]](x: T) -> T: ...", names)
-    assert never_kept(names["JSON"]) is None
-    assert never_kept(names["f"].__annotations__["return"]) is None
-    assert never_kept(names["Bad"]) is not None
