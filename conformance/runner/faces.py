@@ -16,24 +16,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pytest brings it
 
-HERE = Path(__file__).parent.parent / "conformance"
+HERE = Path(__file__).parents[1]
 SCENARIOS: dict[str, dict[str, Any]] = tomllib.loads((HERE / "scenarios.toml").read_text())
 _TABLE: dict[str, Any] = tomllib.loads((HERE / "faces.toml").read_text())
-CELLS: int = _TABLE["cells"]
+#: The announced number of cells of each product: ``test`` and ``matrix``.
+CELLS: dict[str, int] = _TABLE["cells"]
 #: What each store cannot show: scenario → why.
 STORES: dict[str, dict[str, str]] = _TABLE["stores"]
-
-_GUNICORN = ["--bind", "127.0.0.1:{port}", "--timeout", "120", "--log-level", "warning", "{app}:app"]
-
-#: How each server is started, on a port, for the application in a module.
-COMMANDS: dict[str, list[str]] = {
-    "uvicorn": ["uvicorn", "{app}:app", "--port", "{port}", "--loop", "asyncio", "--log-level", "warning"],
-    "uvicorn-uvloop": ["uvicorn", "{app}:app", "--port", "{port}", "--loop", "uvloop", "--log-level", "warning"],
-    "granian": ["granian", "--interface", "asgi", "--port", "{port}", "--log-level", "warning", "{app}:app"],
-    "gunicorn": ["gunicorn", "--workers", "4", *_GUNICORN],
-    "gunicorn-threads": ["gunicorn", "--worker-class", "gthread", "--threads", "64", *_GUNICORN],
-    "hypercorn": ["hypercorn", "--bind", "127.0.0.1:{port}", "--log-level", "warning", "{app}:app"],
-}
+#: How each server is started.
+SERVERS: dict[str, list[str]] = _TABLE["servers"]
 
 
 @dataclass(frozen=True)
@@ -42,27 +33,49 @@ class Face:
 
     Parameters:
         name: what it is called.
-        app: the module of its application.
+        language: what its application is written in.
+        app: its application, as the command of its server names it.
         server: what serves it.
-        stores: the stores it runs on.
+        stores: the stores it runs on every day.
+        never: stores it can't run on → why.
         lacks: scenario → why it does not apply.
     """
 
     name: str
+    language: str
     app: str
     server: str
     stores: tuple[str, ...]
+    never: Mapping[str, str]
     lacks: Mapping[str, str]
 
     def does_not_apply(self, store: str, scenario: str) -> str | None:
         """Why a cell is empty; ``None`` where it is not."""
         return self.lacks.get(scenario) or STORES[store].get(scenario)
 
+    def runs_on(self, product: str) -> list[str]:
+        """The stores of this face in a product: ``test`` or ``matrix``."""
+        return [store for store in STORES if store in self.stores or (product == "matrix" and store not in self.never)]
+
 
 FACES = [
-    Face(name, line["app"], line["server"], tuple(line["stores"]), _TABLE.get("lacks", {}).get(name, {}))
-    for name, line in _TABLE["faces"].items()
+    Face(
+        name,
+        language,
+        line["app"],
+        line["server"],
+        tuple(line["stores"]),
+        line.get("never", {}),
+        _TABLE["lacks"].get(name, {}),
+    )
+    for language, lines in _TABLE["faces"].items()
+    for name, line in lines.items()
 ]
+
+
+def columns(product: str) -> list[tuple[Face, str]]:
+    """The faces, each with each of its stores in a product."""
+    return [(face, store) for face in FACES for store in face.runs_on(product)]
 
 
 class FaceServer(Server):
@@ -88,13 +101,13 @@ class FaceServer(Server):
         return f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        filled = [part.format(app=self.face.app, port=self.port) for part in COMMANDS[self.face.server]]
-        return [sys.executable, "-m", *filled]
+        words = {"app": self.face.app, "port": self.port, "python": sys.executable, "root": HERE.parent}
+        return [part.format_map(words) for part in SERVERS[self.face.server]]
 
     def environment(self) -> Mapping[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": str(HERE / "apps"),
+            "PYTHONPATH": str(HERE / "apps" / "python"),
             "PYTHONWARNINGS": "ignore",
             "STORE": self.store,
             "RUNS": str(self.folder),
@@ -109,21 +122,21 @@ class FaceServer(Server):
 RESULTS: dict[tuple[str, str, str], bool] = {}
 
 
-def matrix() -> list[str]:
-    """The matrix face × store × scenario, as lines."""
-    columns = [(face, store) for face in FACES for store in face.stores]
+def matrix(product: str) -> list[str]:
+    """The cells of a product, as lines."""
+    all_columns = columns(product)
     shown = {None: "·", True: "✓", False: "✗"}
     width = max(len(name) for name in SCENARIOS)
     lines = []
-    for depth, (face, store) in enumerate(columns):
+    for depth, (face, store) in enumerate(all_columns):
         lines.append(f"{'':{width}} {' │' * depth} ┌ {face.name} on {store}")
     for name in SCENARIOS:
         cells = [
             "–" if face.does_not_apply(store, name) else shown[RESULTS.get((face.name, store, name))]
-            for face, store in columns
+            for face, store in all_columns
         ]
         lines.append(f"{name:{width}}  {' '.join(cells)}")
     passed = sum(RESULTS.values())
-    empty = sum(bool(face.does_not_apply(store, name)) for face, store in columns for name in SCENARIOS)
-    lines.append(f"{passed} of {CELLS} cells passed, {empty} do not apply (conformance/faces.toml says why)")
+    empty = sum(bool(face.does_not_apply(store, name)) for face, store in all_columns for name in SCENARIOS)
+    lines.append(f"{passed} of {CELLS[product]} cells passed, {empty} do not apply (conformance/faces.toml says why)")
     return lines

@@ -1,4 +1,4 @@
-"""A Django project behind the middleware: its settings, and its one view in both colours."""
+"""A Django project behind the middleware: its settings, and its one view, sync and async."""
 
 import django
 from django.conf import settings
@@ -70,7 +70,7 @@ async def handle_async(request: HttpRequest) -> HttpResponseBase:
 
 
 def urls(view: object) -> list[object]:
-    """Every path, for a view of either colour."""
+    """Every path, for a sync or an async view."""
     everywhere = re_path("", csrf_exempt(view))
     return [
         re_path("^mount-[ab]/", include([everywhere])),
