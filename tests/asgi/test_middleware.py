@@ -26,7 +26,7 @@ from scripts import output
 from scripts import start as begin
 from servers import RedisServer
 
-VECTORS = Path(__file__).parent.parent / "crates" / "idempotency" / "tests" / "vectors" / "idempotency_key_header.json"
+VECTORS = Path(__file__).parents[2] / "crates" / "idempotency" / "tests" / "vectors" / "idempotency_key_header.json"
 
 
 # Passing on.
@@ -201,7 +201,7 @@ def test_a_lifespan_ends_when_what_is_under_way_is_stored(redis_server: RedisSer
     from pyidempotent.backends.redis import RedisBackend
 
     key = new_key()
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")])
     process = begin(code, str(redis_server.port), key, environment={"PYTHONPATH": path})
     printed, complaints = process.communicate(timeout=30)
     assert (printed, process.returncode) == ("down\n", -9), complaints

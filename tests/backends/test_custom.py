@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from colours import Colour, at_once
 from examples import load
+from modes import Mode, at_once
 from pyidempotent import IdempotencyProcessing, IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends import Backend
 from pyidempotent.backends.custom import CustomBackend, Step, expires_at
@@ -192,17 +192,17 @@ def test_a_broken_backend_is_told_what_is_wrong(
     assert capfd.readouterr().err == "", "no panic is printed"
 
 
-def protect(colour: Colour, backend: Backend, runs: list[str], **options: Any) -> Callable[[str], str]:
+def protect(mode: Mode, backend: Backend, runs: list[str], **options: Any) -> Callable[[str], str]:
     def charge(order: str) -> str:
         runs.append(order)
         return f"charged {order}"
 
-    return colour.protect(charge, backend, key="order", name="shop.charge", **options)
+    return mode.protect(charge, backend, key="order", name="shop.charge", **options)
 
 
-def test_a_call_runs_once_in_both_colours(colour: Colour, make_backend: Callable[[], Backend]) -> None:
+def test_a_call_runs_once_sync_and_async(mode: Mode, make_backend: Callable[[], Backend]) -> None:
     backend, runs = make_backend(), []
-    charge = protect(colour, backend, runs, wait=10)
+    charge = protect(mode, backend, runs, wait=10)
     assert at_once(20, lambda _: charge("a")) == ["charged a"] * 20
     assert runs == ["a"]
     record = backend.get("a", operation="shop.charge")
@@ -214,10 +214,10 @@ def test_a_call_runs_once_in_both_colours(colour: Colour, make_backend: Callable
     assert runs == ["a", "a"]
 
 
-def test_its_error_is_the_cause_of_what_the_caller_gets(colour: Colour) -> None:
+def test_its_error_is_the_cause_of_what_the_caller_gets(mode: Mode) -> None:
     runs: list[str] = []
     with pytest.raises(IdempotencyStoreUnavailable, match=r"claim\(\) of IsDown failed: OSError: no route") as told:
-        protect(colour, IsDown(), runs)("a")
+        protect(mode, IsDown(), runs)("a")
     assert type(told.value.__cause__) is OSError
     assert told.value.__cause__.__traceback__ is not None
     assert runs == []
@@ -253,10 +253,10 @@ class HasText(Broken):
         (HasText, "a step is called with the bytes that stand under the key, or None, not with a str"),
     ],
 )
-def test_a_method_that_is_wrong_is_told_so(wrong: type[Backend], words: str, colour: Colour) -> None:
+def test_a_method_that_is_wrong_is_told_so(wrong: type[Backend], words: str, mode: Mode) -> None:
     runs: list[str] = []
     with pytest.raises(IdempotencyStoreUnavailable) as told:
-        protect(colour, wrong(), runs)("a")
+        protect(mode, wrong(), runs)("a")
     assert words in str(told.value)
     assert runs == []
 
@@ -279,9 +279,9 @@ def test_a_class_without_its_four_methods_is_no_backend() -> None:
         idempotent(Alone())  # type: ignore[arg-type]
 
 
-def test_a_foreign_value_is_named_and_left_alone(colour: Colour) -> None:
+def test_a_foreign_value_is_named_and_left_alone(mode: Mode) -> None:
     backend = DictBackend()
-    charge = protect(colour, backend, [])
+    charge = protect(mode, backend, [])
     charge("a")
     (key,) = backend._values
     for foreign in (b"", b"something", b"\0" * 8 + b"idm9" + b"x" * 100):
@@ -334,7 +334,7 @@ def test_what_its_threads_keep_is_kept() -> None:
             seen.append(self.local.calls)
             super().claim(key, step)
 
-    charge = protect(Colour("sync"), Keeps(), [])
+    charge = protect(Mode("sync"), Keeps(), [])
     for number in range(40):  # more than there are threads
         charge(f"order-{number}")
     assert max(seen) > 1

@@ -24,7 +24,7 @@ from pyidempotent.backends.redis import RedisBackend
 from scripts import line, start
 from servers import RedisServer
 
-(RELEASE,) = (Path(__file__).parents[1] / "crates").glob("*/src/**/release.lua")
+(RELEASE,) = (Path(__file__).parents[2] / "crates").glob("*/src/**/release.lua")
 
 
 def key() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import sys
 import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
@@ -30,6 +31,10 @@ from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends import Backend
 from pyidempotent.backends.redis import RedisBackend
 from servers import RedisServer
+
+# The records name their classes by the module in which they were defined then.
+sys.modules["tests.test_recorded"] = sys.modules[__name__]
+__name__ = "tests.test_recorded"
 
 #: Name → the end of its key in Redis and the value there.
 RECORDED: dict[str, list[str]] = json.loads((Path(__file__).parent / "recorded" / "0.2.0.json").read_text())

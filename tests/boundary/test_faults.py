@@ -182,8 +182,8 @@ def test_a_store_that_is_down_at_completion_gets_the_result_when_it_is_back() ->
         assert ran == ["warm", "a"]
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_an_exit_waits_for_what_is_under_way(colour: str, redis_server: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_exit_waits_for_what_is_under_way(mode: str, redis_server: RedisServer, tmp_path: Path) -> None:
     code = """
     import asyncio, sys
     from pyidempotent import idempotent
@@ -204,9 +204,9 @@ def test_an_exit_waits_for_what_is_under_way(colour: str, redis_server: RedisSer
     exits(sys.argv[3] + "sync")
     """
     order = key()
-    output(code, colour, redis_server.url, order)
+    output(code, mode, redis_server.url, order)
     backend = RedisBackend(redis_server.url)
-    if colour == "async":
+    if mode == "async":
         interrupted = backend.get(order, operation="__main__.charge")
         assert interrupted is not None
         assert interrupted.state == "in flight"  # nobody knows what it did: it is held until its lease ends

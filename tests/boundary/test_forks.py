@@ -49,7 +49,7 @@ def key() -> str:
     return str(uuid.uuid4())
 
 
-def test_a_child_works_in_both_colours_and_so_does_its_parent(url: str) -> None:
+def test_a_child_works_sync_and_async_and_so_does_its_parent(url: str) -> None:
     code = """
     key = sys.argv[2]
     assert charge(key) == os.getpid()

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from clients import until
-from colours import at_once
 from examples import load
+from modes import at_once
 from pyidempotent import IdempotencyNotKept, IdempotencyProcessing, IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends.custom import Step, TooLarge
 from scripts import output

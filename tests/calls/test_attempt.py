@@ -1,4 +1,4 @@
-"""`attempt`: a protected block, in both colours, on every store."""
+"""`attempt`: a protected block, sync and async, on every store."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Block = Callable[..., Any]
 
 @pytest.fixture(params=["sync", "async"])
 def enter(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Enters an attempt in one colour and runs a block in it; the attempt."""
+    """Enters an attempt, sync or async, and runs a block in it; the attempt."""
 
     def sync(block: Block, *args: Any, **options: Any) -> attempt:
         with attempt(*args, **options) as run:
             block(run)
         return run
 
-    async def coloured(block: Block, *args: Any, **options: Any) -> attempt:
+    async def enter(block: Block, *args: Any, **options: Any) -> attempt:
         async with attempt(*args, **options) as run:
             await asyncio.sleep(0)
             block(run)
@@ -31,7 +31,7 @@ def enter(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
     if request.param == "sync":
         return sync
-    return lambda *args, **options: asyncio.run(coloured(*args, **options))
+    return lambda *args, **options: asyncio.run(enter(*args, **options))
 
 
 def test_a_repeat_is_replayed_with_the_first_result(backend: Backend, enter: Callable[..., attempt]) -> None:

@@ -1,4 +1,4 @@
-"""Protected functions, on every store, in both colours."""
+"""Protected functions, on every store, sync and async."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 
 from clients import until
-from colours import Colour, at_once
+from modes import Mode, at_once
 from pyidempotent import (
     IdempotencyConflict,
     IdempotencyError,
@@ -68,9 +68,9 @@ def shop() -> Shop:
 
 
 def test_a_repeat_gets_the_first_answer_and_another_payload_a_conflict(
-    backend: Backend, colour: Colour, shop: Shop
+    backend: Backend, mode: Mode, shop: Shop
 ) -> None:
-    charge = colour.protect(shop.function(), backend, key="order")
+    charge = mode.protect(shop.function(), backend, key="order")
     first = charge("a")
     assert charge("a") == first == charge("a", 42) == charge(order="a") == charge(amount=42, order="a")
     with pytest.raises(IdempotencyConflict) as conflict:
@@ -82,9 +82,9 @@ def test_a_repeat_gets_the_first_answer_and_another_payload_a_conflict(
 
 
 def test_while_the_first_runs_a_repeat_is_told_and_another_payload_is_a_conflict(
-    backend: Backend, colour: Colour, shop: Shop
+    backend: Backend, mode: Mode, shop: Shop
 ) -> None:
-    charge = colour.protect(shop.function(), backend, key="order", retry_after=0.5)
+    charge = mode.protect(shop.function(), backend, key="order", retry_after=0.5)
     shop.go.clear()
     first = threading.Thread(target=charge, args=("a",))
     first.start()
@@ -99,27 +99,27 @@ def test_while_the_first_runs_a_repeat_is_told_and_another_payload_is_a_conflict
     assert charge("a")["run"] == 1 == len(shop.charges)
 
 
-def test_of_fifty_at_once_one_runs(backend: Backend, colour: Colour, shop: Shop) -> None:
-    charge = colour.protect(shop.function(), backend, key="order", wait=10 if colour.is_async else 0)
+def test_of_fifty_at_once_one_runs(backend: Backend, mode: Mode, shop: Shop) -> None:
+    charge = mode.protect(shop.function(), backend, key="order", wait=10 if mode.is_async else 0)
     outcomes = at_once(50, lambda _: charge("a"))
     assert shop.charges == [("a", 42)]
     answers = [outcome for outcome in outcomes if not isinstance(outcome, IdempotencyProcessing)]
     assert answers
     assert all(answer == {"order": "a", "amount": 42, "run": 1} for answer in answers)
-    if colour.is_async:
+    if mode.is_async:
         assert len(answers) == 50
 
 
-def test_an_exception_frees_the_key(backend: Backend, colour: Colour, shop: Shop) -> None:
-    charge = colour.protect(shop.function(), backend, key="order")
+def test_an_exception_frees_the_key(backend: Backend, mode: Mode, shop: Shop) -> None:
+    charge = mode.protect(shop.function(), backend, key="order")
     shop.fails.append(ValueError("declined"))
     with pytest.raises(ValueError, match="declined"):
         charge("a")
     assert charge("a", 43)["run"] == 2
 
 
-def test_under_refuse_an_exception_leaves_the_outcome_unknown(backend: Backend, colour: Colour, shop: Shop) -> None:
-    charge = colour.protect(shop.function(), backend, key="order", after_crash="refuse")
+def test_under_refuse_an_exception_leaves_the_outcome_unknown(backend: Backend, mode: Mode, shop: Shop) -> None:
+    charge = mode.protect(shop.function(), backend, key="order", after_crash="refuse")
     shop.fails.append(ValueError("declined"))
     with pytest.raises(ValueError, match="declined"):
         charge("a")
@@ -128,7 +128,7 @@ def test_under_refuse_an_exception_leaves_the_outcome_unknown(backend: Backend, 
             charge("a")
     assert (unknown.value.status, unknown.value.effect, unknown.value.retry_after) == (409, "unknown", None)
     # The stricter of record and request wins.
-    lax = colour.protect(shop.function(), backend, key="order")
+    lax = mode.protect(shop.function(), backend, key="order")
     with pytest.raises(IdempotencyUnknown):
         lax("a")
     with pytest.raises(IdempotencyConflict):
@@ -136,7 +136,7 @@ def test_under_refuse_an_exception_leaves_the_outcome_unknown(backend: Backend, 
     assert len(shop.charges) == 1
 
 
-def test_a_handler_that_did_nothing_releases_even_under_refuse(backend: Backend, colour: Colour, shop: Shop) -> None:
+def test_a_handler_that_did_nothing_releases_even_under_refuse(backend: Backend, mode: Mode, shop: Shop) -> None:
     def charge(order: str) -> dict[str, Any]:
         if not shop.charges:
             shop.charge(order)
@@ -144,7 +144,7 @@ def test_a_handler_that_did_nothing_releases_even_under_refuse(backend: Backend,
             raise ValueError("the card is expired")
         return shop.charge(order)
 
-    protected = colour.protect(charge, backend, key="order", after_crash="refuse")
+    protected = mode.protect(charge, backend, key="order", after_crash="refuse")
     with pytest.raises(ValueError, match="expired"):
         protected("a")
     assert protected("a")["run"] == 2 == protected("a")["run"]
@@ -158,8 +158,8 @@ class Declined(Exception):
         self.reason = reason
 
 
-def test_chosen_exceptions_are_results(backend: Backend, colour: Colour, shop: Shop) -> None:
-    charge = colour.protect(shop.function(), backend, key="order", store_exceptions=(Declined, KeyError))
+def test_chosen_exceptions_are_results(backend: Backend, mode: Mode, shop: Shop) -> None:
+    charge = mode.protect(shop.function(), backend, key="order", store_exceptions=(Declined, KeyError))
     shop.fails.append(Declined(7, reason="limit"))
     for _ in range(2):
         with pytest.raises(Declined) as declined:
@@ -171,7 +171,7 @@ def test_chosen_exceptions_are_results(backend: Backend, colour: Colour, shop: S
     assert charge("b")["run"] == 3
 
 
-def test_the_hook_decides_what_becomes_of_an_outcome(backend: Backend, colour: Colour, shop: Shop) -> None:
+def test_the_hook_decides_what_becomes_of_an_outcome(backend: Backend, mode: Mode, shop: Shop) -> None:
     seen: list[Outcome] = []
     words = iter(["release", "store", None, "hold"])
 
@@ -179,7 +179,7 @@ def test_the_hook_decides_what_becomes_of_an_outcome(backend: Backend, colour: C
         seen.append(outcome)
         return next(words)
 
-    charge = colour.protect(shop.function(), backend, key="order", settle=settle, lease=0.2)
+    charge = mode.protect(shop.function(), backend, key="order", settle=settle, lease=0.2)
     assert [charge("a")["run"] for _ in range(3)] == [1, 2, 2]
     assert [charge("b")["run"] for _ in range(2)] == [3, 3]
     assert charge("c")["run"] == 4
@@ -202,8 +202,8 @@ def test_a_hook_may_store_an_exception_and_must_not_say_anything_else(backend: B
         charge("b")
 
 
-def test_after_its_ttl_a_key_runs_again(backend: Backend, colour: Colour, shop: Shop) -> None:
-    charge = colour.protect(shop.function(), backend, key="order", ttl=timedelta(milliseconds=300))
+def test_after_its_ttl_a_key_runs_again(backend: Backend, mode: Mode, shop: Shop) -> None:
+    charge = mode.protect(shop.function(), backend, key="order", ttl=timedelta(milliseconds=300))
     assert charge("a")["run"] == 1 == charge("a")["run"]
     until(lambda: charge("a")["run"] > 1)
     assert charge("a")["run"] == 2
@@ -235,8 +235,8 @@ def test_a_waiter_gets_its_leaders_answer_when_it_ends(backend: Backend) -> None
     assert min(took) < 0.05
 
 
-def test_when_the_leader_fails_one_waiter_takes_over(backend: Backend, colour: Colour, shop: Shop) -> None:
-    charge = colour.protect(shop.function(), backend, key="order", wait=10)
+def test_when_the_leader_fails_one_waiter_takes_over(backend: Backend, mode: Mode, shop: Shop) -> None:
+    charge = mode.protect(shop.function(), backend, key="order", wait=10)
     shop.go.clear()
     shop.fails.append(ValueError("the leader's"))
     outcomes: list[Any] = []
@@ -261,7 +261,7 @@ def test_a_sync_body_runs_on_its_callers_thread(backend: Backend) -> None:
     assert all(ran_on == called_on for ran_on, called_on in answers)
 
 
-def test_the_current_attempt(backend: Backend, colour: Colour) -> None:
+def test_the_current_attempt(backend: Backend, mode: Mode) -> None:
     seen: list[Any] = []
 
     def charge(order: str) -> None:
@@ -270,7 +270,7 @@ def test_the_current_attempt(backend: Backend, colour: Colour) -> None:
         if len(seen) < 3:
             raise ValueError("declined")
 
-    protected = colour.protect(charge, backend, key="order", name="shop.charge", scope=lambda order: 7, namespace="eu")
+    protected = mode.protect(charge, backend, key="order", name="shop.charge", scope=lambda order: 7, namespace="eu")
     for _ in range(2):
         with pytest.raises(ValueError, match="declined"):
             protected("a")
@@ -383,7 +383,7 @@ def test_keys_are_apart_by_function_name_namespace_and_caller(backend: Backend, 
 
 
 def test_a_result_that_can_not_be_kept_is_given_once_and_told_afterwards(
-    backend: Backend, colour: Colour, caplog: pytest.LogCaptureFixture
+    backend: Backend, mode: Mode, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = []
 
@@ -391,7 +391,7 @@ def test_a_result_that_can_not_be_kept_is_given_once_and_told_afterwards(
         runs.append(order)
         return "x" * 200 if order == "long" else object()
 
-    protected = colour.protect(charge, backend, key="order", max_response_bytes=100)
+    protected = mode.protect(charge, backend, key="order", max_response_bytes=100)
     for order, why in [("long", "max_response_bytes is 100"), ("odd", "object")]:
         protected(order)
         with pytest.raises(IdempotencyNotKept) as told:

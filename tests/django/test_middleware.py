@@ -1,4 +1,4 @@
-"""Django's middleware in both colours: what it stores of answers, and what it leaves alone."""
+"""Django's middleware, sync and async: what it stores of answers, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_file_is_stored(browser: Browser) -> None:
     assert RUNS == ["file"]
 
 
-def test_a_stream_in_the_colour_of_the_loop(site: None) -> None:
+def test_an_async_stream(site: None) -> None:
     assert same_answer(*Browser("async").twice("/stream-async"))
 
 
@@ -124,7 +124,7 @@ def test_a_stream_that_its_client_leaves(site: None, key: str, grace: float | No
         refused(again, 409, "processing", "running")
 
 
-# Colours.
+# Sync and async.
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, send: Callable[[], Any]) -> int:
@@ -161,8 +161,10 @@ def sync_only(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
 
 
 @pytest.mark.parametrize("path", ["/pay", "/pay-async", "/stream"])
-@pytest.mark.parametrize("order", [("test_django.sync_only", OURS), (OURS, "test_django.sync_only")])
-def test_among_middleware_of_the_other_colour(browser: Browser, order: tuple[str, ...], path: str) -> None:
+@pytest.mark.parametrize("order", [(f"{__name__}.sync_only", OURS), (OURS, f"{__name__}.sync_only")])
+def test_sync_among_async_middleware_and_the_other_way_round(
+    browser: Browser, order: tuple[str, ...], path: str
+) -> None:
     with override_settings(MIDDLEWARE=order):
         assert same_answer(*browser.twice(path))
     assert len(RUNS) == 1
@@ -195,7 +197,7 @@ class Inside(Tells):
 
 
 def test_what_stands_inside_is_stored_and_what_stands_outside_is_added_again(browser: Browser) -> None:
-    with override_settings(MIDDLEWARE=["test_django.Outside", OURS, "test_django.Inside"]):
+    with override_settings(MIDDLEWARE=[f"{__name__}.Outside", OURS, f"{__name__}.Inside"]):
         first, again = browser.twice("/pay")
     for answer in (first, again):
         assert (answer.headers["X-Inside"], answer.headers["X-Outside"]) == ("+", "+")
@@ -270,14 +272,8 @@ def test_a_marked_view_is_called_directly(site: None) -> None:
 # Refusals.
 
 
-def handler(request: HttpRequest, error: Exception) -> HttpResponse | None:
-    from pyidempotent import IdempotencyConflict
-
-    return HttpResponse("theirs", status=499) if isinstance(error, IdempotencyConflict) else None
-
-
 def test_a_handler_of_the_projects_own_wins(browser: Browser, key: str) -> None:
-    with configured(EXCEPTION_HANDLER="test_django.handler", REQUIRED=True):
+    with configured(EXCEPTION_HANDLER="django_views.exception_handler", REQUIRED=True):
         browser.post("/echo", key, b"A")
         answer = browser.post("/echo", key, b"B")
         assert (answer.status_code, answer.content) == (499, b"theirs")

@@ -1,4 +1,4 @@
-"""Django's middleware in both colours: how a request is read and compared, and who calls."""
+"""Django's middleware, sync and async: how a request is read and compared, and who calls."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_a_form_is_the_same_whatever_its_boundary(browser: Browser, key: str) ->
     refused(send(b"two", "b3"), 422, "conflict", "none")
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_form_that_csrf_protection_has_read(site: None, colour: str, key: str) -> None:
-    browser = Browser(colour, csrf=True)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_form_that_csrf_protection_has_read(site: None, mode: str, key: str) -> None:
+    browser = Browser(mode, csrf=True)
     browser.client.cookies["csrftoken"] = "t" * 32
 
     def send(content: bytes, note: str = "n", token: str = "t" * 32) -> Any:
@@ -115,12 +115,12 @@ class Reads(Tells):
 def test_a_body_that_somebody_has_taken_away_is_not_run_past(
     browser: Browser, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with override_settings(MIDDLEWARE=["test_django_requests.Reads", OURS]):
+    with override_settings(MIDDLEWARE=[f"{__name__}.Reads", OURS]):
         assert browser.post("/echo", key, b"A").status_code == 500
     assert "the request's body was read before its payload could be compared" in caplog.text
     assert RUNS == []
     with (
-        override_settings(MIDDLEWARE=["test_django_requests.Reads", OURS]),
+        override_settings(MIDDLEWARE=[f"{__name__}.Reads", OURS]),
         configured(FINGERPRINT=lambda request: "all"),
     ):
         assert same_answer(*browser.twice("/pay", key, b"A"))
@@ -168,11 +168,11 @@ def users(site: None) -> list[Any]:
     return [User.objects.create_user(name, password="x") for name in ("alice", "bob")]
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_the_user_is_the_caller(users: list[Any], colour: str, key: str) -> None:
-    browsers = [Browser(colour) for _ in users]
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_the_user_is_the_caller(users: list[Any], mode: str, key: str) -> None:
+    browsers = [Browser(mode) for _ in users]
     for each, user in zip(browsers, users, strict=True):
-        if colour == "sync":
+        if mode == "sync":
             each.client.force_login(user)
         else:
             asyncio.run(each.client.aforce_login(user))
@@ -181,7 +181,7 @@ def test_the_user_is_the_caller(users: list[Any], colour: str, key: str) -> None
     assert answers[0].content == answers[2].content != answers[1].content == answers[3].content
     # A login is one, whatever else the request carries.
     assert is_replay(browsers[0].post("/pay", key, headers={"Authorization": "Bearer 1"}))
-    assert not is_replay(Browser(colour).post("/pay", key))
+    assert not is_replay(Browser(mode).post("/pay", key))
 
 
 class Knows(Tells):
@@ -199,7 +199,7 @@ class Knows(Tells):
 
 def test_a_user_that_other_middleware_knows(browser: Browser, key: str) -> None:
     auth = ["sessions.middleware.SessionMiddleware", "auth.middleware.AuthenticationMiddleware"]
-    middleware = [*(f"django.contrib.{name}" for name in auth), "test_django_requests.Knows", OURS]
+    middleware = [*(f"django.contrib.{name}" for name in auth), f"{__name__}.Knows", OURS]
     with override_settings(MIDDLEWARE=middleware):
         answers = [browser.post("/pay", key, headers={"Authorization": who}) for who in ("alice", "bob", "alice")]
     assert [is_replay(answer) for answer in answers] == [False, False, True]
@@ -223,7 +223,7 @@ async def tenant(request: HttpRequest) -> str:
 
 
 def test_callables_are_async_where_the_application_is(site: None, key: str, caplog: pytest.LogCaptureFixture) -> None:
-    with configured(SCOPE="test_django_requests.tenant"):
+    with configured(SCOPE=f"{__name__}.tenant"):
         assert same_answer(*Browser("async").twice("/pay", key, headers={"X-Tenant": "a"}))
         assert Browser("sync").post("/pay", key, headers={"X-Tenant": "a"}).status_code == 500
     assert "scope= is async, and this application is not" in caplog.text

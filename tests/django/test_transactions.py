@@ -225,7 +225,7 @@ class Atomic:
 
 
 def test_a_transaction_around_the_middleware(browser: Browser, key: str) -> None:
-    with override_settings(MIDDLEWARE=["test_django_transactions.Atomic", OURS]):
+    with override_settings(MIDDLEWARE=[f"{__name__}.Atomic", OURS]):
         if browser.is_async:
             # The view runs elsewhere than the transaction, as without us.
             return

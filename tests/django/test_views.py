@@ -98,7 +98,9 @@ def test_refusals(browser: Browser, key: str) -> None:
     refused(browser.post("/decorated/plain", key, b"B"), 422, "conflict", "none")
     headers = {"Authorization": f"Bearer {key}"}
     refused(browser.post("/decorated/plain", key, headers=headers), 500, "scope-missing", "none")
-    with override_settings(PYIDEMPOTENT={"BACKEND": "memory://", "EXCEPTION_HANDLER": "test_django.handler"}):
+    with override_settings(
+        PYIDEMPOTENT={"BACKEND": "memory://", "EXCEPTION_HANDLER": "django_views.exception_handler"}
+    ):
         assert browser.post("/decorated/plain", key, b"B").content == b"theirs"
 
 

@@ -27,7 +27,7 @@ from servers import RedisServer, Server, free_port
 
 __all__ = ["site"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "django.md").read_text(), re.DOTALL | re.MULTILINE)
 
 

@@ -19,7 +19,7 @@ from pyidempotent import current, idempotent
 from pyidempotent.testing import Rehearsal
 from servers import AppServer, RedisServer
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
 
 

@@ -23,7 +23,7 @@ def key() -> str:
     return new_key()
 
 
-def protect(app: Starlette, colour: str = "async") -> Starlette:
+def protect(app: Starlette, mode: str = "async") -> Starlette:
     """The application with ``/pay``, of FastAPI or Starlette, in the loop or on a thread."""
     protected = idempotent(MemoryBackend())
 
@@ -35,7 +35,7 @@ def protect(app: Starlette, colour: str = "async") -> Starlette:
         def pay_on_a_thread(amount: int = 1) -> int:
             return amount
 
-        app.post("/pay")(protected(pay if colour == "async" else pay_on_a_thread))
+        app.post("/pay")(protected(pay if mode == "async" else pay_on_a_thread))
     else:
 
         async def plain(request: Request) -> Response:
@@ -44,7 +44,7 @@ def protect(app: Starlette, colour: str = "async") -> Starlette:
         def plain_on_a_thread(request: Request) -> Response:
             return Response("paid")
 
-        endpoint = protected(plain if colour == "async" else plain_on_a_thread)
+        endpoint = protected(plain if mode == "async" else plain_on_a_thread)
         app.router.routes.append(Route("/pay", endpoint, methods=["POST"]))
     return app
 
@@ -75,23 +75,23 @@ KINDS = pytest.mark.parametrize("kind", [FastAPI, Starlette])
 
 
 @KINDS
-@pytest.mark.parametrize("colour", ["async", "sync"])
+@pytest.mark.parametrize("mode", ["async", "sync"])
 @pytest.mark.parametrize("error", [IdempotencyConflict, IdempotencyError])
 @pytest.mark.parametrize("handler", [answers, answers_on_a_thread])
 def test_a_handler_of_the_applications_own_wins(
-    key: str, kind: type[Starlette], colour: str, error: type[IdempotencyError], handler: Any
+    key: str, kind: type[Starlette], mode: str, error: type[IdempotencyError], handler: Any
 ) -> None:
-    answer = conflict(protect(kind(exception_handlers={error: handler}), colour), key)
+    answer = conflict(protect(kind(exception_handlers={error: handler}), mode), key)
     assert (answer.status_code, answer.headers["x-mine"], answer.json()["mine"]) == (422, "1", True)
 
 
 @KINDS
-@pytest.mark.parametrize("colour", ["async", "sync"])
+@pytest.mark.parametrize("mode", ["async", "sync"])
 @pytest.mark.parametrize("error", [IdempotencyConflict, IdempotencyError])
 def test_a_handler_may_raise_an_http_exception(
-    key: str, kind: type[Starlette], colour: str, error: type[IdempotencyError]
+    key: str, kind: type[Starlette], mode: str, error: type[IdempotencyError]
 ) -> None:
-    answer = conflict(protect(kind(exception_handlers={error: raises}), colour), key)
+    answer = conflict(protect(kind(exception_handlers={error: raises}), mode), key)
     assert (answer.status_code, "used" in answer.text, "effect" in answer.text) == (422, True, False)
 
 

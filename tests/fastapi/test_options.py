@@ -55,10 +55,10 @@ def endpoint(backend: Backend, runs: Runs, *, sync: bool = False, **options: Any
     return Local(app)
 
 
-COLOURS = pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+SYNC_AND_ASYNC = pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
 
 
-@COLOURS
+@SYNC_AND_ASYNC
 def test_a_body_over_the_cap_is_refused(backend: Backend, runs: Runs, key: str, sync: bool) -> None:
     app = endpoint(backend, runs, sync=sync, max_request_bytes=10)
 
@@ -80,7 +80,7 @@ def test_a_content_length_that_is_no_number_is_not_read(runs: Runs, key: str, le
     assert app.post("/", None, headers=headers, content=b"x").is_success
 
 
-@COLOURS
+@SYNC_AND_ASYNC
 def test_a_result_over_the_cap_is_not_kept(
     backend: Backend, runs: Runs, key: str, sync: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -127,7 +127,7 @@ def test_strict_takes_only_a_quoted_key(backend: Backend, runs: Runs, key: str) 
     assert runs == [key]
 
 
-@COLOURS
+@SYNC_AND_ASYNC
 def test_the_key_may_be_in_another_header(backend: Backend, runs: Runs, key: str, sync: bool) -> None:
     app = endpoint(backend, runs, sync=sync, key_header="X-Request-Key")
     refused(app.post("/", key), 400, "key-missing", "none")

@@ -22,7 +22,7 @@ View_ = Callable[..., Any]
 
 
 class Views:
-    """An application of decorated views in one colour.
+    """An application of decorated views, sync or async.
 
     Parameters:
         is_async: whether its views are.
@@ -37,7 +37,7 @@ class Views:
         self.backend: Any = MemoryBackend()
         self.runs = 0
 
-    def coloured(self, body: View_) -> View_:
+    def as_view(self, body: View_) -> View_:
         def view(*args: Any, **kwargs: Any) -> Any:
             self.runs += 1
             return body(*args, **kwargs)
@@ -49,7 +49,7 @@ class Views:
         return view_async if self.is_async else view
 
     def add(self, body: View_, path: str = "/pay", **options: Any) -> None:
-        view = idempotent(**{"backend": self.backend, **options})(self.coloured(body))
+        view = idempotent(**{"backend": self.backend, **options})(self.as_view(body))
         self.app.add_url_rule(path, path, view, methods=["POST", "PATCH"])
 
 
@@ -95,7 +95,7 @@ def test_a_key_is_required_and_a_payload_belongs_to_it(views: Views) -> None:
 
 
 def test_a_view_is_protected_under_every_method_but_the_safe_ones(views: Views) -> None:
-    view = idempotent(views.backend)(views.coloured(lambda: new_key()))
+    view = idempotent(views.backend)(views.as_view(lambda: new_key()))
     views.app.add_url_rule("/pay", "pay", view, methods=["GET", "POST", "PUT", "DELETE"])
     key = new_key()
     assert views.client.post("/pay", method="GET").status_code == 200
@@ -248,7 +248,7 @@ def test_stored_exceptions_are_raised_again(views: Views) -> None:
 
 def test_a_handler_of_the_users_own_wins(views: Views) -> None:
     api = Blueprint("api", __name__)
-    view = idempotent(views.backend)(views.coloured(lambda: "paid"))
+    view = idempotent(views.backend)(views.as_view(lambda: "paid"))
     api.add_url_rule("/pay", "pay", view, methods=["POST"])
     api.register_error_handler(IdempotencyConflict, lambda error: ("mine", 422))
     views.app.register_blueprint(api)
@@ -318,12 +318,12 @@ def test_classes_of_views(views: Views) -> None:
     """Scenario 41."""
 
     class Pay(MethodView):
-        post = idempotent(views.backend)(views.coloured(lambda self: f"{type(self).__name__} {new_key()}"))
+        post = idempotent(views.backend)(views.as_view(lambda self: f"{type(self).__name__} {new_key()}"))
 
     class Refund(View):
         methods = ("POST",)
         decorators = (idempotent(views.backend),)
-        dispatch_request = views.coloured(lambda self: new_key())
+        dispatch_request = views.as_view(lambda self: new_key())
 
     views.app.add_url_rule("/pay", view_func=Pay.as_view("pay"))
     views.app.add_url_rule("/refund", view_func=Refund.as_view("refund"))
@@ -383,7 +383,7 @@ def test_decorated_functions_that_a_view_calls_are_functions(views: Views, is_pr
 
     if is_protected:
         Idempotency(views.app, views.backend)
-    view = views.coloured(body)
+    view = views.as_view(body)
     views.app.add_url_rule("/pay", "pay", view, methods=["POST"])
     key = new_key()
     first, again = (views.client.post("/pay?amount=7", key) for _ in range(2))
@@ -404,7 +404,7 @@ def test_a_refusal_to_a_function_is_an_answer_where_the_extension_is(views: View
     def charge(amount: str) -> str:
         return amount
 
-    views.app.add_url_rule("/pay", "pay", views.coloured(lambda: charge(request.args["amount"])), methods=["POST"])
+    views.app.add_url_rule("/pay", "pay", views.as_view(lambda: charge(request.args["amount"])), methods=["POST"])
     key = new_key()
     assert views.client.post("/pay?amount=7", key).text == "7"
     refused(views.client.post("/pay?amount=8", key), 422, "conflict", "none")

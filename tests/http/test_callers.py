@@ -210,7 +210,7 @@ def environ(**said: str) -> Who:
 
 DOCUMENTED = re.findall(
     r"`([A-Za-z-]+)`",
-    (Path(__file__).parents[1] / "docs/callers.md")
+    (Path(__file__).parents[2] / "docs/callers.md")
     .read_text()
     .partition("## Headers that are refused")[2]
     .partition("##")[0],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CORE, EXTENSION = ROOT / "crates/idempotency/src", ROOT / "crates/pyidempotent/src"
 
 #: Of the extension: a folder (or a file beside them), and what it may import of this crate.

@@ -14,7 +14,7 @@ import django_site  # noqa: F401  # sets Django up, which its examples want
 import pyidempotent
 from scripts import output
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODULES = [module.name for module in pkgutil.walk_packages(pyidempotent.__path__, "pyidempotent.")]
 
 

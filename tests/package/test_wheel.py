@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-APPS = Path(__file__).parent / "apps"
+from clients import APPS
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str | Path) -> str:

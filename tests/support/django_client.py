@@ -1,4 +1,4 @@
-"""Clients of the tests' Django project, in both colours, and its clean state for every test."""
+"""Clients of the tests' Django project, sync and async, and its clean state for every test."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Browser:
     """A client of the project.
 
     Parameters:
-        colour: ``"sync"``: through WSGI, or ``"async"``: through ASGI, each request in a loop of its own.
+        mode: ``"sync"``: through WSGI, or ``"async"``: through ASGI, each request in a loop of its own.
         csrf: whether CSRF is checked.
     """
 
-    def __init__(self, colour: str, csrf: bool = False) -> None:
-        self.is_async = colour == "async"
+    def __init__(self, mode: str, csrf: bool = False) -> None:
+        self.is_async = mode == "async"
         kind: Any = AsyncClient if self.is_async else Client
         self.client = kind(raise_request_exception=False, enforce_csrf_checks=csrf)
 

@@ -252,6 +252,10 @@ class TokenAuthentication(BaseAuthentication):
         return (Token(token.partition("-")[0]), None) if kind == "Bearer" else None
 
 
+def exception_handler(request: HttpRequest, error: Exception) -> HttpResponse | None:
+    return HttpResponse("theirs", status=499) if isinstance(error, IdempotencyConflict) else None
+
+
 def rest_exception(error: Exception, context: Any) -> Response | None:
     if isinstance(error, IdempotencyConflict):
         return Response({"ours": "no", "theirs": "yes"}, status=422)

@@ -1,4 +1,4 @@
-"""One test for both colours: a call is made sync, or in a loop of its own."""
+"""One test for sync and async code: a call is made sync, or in an event loop of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from pyidempotent import idempotent
 
 
-class Colour:
-    """Decorates and calls functions in one colour.
+class Mode:
+    """Decorates and calls functions in one way: sync or async.
 
     Parameters:
         name: ``"sync"`` or ``"async"``.
@@ -29,16 +29,16 @@ class Colour:
             return idempotent(*args, **options)(body)
 
         @functools.wraps(body)
-        async def coloured(*args: Any, **kwargs: Any) -> Any:
+        async def on_a_thread(*args: Any, **kwargs: Any) -> Any:
             return await asyncio.to_thread(body, *args, **kwargs)
 
-        protected = idempotent(*args, **options)(coloured)
+        protected = idempotent(*args, **options)(on_a_thread)
         return lambda *args, **kwargs: asyncio.run(protected(*args, **kwargs))
 
 
 @pytest.fixture(params=["sync", "async"])
-def colour(request: pytest.FixtureRequest) -> Colour:
-    return Colour(request.param)
+def mode(request: pytest.FixtureRequest) -> Mode:
+    return Mode(request.param)
 
 
 def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """What an outage of the store does to operations that run: bodies counted by key, and how long a key stays blocked.
 
-    python tests/outage_lab.py --full                              every kind, length and number of processes
-    python tests/outage_lab.py --kind refused --length 3 --processes 4
+    python tests/support/outage_lab.py --full                      every kind, length and number of processes
+    python tests/support/outage_lab.py --kind refused --length 3 --processes 4
 
 Operations are claimed before the outage, half of them just before it; half of them end in it, half after it. Their
 clients have given up on the first call: they repeat it to any of the processes until one replays the answer.
@@ -25,13 +25,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from clients import APPS
 from faults import Proxy
 from servers import RedisServer
 
-PROGRAM = Path(__file__).parent / "apps" / "operations.py"
+PROGRAM = APPS / "operations.py"
 
 KINDS = {
     "refused": "connections are cut, and refused until the end",

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def blocks(page: str) -> list[str]:

@@ -19,9 +19,8 @@ from celery import Celery
 from celery.backends.redis import RedisBackend
 from celery.result import AsyncResult
 
+from clients import APPS
 from servers import STARTUP, RedisServer
-
-APPS = Path(__file__).parent / "apps"
 
 
 class Polling(RedisBackend):  # type: ignore[misc]  # Celery is untyped

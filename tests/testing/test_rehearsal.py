@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from clients import Local, is_replay, new_key
-from colours import Colour
+from modes import Mode
 from pyidempotent import (
     IdempotencyConflict,
     IdempotencyProcessing,
@@ -59,12 +59,12 @@ def bank() -> Bank:
 
 
 @pytest.fixture
-def protect(colour: Colour, bank: Bank) -> Callable[..., Callable[..., str]]:
+def protect(mode: Mode, bank: Bank) -> Callable[..., Callable[..., str]]:
     def protect(**options: Any) -> Callable[..., str]:
         def pay(order: str, amount: int = 1) -> str:
             return f"paid, {bank.charge(current().derive('charge'))}"
 
-        return colour.protect(pay, REDIS, key="order", lease=30, ttl=3600, **options)
+        return mode.protect(pay, REDIS, key="order", lease=30, ttl=3600, **options)
 
     return protect
 

@@ -21,7 +21,7 @@ from flask import Response as FlaskResponse
 
 import django_site
 from clients import Local, LocalWsgi, new_key
-from colours import Colour
+from modes import Mode
 from pyidempotent import IdempotencyError, IdempotencyNotKept, IdempotencyProcessing, attempt, current, idempotent
 from pyidempotent._http.endpoint import EndpointCall
 from pyidempotent.backends import Backend
@@ -94,7 +94,7 @@ ERRORS = [
 
 @pytest.mark.parametrize(("error", "why"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
 def test_a_functions_caller_gets_the_value_and_a_repeat_is_told(
-    backend: Backend, colour: Colour, key: str, log: Log, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+    backend: Backend, mode: Mode, key: str, log: Log, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
 ) -> None:
     runs = []
     monkeypatch.setattr(Row, "raises", error)
@@ -103,7 +103,7 @@ def test_a_functions_caller_gets_the_value_and_a_repeat_is_told(
         runs.append(order)
         return Row(len(runs))
 
-    protected = colour.protect(load, backend, key="order", name="shop.load")
+    protected = mode.protect(load, backend, key="order", name="shop.load")
     assert protected(key).number == 1
     record = backend.get(key, operation="shop.load")
     assert record is not None
