@@ -20,19 +20,19 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test test-matrix check bench build servers wrk core-lines clean
+.PHONY: demo example test test-matrix check bench build apps servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
 
 # The scenarios and the other tests run side by side: both mostly wait.
-test: $(VENV)/.test build servers
+test: $(VENV)/.test build apps servers
 	cargo test --workspace --all-features --quiet
 	$(BIN)/python -m pytest conformance >$(VENV)/scenarios.log 2>&1 & scenarios=$$!; \
 		$(BIN)/python -m pytest tests; others=$$?; \
 		wait $$scenarios; scenarios=$$?; cat $(VENV)/scenarios.log; exit $$((others + scenarios))
 
-test-matrix: $(VENV)/.test build servers
+test-matrix: $(VENV)/.test build apps servers
 	$(BIN)/python -m pytest conformance --product matrix
 
 example: $(VENV)/.demo build
@@ -61,6 +61,10 @@ bench: $(VENV)/.test servers wrk
 
 build: $(VENV)/.venv
 	$(BIN)/maturin develop --quiet
+
+# The applications in Rust of the conformance suite.
+apps:
+	cargo build --quiet -p conformance-apps
 
 # What a reader of the core has to read: docs, comments, tests and blank lines not counted.
 CORE := $(addprefix crates/idempotency/src/,key.rs fingerprint.rs record.rs decide.rs store.rs)
