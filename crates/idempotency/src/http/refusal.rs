@@ -2,6 +2,7 @@
 
 /// Why a request gets no answer of its own: the status table, one row each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// The last part of the problem type, and the name of the row.
     pub name: &'static str,
