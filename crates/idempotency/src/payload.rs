@@ -8,6 +8,9 @@ pub const VALUE: u8 = b'V';
 pub const ENDPOINT_VALUE: u8 = b'W';
 /// An answer of HTTP, in its wire form (`http::Answer`), which every language reads.
 pub const ANSWER: u8 = b'R';
+/// An answer of HTTP with trailers (RFC 9110, section 6.5): their number (2 bytes), for each name and value their length (4)
+/// and bytes, then the answer in its wire form. All numbers big endian.
+pub const ANSWER_WITH_TRAILERS: u8 = b'T';
 /// An exception of a Python function, in the encoding of the Python package.
 pub const EXCEPTION: u8 = b'X';
 /// The value of a Rust function, as JSON.

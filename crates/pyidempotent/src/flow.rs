@@ -1,4 +1,4 @@
-//! [`Flow`]: one protected call, from its key to its answer. The rules are only here, for both colours and every face.
+//! [`Flow`]: one protected call, from its key to its answer. The rules are only here, for every face, sync or async.
 //!
 //! A flow is told what came of its last step, and says what has to be done next, until it has ended:
 //!

@@ -67,4 +67,9 @@ impl CurrentAttempt {
     pub fn release(&self) {
         self.holding.release();
     }
+
+    /// Whether the work has declared that nothing happened.
+    pub fn is_released(&self) -> bool {
+        self.holding.is_released()
+    }
 }

@@ -262,6 +262,21 @@ impl Idempotency {
     }
 }
 
+/// The work's own panic is a failure as its error is; told from a drop, after which nobody knows.
+#[cfg(any(feature = "functions", feature = "tower"))]
+pub(crate) async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        // What it leaves half done is seen by nobody: the panic goes on.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
+            Ok(std::task::Poll::Ready(output)) => std::task::Poll::Ready(Ok(output)),
+            Err(panic) => std::task::Poll::Ready(Err(panic)),
+        }
+    })
+    .await
+}
+
 impl From<Tried> for Begun {
     fn from(tried: Tried) -> Self {
         match tried {

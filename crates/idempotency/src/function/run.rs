@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::error::Error;
 use super::value::{decode, encode};
 use crate::decide::Start;
-use crate::engine::{Attempt, Begun, Call, CurrentAttempt, Idempotency, Settled, Verdict};
+use crate::engine::{Attempt, Begun, Call, CurrentAttempt, Idempotency, Settled, Verdict, caught};
 
 /// The longest that a repeat is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -123,18 +123,4 @@ where
             finish(attempt, ended).await
         }
     }
-}
-
-/// The work's own panic is a failure as its error is; told from a drop, after which nobody knows.
-async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
-    let mut work = std::pin::pin!(work);
-    std::future::poll_fn(|context| {
-        // What it leaves half done is seen by nobody: the panic goes on.
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(context))) {
-            Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
-            Ok(std::task::Poll::Ready(output)) => std::task::Poll::Ready(Ok(output)),
-            Err(panic) => std::task::Poll::Ready(Err(panic)),
-        }
-    })
-    .await
 }

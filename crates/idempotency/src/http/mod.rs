@@ -19,6 +19,6 @@ pub use json::canonical_json;
 pub use note::Note;
 pub use policy::{Fate, METHODS, SAFE_METHODS};
 pub use refusal::{Problem, REFUSALS, Refusal, is_refusal};
-pub use replay::replay_headers;
+pub use replay::{NotReplayable, Replay, store_answer};
 pub use request::RequestFacts;
 pub use scope::{CALLERS, POSSIBLE_CALLERS, authorization_caller, names_caller};

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 /// What a repeat may know of an answer that was not kept: a JSON object, which every language reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Note {
     /// The status of the answer.
     pub status: Option<u16>,
