@@ -1,5 +1,5 @@
 //! `pyidempotent._native`: the engine, for Python. Conversions, the boundary, and the flow of a protected call, which every
-//! face and both colours share (`flow`); what becomes of a key is decided in `idempotency`.
+//! face shares, sync or async (`flow`); what becomes of a key is decided in `idempotency`.
 
 mod boundary;
 mod calls;
@@ -56,10 +56,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(value::key::key_text, module)?)?;
     module.add_function(wrap_pyfunction!(function::plan::find_instance, module)?)?;
     module.add_function(wrap_pyfunction!(value::digest::fingerprint_call, module)?)?;
+    module.add_function(wrap_pyfunction!(http::facts::authorization_caller, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::replayed, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::verdict_of, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::refusals, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::is_refusal, module)?)?;
+    module.add_function(wrap_pyfunction!(http::answer::problem, module)?)?;
+    module.add_function(wrap_pyfunction!(http::answer::too_large, module)?)?;
     http::answer::add_constants(module)?;
     #[cfg(feature = "bench")]
     module.add_function(wrap_pyfunction!(floor::bare_get, module)?)?;

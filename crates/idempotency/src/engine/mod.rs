@@ -4,8 +4,10 @@
 //! [`Attempt`], which is renewed in the background until it is settled; [`Idempotency::run`] does all of it.
 
 mod attempt;
+mod call;
 mod holding;
 mod keeper;
+mod options;
 mod outage;
 mod serving;
 mod waiting;
@@ -18,14 +20,15 @@ use tokio::runtime::Handle;
 use crate::clock::micros;
 use crate::decide::{Claim, Decision, Held, Request, Resolution, Start, decide};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::fingerprint::Fingerprint;
-use crate::key::{Key, Scope, StorageKey};
-use crate::record::{AfterCrash, Micros, Record, State, Token};
+use crate::key::StorageKey;
+use crate::record::{Micros, Record, State, Token};
 use crate::store::{Claimed, Listed, Store};
 
-pub use attempt::{Attempt, Settled, Verdict};
+pub use attempt::{Attempt, AttemptHandle, Settled, Verdict};
+pub use call::{Begun, Call};
 use holding::{Holding, Work};
 use keeper::Keeper;
+pub use options::{Options, OptionsError};
 
 /// One store in one process, shared by every call site that uses it.
 struct Engine {
@@ -36,121 +39,6 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.keeper.close();
     }
-}
-
-/// The lease where none is told, if `ttl` is not shorter.
-const DEFAULT_LEASE: Duration = Duration::from_secs(30);
-
-/// Options of a call site. The store behind it is shared; these are not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// How long a result is kept, from its completion on. 24 h unless told.
-    pub ttl: Duration,
-    /// How long a claim or a renewal is good for. The lesser of 30 s and `ttl` unless told; half of a `ttl` of at most 30 s
-    /// under [`AfterCrash::Refuse`].
-    pub lease: Option<Duration>,
-    /// How long a repeat waits for the first answer. Not at all unless told.
-    pub wait: Duration,
-    /// How long an attempt is renewed at the most. `ttl` unless told.
-    pub run_limit: Option<Duration>,
-    /// What to do about an attempt that crashed.
-    pub after_crash: AfterCrash,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let (ttl, wait) = (Duration::from_secs(24 * 3600), Duration::ZERO);
-        Self { ttl, lease: None, wait, run_limit: None, after_crash: AfterCrash::Rerun }
-    }
-}
-
-/// Options that contradict each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OptionsError {
-    /// `ttl` under a millisecond or over a hundred years.
-    #[error("ttl must be from 1 ms to 100 years, not {0:?}")]
-    Ttl(Duration),
-    /// `lease` under a millisecond.
-    #[error("lease must be 1 ms or more, not {0:?}")]
-    Lease(Duration),
-    /// `lease` as long as `ttl` under [`AfterCrash::Refuse`].
-    #[error(
-        "with after_crash=\"refuse\" lease ({0:?}) must be shorter than ttl ({1:?}): in between, repeats are told that the outcome is unknown"
-    )]
-    RefuseWithoutTime(Duration, Duration),
-    /// `lease` longer than `ttl`.
-    #[error("lease ({0:?}) must not be longer than ttl ({1:?})")]
-    LeaseOverTtl(Duration, Duration),
-}
-
-impl Options {
-    const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
-
-    /// Whether they fit together.
-    pub fn check(&self) -> Result<(), OptionsError> {
-        let (least, lease) = (Duration::from_millis(1), self.lease());
-        if !(least..=Self::HUNDRED_YEARS).contains(&self.ttl) {
-            return Err(OptionsError::Ttl(self.ttl));
-        }
-        if lease < least {
-            return Err(OptionsError::Lease(lease));
-        }
-        if lease > self.ttl {
-            return Err(OptionsError::LeaseOverTtl(lease, self.ttl));
-        }
-        if self.after_crash == AfterCrash::Refuse && lease == self.ttl {
-            return Err(OptionsError::RefuseWithoutTime(lease, self.ttl));
-        }
-        Ok(())
-    }
-
-    /// How long a claim or a renewal is good for: as told, or by default.
-    pub fn lease(&self) -> Duration {
-        self.lease.unwrap_or_else(|| match self.after_crash {
-            // Between its end and `ttl`, repeats are told that the outcome is unknown.
-            AfterCrash::Refuse if self.ttl <= DEFAULT_LEASE => self.ttl / 2,
-            _ => self.ttl.min(DEFAULT_LEASE),
-        })
-    }
-}
-
-/// A request, as the engine sees it.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// Scope and key.
-    pub key: StorageKey,
-    /// What is asked for.
-    pub fingerprint: Fingerprint,
-    /// Operation and key in words, kept with the record for operators.
-    pub label: Arc<str>,
-}
-
-impl Call {
-    /// A call of `key` in `scope`.
-    pub fn new(scope: &Scope<'_>, key: &Key, fingerprint: Fingerprint) -> Self {
-        Self { key: scope.storage_key(key), fingerprint, label: scope.label(key).into() }
-    }
-}
-
-/// How a call begins.
-#[derive(Debug)]
-pub enum Begun {
-    /// This attempt holds the claim: do the work, then settle it.
-    Run(Attempt),
-    /// Done before: its result.
-    Replay(Arc<[u8]>),
-    /// The key belongs to another payload.
-    Mismatch,
-    /// Another attempt runs, for at least this long by its lease.
-    InFlight {
-        /// What is left of the lease.
-        lease_left: Duration,
-    },
-    /// Nobody knows whether the effect happened; an operator must resolve the key.
-    Unknown,
-    /// Done; the result could not be kept. What is known of it instead.
-    NotKept(Arc<[u8]>),
 }
 
 /// How [`Idempotency::run`] ends.
@@ -181,7 +69,8 @@ pub enum RunError<E> {
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// use idempotency::{Call, Digest, Fingerprint, Idempotency, Key, Operation, Outcome, Scope, stores::MemoryStore};
+/// use idempotency::engine::{Call, Outcome};
+/// use idempotency::{Digest, Fingerprint, Idempotency, Key, Operation, Scope, stores::MemoryStore};
 ///
 /// let charges = Idempotency::new(MemoryStore::new());
 /// let scope = Scope { namespace: "", operation: Operation::Call("charge"), caller: None };
@@ -222,39 +111,17 @@ impl Idempotency {
     }
 
     /// This engine with other options.
+    ///
+    /// # Errors
+    /// Where they contradict each other.
     pub fn with_options(&self, options: Options) -> Result<Self, OptionsError> {
         options.check()?;
         Ok(Self { engine: self.engine.clone(), options })
     }
 
-    /// This engine with another `ttl`; its default lease goes with it. What does not fit is said by [`Self::begin`].
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.options.ttl = ttl;
-        self
-    }
-
-    /// This engine with another lease.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.options.lease = Some(lease);
-        self
-    }
-
-    /// This engine with repeats that wait for the first answer.
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.options.wait = wait;
-        self
-    }
-
-    /// This engine with a limit to renewing.
-    pub fn run_limit(mut self, run_limit: Duration) -> Self {
-        self.options.run_limit = Some(run_limit);
-        self
-    }
-
-    /// This engine with another crash policy.
-    pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
-        self.options.after_crash = after_crash;
-        self
+    /// Its options.
+    pub fn options(&self) -> Options {
+        self.options
     }
 
     /// Claims the key, or says what stands in the way; waits where the options say so.
@@ -262,18 +129,15 @@ impl Idempotency {
     /// Dropping the future releases a claim that may have been made.
     ///
     /// # Errors
-    /// Where the store fails, or the options do not fit: nothing ran.
+    /// Where the store fails: nothing ran.
     pub async fn begin(&self, call: &Call) -> Result<Begun, StoreError> {
-        self.options
-            .check()
-            .map_err(|error| StoreError::new(StoreErrorKind::Setup, error.to_string()).with_source(error))?;
         let mut claim = Claim {
             record: Record {
                 state: State::InFlight,
                 after_crash: self.options.after_crash,
                 token: Token::random(),
                 fence: 0,
-                lease: micros(self.options.lease()),
+                lease: micros(self.options.lease_or_default()),
                 ttl: micros(self.options.ttl),
                 fingerprint: call.fingerprint,
                 label: call.label.clone(),
@@ -425,7 +289,7 @@ impl Idempotency {
                         // Whoever finds a lapsed claim asks first whether its owner may still live.
                         let left = match keeper.held(held.record.token) {
                             Some(own) if keeper.attend(&own).await => continue,
-                            Some(_) => Some(self.options.lease()),
+                            Some(_) => Some(self.options.lease_or_default()),
                             None => keeper.outage.grace_left(),
                         };
                         let decision = match left {
@@ -464,7 +328,7 @@ impl Idempotency {
 }
 
 /// The work's own panic is a failure as its error is; told from a drop, after which nobody knows.
-async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
+pub(crate) async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|context| {
         // What it leaves half done is seen by nobody: the panic goes on.
