@@ -8,8 +8,11 @@ use idempotency::step::{self, Change, Step};
 use idempotency::{Fingerprint, KeyFormat, MAX_KEY, Record};
 use serde_json::Value;
 
+/// Panics where something does not hold for these bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target, by its name: that of its folder in `corpus/`.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("header", header),
     ("record", record),
     ("answer", answer),
