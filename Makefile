@@ -2,10 +2,10 @@
 # make example an API behind the middleware, to try by hand
 # make test    every test, on real servers; the scenarios with every face on two stores
 # make check   format, lints, types, documentation
-# make fuzz    each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
 # make bench   the figures, beside the rivals'
-# make advisories   known vulnerabilities of the dependencies, by a database that is fetched from GitHub
 #
+# make fuzz          each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
+# make advisories    known vulnerabilities of the dependencies, by a database that is fetched from GitHub
 # make test-matrix   the scenarios with every face on every store
 #
 # PYTHON=python3.13 takes another interpreter, VENV=folder another place for its virtual environment.
