@@ -2,6 +2,7 @@
 # make example an API behind the middleware, to try by hand
 # make test    every test, on real servers
 # make check   format, lints, types, documentation
+# make docs    the table of options in docs/options.md, from its declaration
 # make bench   the figures, beside the rivals'
 #
 # PYTHON=python3.13 takes another interpreter, VENV=folder another place for its virtual environment.
@@ -18,7 +19,7 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test check bench build servers wrk core-lines clean
+.PHONY: demo example test check docs bench build servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
@@ -50,6 +51,9 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 	$(BIN)/mypy tests/typing
 	$(BIN)/pyright
 	$(BIN)/python -m mypy.stubtest pyidempotent._native
+
+docs: build
+	$(BIN)/python docs/write_options.py
 
 bench: $(VENV)/.test servers wrk
 	cargo bench --quiet -p idempotency --bench engine
