@@ -25,17 +25,27 @@ _CALLS = {
 #: The module by which a framework is there → the hook that says which parameters the framework is asked for.
 _PARAMETERS = {"fastapi": ("pyidempotent._http.starlette", "injected_parameters")}
 
-_found: dict[tuple[str, str], Callable[..., Any]] = {}
+#: The hooks of the frameworks that are there, and how many modules there were when they were looked for.
+_hooks: tuple[Callable[..., Any], ...] = ()
+_modules = 0
 
 
 def call_of(plan: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The call of an endpoint or a view, as its framework's face has it; None for any other function's."""
-    for framework, hook in _CALLS.items():
-        if framework in sys.modules:
-            call = (_found.get(hook) or _find(hook))(plan, args, kwargs)
-            if call is not None:
-                return call
+    if len(sys.modules) != _modules:
+        _look()
+    for hook in _hooks:
+        call = hook(plan, args, kwargs)
+        if call is not None:
+            return call
     return None
+
+
+def _look() -> None:
+    """Finds the hooks of the frameworks that are there by now."""
+    global _hooks, _modules
+    _hooks = tuple(_find(hook) for framework, hook in _CALLS.items() if framework in sys.modules)
+    _modules = len(sys.modules)  # with those that were imported for it
 
 
 def parameters_of(plan: Function) -> list[inspect.Parameter]:
@@ -46,5 +56,5 @@ def parameters_of(plan: Function) -> list[inspect.Parameter]:
 
 def _find(hook: tuple[str, str]) -> Callable[..., Any]:
     module, name = hook
-    _found[hook] = getattr(import_module(module), name)
-    return _found[hook]
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found

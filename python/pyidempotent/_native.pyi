@@ -38,6 +38,7 @@ __all__ = [
     "TooLarge",
     "__version__",
     "abandon",
+    "authorization_caller",
     "decode",
     "drain",
     "encode",
@@ -46,10 +47,12 @@ __all__ = [
     "fingerprint_call",
     "is_refusal",
     "key_text",
+    "problem",
     "protect",
     "refusals",
     "replayed",
     "shutdown",
+    "too_large",
     "verdict_of",
 ]
 
@@ -483,6 +486,9 @@ def fingerprint_call(arguments: dict[str, Any]) -> bytes: ...
 def expires_at(value: bytes) -> float:
     """When a value of a backend of your own has expired and may be removed, in seconds since 1970."""
 
+def authorization_caller(header: str, /) -> str:
+    """The caller by an ``Authorization`` header: a digest of it."""
+
 def replayed(payload: bytes, /) -> Answer:
     """The answer that is stored, marked as a replay.
 
@@ -496,4 +502,25 @@ def verdict_of(status: int, /) -> str:
 def is_refusal(content_type: bytes, body: bytes, /) -> bool:
     """Whether an answer is the problem document of a refusal: of this library in a service below, passed on."""
 
-def refusals() -> dict[str, tuple[int, str, str, str]]: ...
+def too_large(limit: int, /) -> str:
+    """What a client is told whose body is over the limit, in bytes."""
+
+def refusals() -> dict[str, tuple[int, str, str]]: ...
+def problem(
+    name: str,
+    detail: str | None,
+    retry_after: float | None,
+    parameters: str,
+    instance: str | None,
+    docs: str | None,
+) -> Answer:
+    """The answer to a refusal (RFC 9457).
+
+    Parameters:
+        name: its row in the table.
+        detail: in words; None: those of the table.
+        retry_after: seconds after which a repeat makes sense, if one does.
+        parameters: members of the document beside the standard ones, as JSON.
+        instance: what was asked for: the path of the request.
+        docs: the URL of the service's own documentation of the refusals.
+    """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from typing import Any, ClassVar
 
 from pyidempotent import _native
@@ -20,7 +20,7 @@ __all__ = [
     "IdempotencyUnknown",
 ]
 
-#: The status table of the engine: name -> (status, type, title, effect).
+#: The status table of the engine: name -> (status, effect, detail).
 _REFUSALS = _native.refusals()
 
 
@@ -38,6 +38,10 @@ class IdempotencyError(Exception):
     #: The words, unless told.
     default_detail: ClassVar[str] = ""
 
+    def __init_subclass__(cls) -> None:
+        if "name" in vars(cls):
+            cls.default_detail = _REFUSALS[cls.name][2]
+
     def __init__(self, detail: str | None = None, *, retry_after: float | None = None, **parameters: Any) -> None:
         self.detail = detail or self.default_detail
         self.retry_after = retry_after
@@ -52,7 +56,7 @@ class IdempotencyError(Exception):
     @property
     def effect(self) -> str:
         """What became of the effect: ``none``, ``running``, ``done`` or ``unknown``."""
-        return _REFUSALS[self.name][3]
+        return _REFUSALS[self.name][1]
 
     def problem(self, instance: str | None = None) -> dict[str, Any]:
         """The problem document (RFC 9457), ready for ``json.dumps``.
@@ -60,80 +64,69 @@ class IdempotencyError(Exception):
         >>> IdempotencyConflict().problem("/pay")["status"]
         422
         """
-        status, kind, title, effect = _REFUSALS[self.name]
-        problem: dict[str, Any] = {"type": kind, "title": title, "status": status, "detail": self.detail}
-        if instance is not None:
-            problem["instance"] = instance
-        return {**problem, "effect": effect, **self.parameters}
+        problem: dict[str, Any] = json.loads(self._answer(instance).body)
+        return problem
 
     def headers(self) -> dict[str, str]:
         """The headers of the answer."""
-        headers = {"content-type": "application/problem+json"}
-        if self.retry_after is not None:
-            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
-        return headers
+        lines = self._answer().headers
+        return {name.decode(): value.decode() for name, value in lines if name != b"content-length"}
+
+    def _answer(self, instance: str | None = None, docs: str | None = None) -> _native.Answer:
+        parameters = json.dumps(self.parameters)
+        return _native.problem(self.name, self._told(), self.retry_after, parameters, instance, docs)
+
+    def _told(self) -> str | None:
+        """What the client is told; None: the words of the table."""
+        return self.detail
 
 
 class IdempotencyKeyMissing(IdempotencyError):
     """400: a key is required, and there is none."""
 
     name = "key-missing"
-    default_detail = "This operation needs an Idempotency-Key header: a value of your choice, new for every operation."
 
 
 class IdempotencyKeyInvalid(IdempotencyError):
     """400: the key is malformed. Nothing ran."""
 
     name = "key-invalid"
-    default_detail = "The Idempotency-Key is malformed."
 
 
 class IdempotencyProcessing(IdempotencyError):
     """409: the first attempt still runs. A repeat later gets its answer."""
 
     name = "processing"
-    default_detail = "The first request with this key is still being processed; repeat the same request later."
 
 
 class IdempotencyUnknown(IdempotencyError):
     """409: the first attempt ended in a way that leaves its effect unknown; an operator must resolve the key."""
 
     name = "unknown"
-    default_detail = (
-        "The first request with this key may or may not have had its effect; nothing runs until somebody has looked."
-    )
 
 
 class IdempotencyNotKept(IdempotencyError):
     """410: the first attempt is done, and its answer could not be kept. Nothing runs again."""
 
     name = "not-kept"
-    default_detail = "The first request with this key is done, but its answer could not be kept; it is not run again."
 
 
 class IdempotencyScopeMissing(IdempotencyError):
     """500: the request carries credentials, and nothing says whose the key is. Nothing ran."""
 
     name = "scope-missing"
-    default_detail = "This service is not set up to keep the keys of its callers apart."
 
 
 class IdempotencyPayloadTooLarge(IdempotencyError):
     """413: the body is over ``max_request_bytes``. Nothing ran."""
 
     name = "payload-too-large"
-    default_detail = "The request body is too large to be protected by an Idempotency-Key."
 
 
 class IdempotencyConflict(IdempotencyError):
     """422: the key was used with another payload. Nothing ran."""
 
     name = "conflict"
-    default_detail = (
-        "This key was used with another request; use a new key for a new request. Requests are compared by method, "
-        "path, query, content type and the bytes of the body, calls by their arguments, unless the service says "
-        "otherwise."
-    )
 
 
 class IdempotencyStoreUnavailable(IdempotencyError):
@@ -144,15 +137,9 @@ class IdempotencyStoreUnavailable(IdempotencyError):
     """
 
     name = "store-unavailable"
-    default_detail = "The store can't be reached."
 
     def __init__(self, detail: str | None = None, *, retry_after: float | None = 1.0, **parameters: Any) -> None:
-        super().__init__(detail, retry_after=retry_after, **parameters)
-        self.message = detail
+        super().__init__(detail or "The store can't be reached.", retry_after=retry_after, **parameters)
 
-    def problem(self, instance: str | None = None) -> dict[str, Any]:
-        """The problem document; what exactly failed is for the log, not for the client."""
-        detail = "Nothing was run. Repeat the same request with the same key later."
-        if self.retry_after is None:
-            detail = "Nothing was run. The service's store of keys is not set up as it should be; its log says more."
-        return {**super().problem(instance), "detail": detail}
+    def _told(self) -> None:
+        """What exactly failed is for the log, not for the client."""

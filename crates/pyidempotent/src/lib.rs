@@ -56,10 +56,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(value::key::key_text, module)?)?;
     module.add_function(wrap_pyfunction!(function::plan::find_instance, module)?)?;
     module.add_function(wrap_pyfunction!(value::digest::fingerprint_call, module)?)?;
+    module.add_function(wrap_pyfunction!(http::facts::authorization_caller, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::replayed, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::verdict_of, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::refusals, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::is_refusal, module)?)?;
+    module.add_function(wrap_pyfunction!(http::answer::problem, module)?)?;
+    module.add_function(wrap_pyfunction!(http::answer::too_large, module)?)?;
     http::answer::add_constants(module)?;
     #[cfg(feature = "bench")]
     module.add_function(wrap_pyfunction!(floor::bare_get, module)?)?;

@@ -104,11 +104,13 @@ def _method_below(function: Any) -> types.MethodType | None:
 
 
 def _wrap(plan: Function) -> Callable[..., Any]:
-    function, injected = plan.function, parameters_of(plan)
+    function, native, injected = plan.function, plan.native, parameters_of(plan)
     plan.is_injected = bool(injected)
+    plain_call = FunctionCall.of
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return call_of(plan, args, kwargs) or FunctionCall.of(plan.native, args, kwargs)
+        call = call_of(plan, args, kwargs)
+        return plain_call(native, args, kwargs) if call is None else call
 
     if _is_async(function) or _is_async(getattr(function, "__call__", None)):  # noqa: B004  # of an instance
 

@@ -78,7 +78,7 @@ def by_authorization(request: Any) -> str | None:
     Only for static API keys: a refreshed token would be another caller.
     """
     header = request.headers.get("authorization")
-    return None if header is None else _native.fingerprint_call({"authorization": header}).hex()
+    return None if header is None else _native.authorization_caller(header)
 
 
 def is_framework_object(value: Any) -> bool:

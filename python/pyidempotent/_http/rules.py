@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -92,20 +91,12 @@ def once(site: Site, level: int, message: str) -> None:
 
 def too_large(limit: int) -> IdempotencyPayloadTooLarge:
     """The refusal of a body over the limit."""
-    return IdempotencyPayloadTooLarge(
-        f"The request body is larger than {limit} bytes, which is the most for a protected request."
-    )
+    return IdempotencyPayloadTooLarge(_native.too_large(limit))
 
 
 def problem_answer(error: IdempotencyError, path: str, site: Site) -> Answer:
     """The answer to a refusal (RFC 9457)."""
-    problem, headers = error.problem(path), error.headers()
-    if site.problem_docs is not None:
-        problem["type"] = site.problem_docs + error.name
-        headers["link"] = f'<{problem["type"]}>; rel="describedby"'
-    body = json.dumps(problem).encode()
-    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    return Answer(error.status, [*raw, (b"content-length", b"%d" % len(body))], body)
+    return error._answer(path, site.problem_docs)
 
 
 class HeaderView(Mapping[str, str]):

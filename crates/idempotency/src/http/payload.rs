@@ -35,15 +35,16 @@ impl Note {
         Self { status, location: location.map(|(_, value)| value.iter().copied().map(char::from).collect()) }
     }
 
+    /// As members of a problem document: `answer_status` and `location`.
+    pub fn parameters(&self) -> Map<String, Value> {
+        let status = self.status.map(|status| ("answer_status", status.into()));
+        let location = self.location.as_deref().map(|location| ("location", location.into()));
+        [status, location].into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
     /// The stored form; empty where there is nothing to know.
     pub fn encode(&self) -> Vec<u8> {
-        let mut note = Map::new();
-        if let Some(status) = self.status {
-            note.insert("answer_status".to_owned(), status.into());
-        }
-        if let Some(location) = &self.location {
-            note.insert("location".to_owned(), location.as_str().into());
-        }
+        let note = self.parameters();
         if note.is_empty() { vec![] } else { Value::from(note).to_string().into_bytes() }
     }
 

@@ -1,17 +1,83 @@
-//! [`Refusal`]: why a request gets no answer of its own.
+//! [`Refusal`]: why a request gets no answer of its own; [`Problem`]: how it is told so.
+
+use std::time::Duration;
+
+use serde::Serializer as _;
+use serde::ser::SerializeMap as _;
+use serde_json::{Map, Value};
+
+use super::answer::Answer;
+use super::payload::Note;
 
 /// Why a request gets no answer of its own: the status table, one row each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// The last part of the problem type, and the name of the row.
     pub name: &'static str,
     /// The HTTP status.
     pub status: u16,
-    /// The problem's title.
-    pub title: &'static str,
     /// What became of the effect of the request: `none`, `running`, `done` or `unknown`. Where it is `none`, trying
     /// again with a new key is safe.
     pub effect: &'static str,
+    /// The problem's title.
+    pub title: &'static str,
+    /// What its client is told in words, unless a face knows more.
+    pub detail: &'static str,
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal $status:literal $effect:literal $title:literal $detail:literal;)*) => {
+        impl Refusal {
+            $($(#[$doc])* pub const $constant: Self = Self {
+                name: $name, status: $status, effect: $effect, title: $title, detail: $detail,
+            };)*
+        }
+
+        /// Every refusal there is.
+        pub const REFUSALS: &[Refusal] = &[$(Refusal::$constant),*];
+    };
+}
+
+refusals! {
+    /// A key is required, and there is none.
+    KEY_MISSING = "key-missing" 400 "none"
+        "The Idempotency-Key is missing"
+        "This operation needs an Idempotency-Key header: a value of your choice, new for every operation.";
+    /// The key is malformed.
+    KEY_INVALID = "key-invalid" 400 "none"
+        "The Idempotency-Key is malformed"
+        "The Idempotency-Key is malformed.";
+    /// The first attempt still runs.
+    PROCESSING = "processing" 409 "running"
+        "A request with this Idempotency-Key is still being processed"
+        "The first request with this key is still being processed; repeat the same request later.";
+    /// The first attempt ended in a way that leaves its effect unknown; an operator must resolve the key.
+    UNKNOWN = "unknown" 409 "unknown"
+        "The outcome of the request with this Idempotency-Key is unknown"
+        "The first request with this key may or may not have had its effect; nothing runs until somebody has looked.";
+    /// The first attempt is done, and its answer could not be kept.
+    NOT_KEPT = "not-kept" 410 "done"
+        "The request with this Idempotency-Key is done, but its answer was not kept"
+        "The first request with this key is done, but its answer could not be kept; it is not run again.";
+    /// The request says that somebody calls, and nothing says who.
+    SCOPE_MISSING = "scope-missing" 500 "none"
+        "This service does not say whose the Idempotency-Key is"
+        "This service is not set up to keep the keys of its callers apart.";
+    /// The request's body is too large to be compared with that of a repeat.
+    PAYLOAD_TOO_LARGE = "payload-too-large" 413 "none"
+        "The request is too large to be protected by an Idempotency-Key"
+        "The request body is too large to be protected by an Idempotency-Key.";
+    /// The key was used with another request.
+    CONFLICT = "conflict" 422 "none"
+        "This Idempotency-Key was used with another request"
+        "This key was used with another request; use a new key for a new request. Requests are compared by method, \
+         path, query, content type and the bytes of the body, calls by their arguments, unless the service says \
+         otherwise.";
+    /// The store can't be asked, or does not answer in time.
+    STORE_UNAVAILABLE = "store-unavailable" 503 "none"
+        "The store of the Idempotency-Keys can't be reached"
+        "Nothing was run. Repeat the same request with the same key later.";
 }
 
 impl Refusal {
@@ -21,25 +87,108 @@ impl Refusal {
     }
 }
 
-const fn row(name: &'static str, status: u16, effect: &'static str, title: &'static str) -> Refusal {
-    Refusal { name, status, title, effect }
+/// A refusal as its client is told: a problem document (RFC 9457) with its headers.
+///
+/// ```
+/// use std::time::Duration;
+/// use idempotency::http::{Problem, Refusal};
+/// let problem = Problem { retry_after: Some(Duration::from_millis(300)), ..Refusal::PROCESSING.into() };
+/// let answer = problem.answer(Some("/pay"), None);
+/// assert_eq!((answer.status, answer.headers[1].clone()), (409, (b"retry-after".to_vec(), b"1".to_vec())));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// Why.
+    pub refusal: Refusal,
+    /// In words.
+    pub detail: String,
+    /// After how long a repeat makes sense, where it does: told in whole seconds, rounded up, at least 1.
+    pub retry_after: Option<Duration>,
+    /// Members of the document beside the standard ones.
+    pub parameters: Map<String, Value>,
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, detail: refusal.detail.to_owned(), retry_after: None, parameters: Map::new() }
+    }
+}
+
+impl Problem {
+    /// The first attempt still runs.
+    ///
+    /// - `lease_left`: what is left of its lease.
+    /// - `most`: the longest that a repeat is told to wait.
+    pub fn processing(lease_left: Duration, most: Duration) -> Self {
+        Self { retry_after: Some(lease_left.min(most)), ..Refusal::PROCESSING.into() }
+    }
+
+    /// The first attempt is done, and its answer could not be kept; the note says what is known of it.
+    pub fn not_kept(note: &Note) -> Self {
+        Self { parameters: note.parameters(), ..Refusal::NOT_KEPT.into() }
+    }
+
+    /// The store failed. What exactly failed is for the log, not for the client.
+    ///
+    /// - `retry_after`: none where waiting mends nothing, as with a wrong password or a server that is too old.
+    pub fn store_unavailable(retry_after: Option<Duration>) -> Self {
+        let problem = Self { retry_after, ..Refusal::STORE_UNAVAILABLE.into() };
+        let set_up =
+            "Nothing was run. The service's store of keys is not set up as it should be; its log says more.".to_owned();
+        if retry_after.is_none() { Self { detail: set_up, ..problem } } else { problem }
+    }
+
+    /// The body is over the limit, in bytes.
+    pub fn payload_too_large(limit: u64) -> Self {
+        let detail =
+            format!("The request body is larger than {limit} bytes, which is the most for a protected request.");
+        Self { detail, ..Refusal::PAYLOAD_TOO_LARGE.into() }
+    }
+
+    /// The whole answer.
+    ///
+    /// - `instance`: what was asked for: the path of the request.
+    /// - `docs`: the URL of the service's own documentation of the refusals: with the name of the row it makes the
+    ///   problem type, and a `Link` header points there.
+    pub fn answer(&self, instance: Option<&str>, docs: Option<&str>) -> Answer {
+        let kind = docs.map_or_else(|| self.refusal.problem_type(), |docs| format!("{docs}{}", self.refusal.name));
+        let body = self.document(&kind, instance);
+        let mut headers = vec![("content-type", "application/problem+json".to_owned())];
+        if let Some(pause) = self.retry_after {
+            headers.push(("retry-after", pause.as_secs_f64().ceil().max(1.0).to_string()));
+        }
+        if docs.is_some() {
+            headers.push(("link", format!("<{kind}>; rel=\"describedby\"")));
+        }
+        headers.push(("content-length", body.len().to_string()));
+        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into_bytes())).collect();
+        Answer { status: self.refusal.status, headers, body }
+    }
+
+    /// Its members in the order of RFC 9457.
+    fn document(&self, kind: &str, instance: Option<&str>) -> Vec<u8> {
+        let Refusal { status, title, effect, .. } = self.refusal;
+        let mut out = serde_json::Serializer::new(vec![]);
+        let written = (|| {
+            let mut members = out.serialize_map(None)?;
+            members.serialize_entry("type", kind)?;
+            members.serialize_entry("title", title)?;
+            members.serialize_entry("status", &status)?;
+            members.serialize_entry("detail", &self.detail)?;
+            if let Some(instance) = instance {
+                members.serialize_entry("instance", instance)?;
+            }
+            members.serialize_entry("effect", effect)?;
+            self.parameters.iter().try_for_each(|(name, value)| members.serialize_entry(name, value))?;
+            members.end()
+        })();
+        debug_assert!(written.is_ok(), "texts and JSON values, written into memory");
+        out.into_inner()
+    }
 }
 
 /// What may have become of an effect.
 const EFFECTS: [&str; 4] = ["none", "running", "done", "unknown"];
-
-/// Every refusal there is.
-pub const REFUSALS: [Refusal; 9] = [
-    row("key-missing", 400, "none", "The Idempotency-Key is missing"),
-    row("key-invalid", 400, "none", "The Idempotency-Key is malformed"),
-    row("processing", 409, "running", "A request with this Idempotency-Key is still being processed"),
-    row("unknown", 409, "unknown", "The outcome of the request with this Idempotency-Key is unknown"),
-    row("not-kept", 410, "done", "The request with this Idempotency-Key is done, but its answer was not kept"),
-    row("scope-missing", 500, "none", "This service does not say whose the Idempotency-Key is"),
-    row("payload-too-large", 413, "none", "The request is too large to be protected by an Idempotency-Key"),
-    row("conflict", 422, "none", "This Idempotency-Key was used with another request"),
-    row("store-unavailable", 503, "none", "The store of the Idempotency-Keys can't be reached"),
-];
 
 /// Whether an answer is the problem document of a refusal (RFC 9457): of this library in a service below, passed on.
 ///

@@ -1,5 +1,7 @@
 //! Whose key it is: the headers that say who calls.
 
+use crate::fingerprint::{Digest, hex};
+
 /// Headers that say whose a request is, in order: credentials that a client sends, and the names that an authenticating
 /// proxy or gateway adds, as its vendor documents them. A request that has one of them, and no scope, is refused.
 pub const CALLERS: [&str; 80] = [
@@ -99,6 +101,18 @@ pub fn names_caller(header: &[u8]) -> bool {
     CALLERS.binary_search_by(|name| name.as_bytes().cmp(header)).is_ok()
 }
 
+/// The caller by an `Authorization` header, where it is a static API key: a digest of the header, in hexadecimal.
+///
+/// ```
+/// use idempotency::http::authorization_caller;
+/// assert_ne!(authorization_caller("Bearer one"), authorization_caller("Bearer two"));
+/// ```
+pub fn authorization_caller(header: &str) -> String {
+    let length = (header.len() as u32).to_be_bytes();
+    let value = [b"1s", &length[..], header.as_bytes()].concat(); // a text, in the encoding of Python's values
+    hex(&Digest::new("idempotency call 1").part(b"authorization").part(&value).finish())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +121,12 @@ mod tests {
     fn the_headers_that_name_a_caller_are_in_order() {
         assert!(CALLERS.is_sorted_by(|one, next| one < next));
         assert!(CALLERS.iter().all(|name| names_caller(name.as_bytes()) && *name == name.to_ascii_lowercase()));
+    }
+
+    /// Python services of version 0.2 have written it.
+    #[test]
+    fn the_digest_of_an_authorization_stays() {
+        let digest = "9392afcbc725fb175f57ccde66953006c1c5745ffd33aa24350f1ce00eacc61c";
+        assert_eq!(authorization_caller("Bearer s\u{e9}cret"), digest);
     }
 }

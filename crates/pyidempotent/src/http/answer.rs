@@ -1,6 +1,6 @@
 //! [`Answer`], for Python, and the tables.
 
-use idempotency::http::{self, Fate, REFUSALS};
+use idempotency::http::{self, Fate, Problem, REFUSALS, Refusal};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -8,6 +8,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString, PyTuple};
 
 use super::convert::{bytes_of, line_of};
+use crate::boundary::convert::seconds;
 use crate::boundary::errors;
 
 /// A whole HTTP answer, as faces that see answers have it.
@@ -156,6 +157,13 @@ pub fn is_refusal(content_type: &[u8], body: &[u8]) -> bool {
     http::is_refusal(content_type, body)
 }
 
+/// What a client is told whose body is over the limit, in bytes.
+#[pyfunction]
+#[pyo3(signature = (limit, /))]
+pub fn too_large(limit: u64) -> String {
+    Problem::payload_too_large(limit).detail
+}
+
 /// The constants of the rules.
 pub fn add_constants(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
@@ -166,12 +174,49 @@ pub fn add_constants(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PAYLOAD_TAGS", PyTuple::new(py, tags)?)
 }
 
-/// Every refusal by its name: status, problem type, title, effect.
+/// Every refusal by its name: status, effect, and what its client is told in words.
 #[pyfunction]
 pub fn refusals(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let table = PyDict::new(py);
     for refusal in REFUSALS {
-        table.set_item(refusal.name, (refusal.status, refusal.problem_type(), refusal.title, refusal.effect))?;
+        table.set_item(refusal.name, (refusal.status, refusal.effect, refusal.detail))?;
     }
     Ok(table)
+}
+
+/// The answer to a refusal (RFC 9457).
+///
+/// Parameters:
+///     name: its row in the table.
+///     detail: in words; None: those of the table.
+///     retry_after: seconds after which a repeat makes sense, if one does.
+///     parameters: members of the document beside the standard ones, as JSON.
+///     instance: what was asked for: the path of the request.
+///     docs: the URL of the service's own documentation of the refusals.
+#[pyfunction]
+pub fn problem(
+    py: Python<'_>,
+    name: &str,
+    detail: Option<&Bound<'_, PyString>>,
+    retry_after: Option<f64>,
+    parameters: &str,
+    instance: Option<&Bound<'_, PyString>>,
+    docs: Option<&str>,
+) -> PyResult<Answer> {
+    let refusal = REFUSALS.iter().find(|refusal| refusal.name == name);
+    let refusal = *refusal.ok_or_else(|| PyValueError::new_err(format!("there is no refusal {name:?}")))?;
+    let retry_after = retry_after.map(|pause| seconds("retry_after", pause)).transpose()?;
+    let told = match refusal {
+        Refusal::STORE_UNAVAILABLE => Problem::store_unavailable(retry_after),
+        _ => Problem { retry_after, ..refusal.into() },
+    };
+    let parameters = serde_json::from_str(parameters).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    // A client may send anything in a path.
+    let detail = detail.map_or(told.detail.clone(), |detail| detail.to_string_lossy().into_owned());
+    let instance = instance.map(|instance| instance.to_string_lossy());
+    let answer = Problem { detail, parameters, ..told }.answer(instance.as_deref(), docs);
+    let line = |(name, value): &(Vec<u8>, Vec<u8>)| (PyBytes::new(py, name), PyBytes::new(py, value));
+    let headers = PyList::new(py, answer.headers.iter().map(line))?.unbind();
+    let body = PyBytes::new(py, &answer.body).unbind();
+    Ok(Answer { status: answer.status.into(), headers, body, cut: None, whole: true })
 }

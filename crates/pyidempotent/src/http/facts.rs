@@ -333,3 +333,10 @@ impl Facts {
         Ok(PyBytes::new(py, &self.digest(py, body, content_type, by_json_body)?))
     }
 }
+
+/// The caller by an ``Authorization`` header: a digest of it.
+#[pyfunction]
+#[pyo3(signature = (header, /))]
+pub fn authorization_caller(header: &str) -> String {
+    idempotency::http::authorization_caller(header)
+}
