@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pyidempotent._options.table import TAKERS, UNSET, Option, RouteOptions, documentation, options_of
+from pyidempotent._options import table as declared
+from pyidempotent._options.table import TAKERS, UNSET, groups, options_of
 
 PAGE = Path(__file__).parent / "options.md"
 COLUMNS = ("function", "middleware", "task", "block")
@@ -23,26 +24,27 @@ def written(default: Any) -> str:
     return f"`{json.dumps(default)}`" if isinstance(default, str) else f"`{default!r}`"
 
 
+def joins(name: str, group: str) -> bool:
+    """Whether a TypedDict has the fields of another."""
+    return name == group or any(joins(base, group) for base in groups()[name].bases if base in groups())
+
+
 def table() -> str:
     """A line for every field that declares an option. Fields with one name stand together."""
-    backend = options_of(RouteOptions)["backend"][1]
-    names = {
-        option: name for fields in (RouteOptions, *TAKERS.values()) for name, (_, option) in options_of(fields).items()
-    }
-    order = list(dict.fromkeys(names[option] for option in (backend, *documentation())))
-
-    def row(option: Option) -> str:
-        takers = [
-            column
-            for column, fields in zip(COLUMNS, TAKERS.values(), strict=True)
-            if option is backend or option in (other for _, other in options_of(fields).values())
-        ]
-        taken_by = "all" if len(takers) == len(COLUMNS) else ", ".join(takers)
-        text = documentation()[option].replace("``", "`")
-        return f"| `{names[option]}` | {written(option.default)} | {taken_by} | {text} |"
-
-    options = sorted(documentation(), key=lambda option: order.index(names[option]))
-    return "\n".join(["| option | default | taken by | what it decides |", "|---|---|---|---|", *map(row, options)])
+    rows: dict[str, list[str]] = {"backend": []}
+    for group, (_, texts) in groups().items():
+        for name, text in texts.items():
+            _, option = options_of(getattr(declared, group))[name]
+            by = [
+                column
+                for column, fields in zip(COLUMNS, TAKERS.values(), strict=True)
+                if name == "backend" or joins(fields.__name__, group)
+            ]
+            taken_by = "all" if len(by) == len(COLUMNS) else ", ".join(by)
+            cells = f"`{name}`", written(option.default), taken_by, text.replace("``", "`")
+            rows.setdefault(name, []).append(f"| {' | '.join(cells)} |")
+    head = ["| option | default | taken by | what it decides |", "|---|---|---|---|"]
+    return "\n".join([*head, *(row for named in rows.values() for row in named)])
 
 
 def page() -> str:

@@ -26,6 +26,7 @@ from pyidempotent._options.table import (
     FunctionOptions,
     MiddlewareOptions,
     Option,
+    RouteOptions,
     TaskOptions,
     ViewOptions,
     documentation,
@@ -48,11 +49,11 @@ FACES: list[tuple[str, Callable[..., Any], Any, str]] = [
         "store_exceptions",
     ),
     ("Idempotency", Idempotency, MiddlewareOptions, "caller"),
+    ("Idempotency.options", Idempotency().options, RouteOptions, "routes"),
     ("idempotency_options", idempotency_options, ViewOptions, "routes"),
 ]
 
 BESIDE: list[tuple[str, Callable[..., Any], str]] = [
-    ("Idempotency.options", Idempotency().options, "routes"),
     (
         "IdempotencyMiddleware, routes['/pay']",
         lambda **own: IdempotencyMiddleware(App(), "memory://", routes={"/pay": own}),
@@ -120,13 +121,13 @@ def test_celery_s_own_way_to_give_options_is_told_of_every_option() -> None:
 )
 def test_signature_and_help_show_every_option(shown: Callable[..., Any], fields: Any) -> None:
     parameters = inspect.signature(shown).parameters
-    assert parameters.keys() - options_of(fields).keys() - {"app"} == {"backend"}
+    assert parameters.keys() - {"app"} == {"backend", *options_of(fields)}
     text = inspect.getdoc(shown) or ""
     assert "options: " not in text
     for name, (kind, option) in options_of(fields).items():
         default = inspect.Parameter.empty if option.default is UNSET else option.default
         assert (parameters[name].annotation, parameters[name].default) == (kind, default)
-        said = documentation()[option]
+        said = documentation(fields.__name__)[name]
         assert f"    {name}: {said[0].lower()}{said[1:]}" in re.sub(r"\n {8,}", " ", text)
 
 
@@ -135,7 +136,7 @@ def test_every_option_is_documented_and_says_its_default() -> None:
     written = runpy.run_path(str(pages.DOCS / "write_options.py"))["written"]
     for _, _, fields, _ in FACES:
         for name, (_, option) in options_of(fields).items():
-            text = documentation().get(option, "")
+            text = documentation(fields.__name__)[name]
             assert text.endswith("."), name
             if option.default not in (UNSET, None, "", ()):
                 for default in written(option.default).replace("`", "").split(", "):

@@ -12,7 +12,6 @@ from pyidempotent import _native
 from pyidempotent._calls.function import by_authorization, json_body, shared
 from pyidempotent._http.callers import named_caller
 from pyidempotent._options import Site
-from pyidempotent._options.checks import path_options
 from pyidempotent._options.faces import Face
 from pyidempotent._options.table import MiddlewareOptions, RouteOptions
 
@@ -38,12 +37,11 @@ class Routes:
     """
 
     def __init__(self, options: Mapping[str, Any], face: Face = MIDDLEWARE) -> None:
-        face.refuse_unknown(options)
+        routes = face.read(options)["routes"] or {}
         every = {name: value for name, value in options.items() if name != "routes"}
         self.default = Plan(every)
         self.patterns: list[tuple[re.Pattern[str], Plan | None]] = []
-        routes = options.get("routes")
-        for pattern, own in ({} if routes is None else path_options("routes", routes)).items():
+        for pattern, own in routes.items():
             self.patterns.append((path_pattern(pattern), None if own is None else _route(face, pattern, every, own)))
 
     def plan_for(self, path: str) -> Plan | None:

@@ -31,7 +31,7 @@ class Face:
     """
 
     def __init__(self, name: str, fields: Any, *others: str) -> None:
-        self.name = name
+        self.name, self.fields = name, fields
         self.options = options_of(fields)
         self.names = {*self.options, *others, "backend"}
 
@@ -58,14 +58,17 @@ class Face:
         """
         for name in given:
             if name not in self.names:
+                is_another_s = any(name in options_of(fields) for fields in TAKERS.values())
+                wrong = (
+                    f"{name}= is no option of {self.name}"
+                    if is_another_s
+                    else f"{self.name}: unexpected keyword argument {name!r}"
+                )
                 hint = self.instead(name)
-                is_known = any(name in options_of(fields) for fields in TAKERS.values())
-                said = f"{name}= is no option of {self.name}"
-                unknown = f"{self.name}: unexpected keyword argument {name!r}"
-                raise TypeError("; ".join(filter(None, (said if is_known else unknown, hint))))
+                raise TypeError(f"{wrong}{hint and f'; {hint}'}")
 
     def instead(self, name: str, written: Callable[[str], str] = "{}=".format) -> str:
-        """What may be meant by a name that it does not take: the option's name of today, a near one, or whose it is.
+        """What may be meant by a name that it does not take: an option's name of today, whose it is, or a near one.
 
         Parameters:
             written: an option, as the face's users write it.
@@ -73,11 +76,11 @@ class Face:
         for now, (_, option) in self.options.items():
             if name in option.formerly:
                 return f"it is called {written(now)} now"
-        if owners := {who: options_of(fields)[name] for who, fields in TAKERS.items() if name in options_of(fields)}:
-            _, option = next(iter(owners.values()))
-            *some, last = owners
+        taken = {who: options_of(fields).get(name) for who, fields in TAKERS.items()}
+        if options := {who: found[1] for who, found in taken.items() if found is not None}:
+            *some, last = options
             whose = f"{', '.join(some)} and {last}" if some else last
-            return f"it belongs to {whose}{option.elsewhere and f'; {option.elsewhere}'}"
+            return "; ".join(filter(None, (f"it belongs to {whose}", options[last].elsewhere)))
         close = difflib.get_close_matches(name, self.names, 1)
         return f"did you mean {written(close[0])}?" if close else ""
 
@@ -96,12 +99,10 @@ class Face:
 
     def _told(self, place: re.Match[str]) -> str:
         """The documentation of its options, in the place of ``options:`` in a docstring."""
-        texts, indent = documentation(), place[1]
-        told = ((name, texts.get(option, "")) for name, (_, option) in self.options.items())
-        return "".join(
-            textwrap.fill(
-                f"{name}: {text[:1].lower()}{text[1:]}", 120, initial_indent=indent, subsequent_indent=f"{indent}    "
-            )
-            + "\n"
-            for name, text in told
-        )
+        texts, indent = documentation(self.fields.__name__), place[1]
+        lines = []
+        for name in self.options:
+            text = texts.get(name, "")
+            told = f"{name}: {text[:1].lower()}{text[1:]}"
+            lines.append(textwrap.fill(told, 120, initial_indent=indent, subsequent_indent=f"{indent}    "))
+        return "\n".join([*lines, ""])

@@ -11,7 +11,7 @@ import linecache
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 from pyidempotent._native import METHODS, Outcome
 from pyidempotent._options import checks
@@ -30,6 +30,7 @@ __all__ = [
     "TaskOptions",
     "ViewOptions",
     "documentation",
+    "groups",
     "options_of",
 ]
 
@@ -251,14 +252,29 @@ def options_of(fields: Any) -> dict[str, tuple[Any, Option]]:
     return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in fields.__annotations__.items()}
 
 
+class Group(NamedTuple):
+    """What a TypedDict of this file joins, and the text below each of its own fields."""
+
+    bases: list[str]
+    texts: dict[str, str]
+
+
 @lru_cache(1)
-def documentation() -> dict[Option, str]:
-    """What stands below each field, in order. An installation without sources has none."""
-    texts: dict[Option, str] = {}
-    for group in ast.parse("".join(linecache.getlines(__file__, globals()))).body:
-        if isinstance(group, ast.ClassDef):
-            for field, below in pairwise(group.body):
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    _, option = options_of(globals()[group.name])[field.target.id]
-                    texts[option] = " ".join(ast.literal_eval(below.value).split())  # type: ignore[attr-defined]
-    return texts
+def groups() -> dict[str, Group]:
+    """The classes of this file, by name and in order, as its text has them; none where there are no sources."""
+    found = {}
+    for made in ast.parse("".join(linecache.getlines(__file__, globals()))).body:
+        if isinstance(made, ast.ClassDef):
+            texts = {}
+            for pair in pairwise(made.body):
+                match pair:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
+                        texts[name] = " ".join(text.split())
+            found[made.name] = Group([base.id for base in made.bases if isinstance(base, ast.Name)], texts)
+    return found
+
+
+def documentation(name: str) -> dict[str, str]:
+    """The text of each option of a TypedDict of this file."""
+    known = groups().get(name, Group([], {}))
+    return {option: text for base in known.bases for option, text in documentation(base).items()} | known.texts

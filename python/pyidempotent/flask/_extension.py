@@ -109,10 +109,14 @@ class Idempotency:
             )
         app.extensions[EXTENSION] = _Protection(app, options)
 
+    @_VIEW.shows
     def options(self, **options: Unpack[RouteOptions]) -> Callable[[View], View]:
         """Decorates a view (or takes a blueprint) that has options of its own; the extension's are its others.
 
         A view's own count before its blueprint's, and these before those of ``routes``.
+
+        Parameters:
+            options: each by its name, where an editor shows what it means. docs/options.md has all of them.
 
         Raises:
             TypeError, ValueError: for options that can't be.
