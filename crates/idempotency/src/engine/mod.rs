@@ -4,8 +4,10 @@
 //! [`Attempt`], which is renewed in the background until it is settled; [`Idempotency::run`] does all of it.
 
 mod attempt;
+mod call;
 mod holding;
 mod keeper;
+mod options;
 mod outage;
 mod serving;
 mod waiting;
@@ -18,14 +20,15 @@ use tokio::runtime::Handle;
 use crate::clock::micros;
 use crate::decide::{Claim, Decision, Held, Request, Resolution, Start, decide};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::fingerprint::Fingerprint;
-use crate::key::{Key, Scope, StorageKey};
+use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, Record, State, Token};
 use crate::store::{Claimed, Listed, Store};
 
 pub use attempt::{Attempt, Settled, Verdict};
+pub use call::{Begun, Call};
 use holding::{Holding, Work};
 use keeper::Keeper;
+pub use options::{Options, OptionsError};
 
 /// One store in one process, shared by every call site that uses it.
 struct Engine {
@@ -36,121 +39,6 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.keeper.close();
     }
-}
-
-/// The lease where none is told, if `ttl` is not shorter.
-const DEFAULT_LEASE: Duration = Duration::from_secs(30);
-
-/// Options of a call site. The store behind it is shared; these are not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// How long a result is kept, from its completion on. 24 h unless told.
-    pub ttl: Duration,
-    /// How long a claim or a renewal is good for. The lesser of 30 s and `ttl` unless told; half of a `ttl` of at most 30 s
-    /// under [`AfterCrash::Refuse`].
-    pub lease: Option<Duration>,
-    /// How long a repeat waits for the first answer. Not at all unless told.
-    pub wait: Duration,
-    /// How long an attempt is renewed at the most. `ttl` unless told.
-    pub run_limit: Option<Duration>,
-    /// What to do about an attempt that crashed.
-    pub after_crash: AfterCrash,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let (ttl, wait) = (Duration::from_secs(24 * 3600), Duration::ZERO);
-        Self { ttl, lease: None, wait, run_limit: None, after_crash: AfterCrash::Rerun }
-    }
-}
-
-/// Options that contradict each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OptionsError {
-    /// `ttl` under a millisecond or over a hundred years.
-    #[error("ttl must be from 1 ms to 100 years, not {0:?}")]
-    Ttl(Duration),
-    /// `lease` under a millisecond.
-    #[error("lease must be 1 ms or more, not {0:?}")]
-    Lease(Duration),
-    /// `lease` as long as `ttl` under [`AfterCrash::Refuse`].
-    #[error(
-        "with after_crash=\"refuse\" lease ({0:?}) must be shorter than ttl ({1:?}): in between, repeats are told that the outcome is unknown"
-    )]
-    RefuseWithoutTime(Duration, Duration),
-    /// `lease` longer than `ttl`.
-    #[error("lease ({0:?}) must not be longer than ttl ({1:?})")]
-    LeaseOverTtl(Duration, Duration),
-}
-
-impl Options {
-    const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
-
-    /// Whether they fit together.
-    pub fn check(&self) -> Result<(), OptionsError> {
-        let (least, lease) = (Duration::from_millis(1), self.lease());
-        if !(least..=Self::HUNDRED_YEARS).contains(&self.ttl) {
-            return Err(OptionsError::Ttl(self.ttl));
-        }
-        if lease < least {
-            return Err(OptionsError::Lease(lease));
-        }
-        if lease > self.ttl {
-            return Err(OptionsError::LeaseOverTtl(lease, self.ttl));
-        }
-        if self.after_crash == AfterCrash::Refuse && lease == self.ttl {
-            return Err(OptionsError::RefuseWithoutTime(lease, self.ttl));
-        }
-        Ok(())
-    }
-
-    /// How long a claim or a renewal is good for: as told, or by default.
-    pub fn lease(&self) -> Duration {
-        self.lease.unwrap_or_else(|| match self.after_crash {
-            // Between its end and `ttl`, repeats are told that the outcome is unknown.
-            AfterCrash::Refuse if self.ttl <= DEFAULT_LEASE => self.ttl / 2,
-            _ => self.ttl.min(DEFAULT_LEASE),
-        })
-    }
-}
-
-/// A request, as the engine sees it.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// Scope and key.
-    pub key: StorageKey,
-    /// What is asked for.
-    pub fingerprint: Fingerprint,
-    /// Operation and key in words, kept with the record for operators.
-    pub label: Arc<str>,
-}
-
-impl Call {
-    /// A call of `key` in `scope`.
-    pub fn new(scope: &Scope<'_>, key: &Key, fingerprint: Fingerprint) -> Self {
-        Self { key: scope.storage_key(key), fingerprint, label: scope.label(key).into() }
-    }
-}
-
-/// How a call begins.
-#[derive(Debug)]
-pub enum Begun {
-    /// This attempt holds the claim: do the work, then settle it.
-    Run(Attempt),
-    /// Done before: its result.
-    Replay(Arc<[u8]>),
-    /// The key belongs to another payload.
-    Mismatch,
-    /// Another attempt runs, for at least this long by its lease.
-    InFlight {
-        /// What is left of the lease.
-        lease_left: Duration,
-    },
-    /// Nobody knows whether the effect happened; an operator must resolve the key.
-    Unknown,
-    /// Done; the result could not be kept. What is known of it instead.
-    NotKept(Arc<[u8]>),
 }
 
 /// How [`Idempotency::run`] ends.

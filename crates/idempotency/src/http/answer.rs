@@ -123,36 +123,47 @@ impl<B: AsRef<[u8]>> Answer<B> {
     }
 
     fn encode_into(&self, out: &mut Vec<u8>) {
-        let fields = || self.headers.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]);
         let body = self.body.as_ref();
-        out.reserve(4 + body.len() + fields().map(|field| 4 + field.len()).sum::<usize>());
+        let fields: usize =
+            self.headers.iter().map(|(name, value)| 8 + name.as_ref().len() + value.as_ref().len()).sum();
+        out.reserve(4 + body.len() + fields);
         out.extend_from_slice(&self.status.to_be_bytes());
-        out.extend_from_slice(&(self.headers.len() as u16).to_be_bytes());
-        for field in fields() {
-            out.extend_from_slice(&(field.len() as u32).to_be_bytes());
-            out.extend_from_slice(field);
-        }
+        encode_lines(&self.headers, out);
         out.extend_from_slice(body);
     }
+}
+
+/// Headers or trailers: their number, and each name and value behind its length.
+pub(super) fn encode_lines<B: AsRef<[u8]>>(lines: &[(B, B)], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(lines.len() as u16).to_be_bytes());
+    for field in lines.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]) {
+        out.extend_from_slice(&(field.len() as u32).to_be_bytes());
+        out.extend_from_slice(field);
+    }
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (head, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(head)
+}
+
+/// What [`encode_lines`] has written; `rest` is what follows.
+pub(super) fn decode_lines<'a>(rest: &mut &'a [u8]) -> Option<Vec<(&'a [u8], &'a [u8])>> {
+    let count = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
+    let mut field = || {
+        let length = u32::from_be_bytes(take(rest, 4)?.try_into().ok()?);
+        take(rest, length as usize)
+    };
+    (0..count).map(|_| Some((field()?, field()?))).collect()
 }
 
 impl<'a> Answer<&'a [u8]> {
     /// Reads the wire form; `None` where it is not one.
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
-        fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-            let (head, tail) = rest.split_at_checked(length)?;
-            *rest = tail;
-            Some(head)
-        }
         let rest = &mut { bytes };
         let status = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
-        let count = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
-        let mut field = || {
-            let length = u32::from_be_bytes(take(rest, 4)?.try_into().ok()?);
-            take(rest, length as usize)
-        };
-        let headers = (0..count).map(|_| Some((field()?, field()?))).collect::<Option<Vec<_>>>()?;
-        Some(Self { status, headers, body: rest })
+        Some(Self { status, headers: decode_lines(rest)?, body: rest })
     }
 }
 

@@ -8,6 +8,9 @@ pub const VALUE: u8 = b'V';
 pub const ENDPOINT_VALUE: u8 = b'W';
 /// An [`Answer`](super::Answer), in its wire form.
 pub const ANSWER: u8 = b'R';
+/// An [`Answer`](super::Answer) with trailers (RFC 9110, section 6.5): their number (2 bytes), for each name and value
+/// their length (4) and bytes, then the answer in its wire form. All numbers big endian.
+pub const ANSWER_WITH_TRAILERS: u8 = b'T';
 /// An exception, in the encoding of its language.
 pub const EXCEPTION: u8 = b'X';
 

@@ -1,6 +1,6 @@
 //! [`Answer`], for Python, and the tables.
 
-use idempotency::http::{self, Fate, Problem, REFUSALS, Refusal};
+use idempotency::http::{self, Fate, NotReplayable, Problem, REFUSALS, Refusal, Replay};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -120,13 +120,14 @@ impl Answer {
 #[pyfunction]
 #[pyo3(signature = (payload, /))]
 pub fn replayed(py: Python<'_>, payload: &[u8]) -> PyResult<Answer> {
-    let Some(stored) = payload.strip_prefix(&[http::ANSWER]) else {
-        let said = "The first request with this key is done; its answer can't be repeated here.";
-        return Err(errors::refusal(py, "IdempotencyNotKept", (said,), None));
+    let replay = match Replay::of(payload) {
+        Ok(replay) if replay.trailers.is_empty() => replay,
+        Err(NotReplayable::Damaged) => return Err(PyValueError::new_err(NotReplayable::Damaged.to_string())),
+        // Nor can the faces send trailers.
+        _ => return Err(errors::refusal(py, "IdempotencyNotKept", (NotReplayable::Value.to_string(),), None)),
     };
-    let decoded = Answer::decoded(stored)?;
-    let (headers, answer) = Answer::of(py, &decoded)?;
-    for (name, value) in http::replay_headers(&decoded) {
+    let (headers, answer) = Answer::of(py, &replay.answer)?;
+    for (name, value) in replay.added_headers() {
         headers.append((PyBytes::new(py, name.as_bytes()), PyBytes::new(py, value.as_bytes())))?;
     }
     Ok(answer)
@@ -136,11 +137,16 @@ pub fn replayed(py: Python<'_>, payload: &[u8]) -> PyResult<Answer> {
 #[pyfunction]
 #[pyo3(signature = (status, /))]
 pub fn verdict_of(status: i64) -> &'static str {
-    match u16::try_from(status).map(Fate::of_status) {
-        Ok(Fate::Store) => "store",
-        Ok(Fate::Release) => "release",
-        Ok(Fate::Fail) => "fail",
-        Err(_) => "hold",
+    verdict_word(u16::try_from(status).map_or(Fate::Hold, Fate::of_status))
+}
+
+/// What becomes of a key, as a flow's verdict.
+pub fn verdict_word(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Store => "store",
+        Fate::Release => "release",
+        Fate::Fail => "fail",
+        Fate::Hold => "hold",
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use idempotency::http::{ANSWER, REFUSALS};
+use idempotency::http::{ANSWER, Fate};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::answer::{Answer, replayed, verdict_of};
+use super::answer::{Answer, replayed, verdict_word};
 use super::facts::Facts;
 use crate::boundary::{errors, python};
 use crate::calls::attempt::Operation;
@@ -169,14 +169,16 @@ impl RequestCall {
             return Ok(if outcome.raised(py).is_some() { "fail" } else { "hold" });
         };
         let answer = answer.get();
-        Ok(match outcome.raised(py).is_some() || !answer.whole {
-            true => "hold",
-            // A refusal of ours, of a call inside, as the application's handler told it: nothing for a repeat.
-            false if refused != 0 && answer.status == i64::from(refused) => "release",
-            // Of a service below, passed on: its own key decides what runs there.
-            false if is_refused_status(answer.status) && answer.is_refusal(py)? => "release",
-            false => verdict_of(answer.status),
-        })
+        // A refusal of ours, of a call inside, as the application's handler told it: nothing for a repeat.
+        let is_told = refused != 0 && answer.status == i64::from(refused);
+        let is_whole = outcome.raised(py).is_none() && answer.whole;
+        let Ok(status) = u16::try_from(answer.status) else { return Ok("hold") };
+        let mut looked = Ok(false);
+        let fate = Fate::of_answer(status, is_whole, || {
+            looked = if is_told { Ok(true) } else { answer.is_refusal(py) };
+            *looked.as_ref().unwrap_or(&false)
+        });
+        looked.map(|_| verdict_word(fate))
     }
 
     /// The status that the client sees.
@@ -215,9 +217,4 @@ impl RequestCall {
     pub fn replay(py: Python<'_>, payload: &[u8]) -> PyResult<Outcome> {
         Ok(Outcome::of_value(Bound::new(py, replayed(py, payload)?)?.into_any()))
     }
-}
-
-/// Whether a refusal of this library's has this status: only then an answer is looked at.
-fn is_refused_status(status: i64) -> bool {
-    REFUSALS.iter().any(|refusal| i64::from(refusal.status) == status)
 }

@@ -1,0 +1,46 @@
+//! [`Call`] and [`Begun`]: what is asked of the engine, and how it begins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attempt::Attempt;
+use crate::fingerprint::Fingerprint;
+use crate::key::{Key, Scope, StorageKey};
+
+/// A request, as the engine sees it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Scope and key.
+    pub key: StorageKey,
+    /// What is asked for.
+    pub fingerprint: Fingerprint,
+    /// Operation and key in words, kept with the record for operators.
+    pub label: Arc<str>,
+}
+
+impl Call {
+    /// A call of `key` in `scope`.
+    pub fn new(scope: &Scope<'_>, key: &Key, fingerprint: Fingerprint) -> Self {
+        Self { key: scope.storage_key(key), fingerprint, label: scope.label(key).into() }
+    }
+}
+
+/// How a call begins.
+#[derive(Debug)]
+pub enum Begun {
+    /// This attempt holds the claim: do the work, then settle it.
+    Run(Attempt),
+    /// Done before: its result.
+    Replay(Arc<[u8]>),
+    /// The key belongs to another payload.
+    Mismatch,
+    /// Another attempt runs, for at least this long by its lease.
+    InFlight {
+        /// What is left of the lease.
+        lease_left: Duration,
+    },
+    /// Nobody knows whether the effect happened; an operator must resolve the key.
+    Unknown,
+    /// Done; the result could not be kept. What is known of it instead.
+    NotKept(Arc<[u8]>),
+}

@@ -1,0 +1,82 @@
+//! [`Options`]: what one call site asks of the engine.
+
+use std::time::Duration;
+
+use crate::record::AfterCrash;
+
+/// The lease where none is told, if `ttl` is not shorter.
+const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+
+/// Options of a call site. The store behind it is shared; these are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How long a result is kept, from its completion on. 24 h unless told.
+    pub ttl: Duration,
+    /// How long a claim or a renewal is good for. The lesser of 30 s and `ttl` unless told; half of a `ttl` of at most 30 s
+    /// under [`AfterCrash::Refuse`].
+    pub lease: Option<Duration>,
+    /// How long a repeat waits for the first answer. Not at all unless told.
+    pub wait: Duration,
+    /// How long an attempt is renewed at the most. `ttl` unless told.
+    pub run_limit: Option<Duration>,
+    /// What to do about an attempt that crashed.
+    pub after_crash: AfterCrash,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (ttl, wait) = (Duration::from_secs(24 * 3600), Duration::ZERO);
+        Self { ttl, lease: None, wait, run_limit: None, after_crash: AfterCrash::Rerun }
+    }
+}
+
+/// Options that contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptionsError {
+    /// `ttl` under a millisecond or over a hundred years.
+    #[error("ttl must be from 1 ms to 100 years, not {0:?}")]
+    Ttl(Duration),
+    /// `lease` under a millisecond.
+    #[error("lease must be 1 ms or more, not {0:?}")]
+    Lease(Duration),
+    /// `lease` as long as `ttl` under [`AfterCrash::Refuse`].
+    #[error(
+        "with after_crash=\"refuse\" lease ({0:?}) must be shorter than ttl ({1:?}): in between, repeats are told that the outcome is unknown"
+    )]
+    RefuseWithoutTime(Duration, Duration),
+    /// `lease` longer than `ttl`.
+    #[error("lease ({0:?}) must not be longer than ttl ({1:?})")]
+    LeaseOverTtl(Duration, Duration),
+}
+
+impl Options {
+    const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+    /// Whether they fit together.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        let (least, lease) = (Duration::from_millis(1), self.lease());
+        if !(least..=Self::HUNDRED_YEARS).contains(&self.ttl) {
+            return Err(OptionsError::Ttl(self.ttl));
+        }
+        if lease < least {
+            return Err(OptionsError::Lease(lease));
+        }
+        if lease > self.ttl {
+            return Err(OptionsError::LeaseOverTtl(lease, self.ttl));
+        }
+        if self.after_crash == AfterCrash::Refuse && lease == self.ttl {
+            return Err(OptionsError::RefuseWithoutTime(lease, self.ttl));
+        }
+        Ok(())
+    }
+
+    /// How long a claim or a renewal is good for: as told, or by default.
+    pub fn lease(&self) -> Duration {
+        self.lease.unwrap_or_else(|| match self.after_crash {
+            // Between its end and `ttl`, repeats are told that the outcome is unknown.
+            AfterCrash::Refuse if self.ttl <= DEFAULT_LEASE => self.ttl / 2,
+            _ => self.ttl.min(DEFAULT_LEASE),
+        })
+    }
+}
