@@ -26,7 +26,7 @@ def written(default: Any) -> str:
 
 def joins(name: str, group: str) -> bool:
     """Whether a TypedDict has the fields of another."""
-    return name == group or any(joins(base, group) for base in groups()[name].bases if base in groups())
+    return name == group or any(joins(base, group) for base in groups()[name][0] if base in groups())
 
 
 def table() -> str:

@@ -7,27 +7,10 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from pyidempotent._native import SAFE_METHODS
-from pyidempotent._values.durations import seconds
-
-__all__ = [
-    "Check",
-    "OneOf",
-    "TakesOne",
-    "anything",
-    "byte_count",
-    "exception_classes",
-    "flag",
-    "header_name",
-    "http_methods",
-    "namespace",
-    "path_options",
-    "seconds",
-    "text",
-    "url",
-]
 
 #: Raises TypeError or ValueError, whose message names the option.
 Check = Callable[[str, Any], Any]
@@ -38,6 +21,7 @@ def anything(_: str, value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
 class TakesOne:
     """A callable with one parameter.
 
@@ -45,8 +29,7 @@ class TakesOne:
         what: the argument, for the message.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    what: str
 
     def __call__(self, name: str, value: Any) -> Any:
         """Checks one."""
@@ -61,17 +44,15 @@ class TakesOne:
         return value
 
 
-class OneOf:
-    """One of a few words."""
+def one_of(words: Any) -> Check:
+    """One of the words of a Literal."""
 
-    def __init__(self, *words: str) -> None:
-        self.words = words
-
-    def __call__(self, name: str, value: Any) -> Any:
-        """Checks one."""
-        if value not in self.words:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, self.words))}, not {value!r}")
+    def check(name: str, value: Any) -> Any:
+        if value not in get_args(words):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(words)))}, not {value!r}")
         return value
+
+    return check
 
 
 def text(name: str, value: Any) -> str:

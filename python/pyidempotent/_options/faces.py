@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 from pyidempotent._options.table import TAKERS, UNSET, documentation, options_of
 
-__all__ = ["Face"]
-
 T = TypeVar("T", bound=Callable[..., Any])
 
 

@@ -12,8 +12,6 @@ from pyidempotent._options.faces import Face
 from pyidempotent._options.table import TAKERS, FunctionOptions, options_of
 from pyidempotent.backends import Backend, open_backend
 
-__all__ = ["Site"]
-
 #: What counts of an option that a face does not take.
 _DEFAULTS = Face("Site", FunctionOptions).read({})
 
@@ -69,30 +67,17 @@ class Site:
         return site
 
     def _engine(self, backend: _native.Backend) -> _native.Engine:
-        options = self.options
-        return _native.Engine(
-            backend,
-            ttl=options["ttl"],
-            lease=options["lease"],
-            wait=options["wait"],
-            run_limit=options["run_limit"],
-            refuse_after_crash=options["after_crash"] == "refuse",
-            namespace=self.namespace if isinstance(self.namespace, str) else "",
-        )
+        options = {name: self.options[name] for name in ("ttl", "lease", "wait", "run_limit")}
+        options["refuse_after_crash"] = self.options["after_crash"] == "refuse"
+        return _native.Engine(backend, namespace=self.namespace if isinstance(self.namespace, str) else "", **options)
 
     def _for_calls(self, engine: _native.Engine | None) -> _native.Site:
-        options = self.options
-        return _native.Site(
-            engine,
-            key_header=self.key_header,
-            strict=options["key_format"] == "strict",
-            required=self.required,
-            settle=options["settle"],
-            retry_after=options["retry_after"],
-            max_request_bytes=self.max_request_bytes,
-            max_response_bytes=self.max_response_bytes,
-            store_set_cookie=self.store_set_cookie,
-        )
+        names = (
+            "key_header", "required", "settle", "retry_after", "max_request_bytes", "max_response_bytes",
+            "store_set_cookie",
+        )  # fmt: skip
+        options = {name: self.options[name] for name in names}
+        return _native.Site(engine, strict=self.options["key_format"] == "strict", **options)
 
     def refuse_inside(self, who: str, site: Site, way: str = "as routes={path: {...}}") -> None:
         """Refuses options of a second protection of a request, which the attempt of this one can't honour.

@@ -9,30 +9,16 @@ program runs. A group is what some faces take; a face's options are joined of gr
 import ast
 import linecache
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from pyidempotent._native import METHODS, Outcome
 from pyidempotent._options import checks
 from pyidempotent._options.checks import Check
-from pyidempotent._values.durations import Seconds
+from pyidempotent._values.durations import Seconds, seconds
 from pyidempotent.backends import Backend
-
-__all__ = [
-    "TAKERS",
-    "UNSET",
-    "BlockOptions",
-    "FunctionOptions",
-    "MiddlewareOptions",
-    "Option",
-    "RouteOptions",
-    "TaskOptions",
-    "ViewOptions",
-    "documentation",
-    "groups",
-    "options_of",
-]
 
 #: The default of an option that must be given.
 UNSET: Any = object()
@@ -42,9 +28,14 @@ OnArguments = Callable[..., Any]
 #: A callable of the user's on the framework's request.
 OnRequest = Callable[[Any], Any]
 
+AfterCrash = Literal["rerun", "refuse"]
+KeyFormat = Literal["lenient", "strict"]
+Settle = Callable[[Outcome], Literal["store", "release", "hold"] | None]
 
+
+@dataclass(frozen=True)
 class Option:
-    """What the type of an option does not say.
+    """What the name, the type and the documentation of an option do not say.
 
     Parameters:
         default: what counts where none is given, as the check would return it.
@@ -54,17 +45,11 @@ class Option:
         elsewhere: what there is on the faces that do not take it.
     """
 
-    def __init__(
-        self,
-        default: Any,
-        check: Check = checks.anything,
-        *,
-        apart: bool = False,
-        formerly: tuple[str, ...] = (),
-        elsewhere: str = "",
-    ) -> None:
-        self.default, self.check = default, check
-        self.apart, self.formerly, self.elsewhere = apart, formerly, elsewhere
+    default: Any
+    check: Check = checks.anything
+    apart: bool = False
+    formerly: tuple[str, ...] = ()
+    elsewhere: str = ""
 
 
 class _OfFunctions(TypedDict, total=False):
@@ -135,23 +120,23 @@ class _Always(TypedDict, total=False):
     function's qualified name, the task's name; of a block ``attempt``.
     """
 
-    ttl: Annotated[Seconds, Option(86400, checks.seconds)]
+    ttl: Annotated[Seconds, Option(86400, seconds)]
     """How long a result is kept, counted from completion: seconds or a timedelta, 86400 (a day) unless told. Choose it
     beyond every retry.
     """
 
-    lease: Annotated[Seconds | None, Option(None, checks.seconds)]
+    lease: Annotated[Seconds | None, Option(None, seconds)]
     """How long a crash blocks the key; renewed while the work runs. 30 s unless told, at most ``ttl``."""
 
-    run_limit: Annotated[Seconds | None, Option(None, checks.seconds)]
+    run_limit: Annotated[Seconds | None, Option(None, seconds)]
     """How long the lease is renewed at the most. The ``ttl`` unless told."""
 
-    after_crash: Annotated[Literal["rerun", "refuse"], Option("rerun", checks.OneOf("rerun", "refuse"))]
+    after_crash: Annotated[AfterCrash, Option("rerun", checks.one_of(AfterCrash))]
     """What a crash does to the key. ``"rerun"``: a repeat runs (at least once), unless told. ``"refuse"``: the outcome
     is unknown until an operator resolves it (at most once).
     """
 
-    retry_after: Annotated[Seconds, Option(1, checks.seconds, apart=True)]
+    retry_after: Annotated[Seconds, Option(1, seconds, apart=True)]
     """The most seconds that a repeat is told to wait while the first still runs; of a task, the longest pause before a
     message that was put back arrives again. 1 unless told.
     """
@@ -161,7 +146,7 @@ class _Always(TypedDict, total=False):
 
 
 class _Waiting(TypedDict, total=False):
-    wait: Annotated[Seconds, Option(0, checks.seconds, formerly=("wait_on_processing", "wait_timeout"))]
+    wait: Annotated[Seconds, Option(0, seconds, formerly=("wait_on_processing", "wait_timeout"))]
     """How long a repeat waits for the first answer. 0 unless told: it learns at once that the first still runs."""
 
 
@@ -171,10 +156,7 @@ class _Asking(TypedDict, total=False):
     ``namespace=lambda request: request.url.hostname``.
     """
 
-    settle: Annotated[
-        Callable[[Outcome], Literal["store", "release", "hold"] | None] | None,
-        Option(None, checks.TakesOne("the Outcome")),
-    ]
+    settle: Annotated[Settle | None, Option(None, checks.TakesOne("the Outcome"))]
     """Which results are stored: a callable on an `Outcome` that returns ``"store"``, ``"release"``, ``"hold"`` or None
     for the default.
     """
@@ -184,12 +166,12 @@ class _OverHttp(TypedDict, total=False):
     key_header: Annotated[str, Option("Idempotency-Key", checks.header_name)]
     """The name of the header with the key: ``"Idempotency-Key"`` unless told."""
 
-    key_format: Annotated[Literal["lenient", "strict"], Option("lenient", checks.OneOf("lenient", "strict"))]
+    key_format: Annotated[KeyFormat, Option("lenient", checks.one_of(KeyFormat))]
     """How a key is written. ``"lenient"`` takes a bare key beside the quoted String of RFC 9651, unless told;
     ``"strict"`` takes only the String.
     """
 
-    disconnect_grace: Annotated[Seconds | None, Option(None, checks.seconds)]
+    disconnect_grace: Annotated[Seconds | None, Option(None, seconds)]
     """How long a request goes on after its client has left, so that a repeat finds the answer. The lease unless told; 0
     tells the application at once. A request that ends without an answer is held.
     """
@@ -252,16 +234,9 @@ def options_of(fields: Any) -> dict[str, tuple[Any, Option]]:
     return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in fields.__annotations__.items()}
 
 
-class Group(NamedTuple):
-    """What a TypedDict of this file joins, and the text below each of its own fields."""
-
-    bases: list[str]
-    texts: dict[str, str]
-
-
 @lru_cache(1)
-def groups() -> dict[str, Group]:
-    """The classes of this file, by name and in order, as its text has them; none where there are no sources."""
+def groups() -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Of each class of this file: what it joins, and the text below each of its own fields. Empty without sources."""
     found = {}
     for made in ast.parse("".join(linecache.getlines(__file__, globals()))).body:
         if isinstance(made, ast.ClassDef):
@@ -270,11 +245,11 @@ def groups() -> dict[str, Group]:
                 match pair:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
                         texts[name] = " ".join(text.split())
-            found[made.name] = Group([base.id for base in made.bases if isinstance(base, ast.Name)], texts)
+            found[made.name] = [base.id for base in made.bases if isinstance(base, ast.Name)], texts
     return found
 
 
 def documentation(name: str) -> dict[str, str]:
     """The text of each option of a TypedDict of this file."""
-    known = groups().get(name, Group([], {}))
-    return {option: text for base in known.bases for option, text in documentation(base).items()} | known.texts
+    bases, own = groups().get(name, ([], {}))
+    return {option: text for base in bases for option, text in documentation(base).items()} | own
