@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use divan::{Bencher, black_box};
+use idempotency::engine::{Begun, Call, Verdict};
 use idempotency::http::{Answer, RequestFacts, canonical_json};
 use idempotency::stores::MemoryStore;
-use idempotency::{
-    AfterCrash, Begun, Call, Fingerprint, Idempotency, Key, Operation, Record, Scope, State, Token, Verdict,
-};
+use idempotency::{AfterCrash, Fingerprint, Idempotency, Key, Operation, Record, Scope, State, Token};
 use tokio::runtime::Runtime;
 
 fn main() {

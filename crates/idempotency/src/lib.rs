@@ -20,7 +20,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod decide;
-mod engine;
+pub mod engine;
 mod error;
 mod fingerprint;
 #[cfg(feature = "http")]
@@ -31,9 +31,11 @@ mod record;
 pub mod step;
 pub mod store;
 pub mod stores;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 pub use decide::{Decision, decide};
-pub use engine::{Attempt, Begun, Call, Idempotency, Options, OptionsError, Outcome, RunError, Settled, Verdict};
+pub use engine::{Idempotency, Options, OptionsError};
 pub use error::{StoreError, StoreErrorKind};
 pub use fingerprint::{Digest, Fingerprint, hex};
 pub use key::{Key, KeyError, KeyFormat, MAX_KEY, Operation, Scope, ScopedKeys, StorageKey};

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use common::place::*;
 use idempotency::decide::Start;
-use idempotency::{
-    AfterCrash, Attempt, Begun, Call, Decision, Idempotency, Options, OptionsError, Outcome, RunError, Settled, State,
-    StoreErrorKind, Verdict,
-};
+use idempotency::engine::{Attempt, Begun, Call, Settled, Verdict};
+use idempotency::engine::{Outcome, RunError};
+use idempotency::{AfterCrash, Decision, Idempotency, State};
 
 on_every_store! {
     a_repeat_gets_the_first_answer_and_another_payload_a_mismatch
@@ -25,7 +24,6 @@ on_every_store! {
     a_settle_that_is_dropped_before_its_first_poll_goes_on
     failures_end_as_the_crash_policy_says
     an_operator_resolves_both_ways
-    options_that_do_not_fit_are_errors
 }
 
 async fn a_repeat_gets_the_first_answer_and_another_payload_a_mismatch(place: Place) {
@@ -239,35 +237,4 @@ async fn an_operator_resolves_both_ways(place: Place) {
     assert!(engine.resolve(&call(3).key, attempt.fence(), Some(b"by hand"[..].into()), true).await.unwrap());
     assert_eq!(attempt.settle(complete("late")).await, Settled::Replaced(b"by hand"[..].into()));
     assert_eq!(replayed(&place.engine(), &call(3)).await, "by hand");
-}
-
-async fn options_that_do_not_fit_are_errors(place: Place) {
-    let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
-    let bad = [
-        (Options { ttl: zero, ..Options::default() }, OptionsError::Ttl(zero)),
-        (Options { ttl: Duration::MAX, ..Options::default() }, OptionsError::Ttl(Duration::MAX)),
-        (Options { lease: Some(zero), ..Options::default() }, OptionsError::Lease(zero)),
-        (
-            Options { ttl: second, lease: Some(second * 2), ..Options::default() },
-            OptionsError::LeaseOverTtl(second * 2, second),
-        ),
-        (
-            Options { ttl: second, lease: Some(second), after_crash: AfterCrash::Refuse, ..Options::default() },
-            OptionsError::RefuseWithoutTime(second, second),
-        ),
-    ];
-    let engine = Idempotency::new(place.store());
-    for (options, error) in bad {
-        assert_eq!(engine.with_options(options).err(), Some(error));
-        let unchecked = engine.clone().ttl(options.ttl).after_crash(options.after_crash);
-        let unchecked = options.lease.into_iter().fold(unchecked, Idempotency::lease);
-        let refused = unchecked.begin(&call(1)).await.unwrap_err();
-        assert_eq!((refused.kind(), refused.to_string()), (StoreErrorKind::Setup, error.to_string()));
-    }
-    assert!(engine.get(&call(1).key).await.unwrap().is_none(), "nothing was claimed");
-    assert!(engine.with_options(Options { ttl: second, lease: Some(second), ..Options::default() }).is_ok());
-    let by_default = |ttl, after_crash| Options { ttl, after_crash, ..Options::default() }.lease().as_secs_f64();
-    let (short, long) = (second * 20, second * 31);
-    assert_eq!([short, long].map(|ttl| by_default(ttl, AfterCrash::Rerun)), [20.0, 30.0]);
-    assert_eq!([short, long].map(|ttl| by_default(ttl, AfterCrash::Refuse)), [10.0, 30.0]);
 }

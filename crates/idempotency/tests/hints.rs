@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::Redis;
-use common::place::{begun, call, complete, redis_store, replayed};
+use common::place::{Tuned, begun, call, complete, redis_store, replayed};
 use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::store::{Claimed, Completed, Reply, Watch};
 use idempotency::stores::RedisStore;

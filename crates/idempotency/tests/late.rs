@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use idempotency::clock::FakeClock;
 use idempotency::decide::{Claim, Held, Resolution};
+use idempotency::engine::{Begun, Call};
 use idempotency::store::{Claimed, Completed, Reply, Store};
 use idempotency::stores::MemoryStore;
 use idempotency::{
-    AfterCrash, Begun, Call, Digest, Fingerprint, Idempotency, Key, Micros, Operation, Record, Scope, StorageKey,
+    AfterCrash, Digest, Fingerprint, Idempotency, Key, Micros, Operation, Options, Record, Scope, StorageKey,
     StoreError, StoreErrorKind,
 };
 use tokio::sync::Notify;
@@ -68,7 +69,8 @@ async fn a_claim_that_arrives_after_its_release_is_released_all_the_same() {
     let memory = MemoryStore::with_clock(Arc::new(FakeClock::default()));
     let (released, arrived) = (Notify::new(), Notify::new());
     let late = Late(Arc::new(Shared { memory, is_first: AtomicBool::new(true), released, arrived }));
-    let engine = Idempotency::new(late.clone()).after_crash(AfterCrash::Refuse);
+    let options = Options::new().after_crash(AfterCrash::Refuse);
+    let engine = Idempotency::new(late.clone()).with_options(options).unwrap();
     let scope = Scope { namespace: "", operation: Operation::Call("charge"), caller: None };
     let call = Call::new(&scope, &Key::new("k").unwrap(), Fingerprint(Digest::new("x").finish()));
     assert!(engine.begin(&call).await.is_err());

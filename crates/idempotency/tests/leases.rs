@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::place::*;
+use idempotency::AfterCrash;
 use idempotency::decide::Start;
-use idempotency::{AfterCrash, Attempt, Begun, Outcome, Settled, Verdict};
+use idempotency::engine::Outcome;
+use idempotency::engine::{Attempt, Begun, Settled, Verdict};
 
 on_every_store! {
     renewal_keeps_a_claim_for_five_leases

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use common::place::*;
 use idempotency::decide::{Claim, Held, Resolution, Start};
+use idempotency::engine::{Begun, Settled, Verdict};
 use idempotency::store::{Claimed, Completed, Reply, Store};
 use idempotency::stores::MemoryStore;
-use idempotency::{
-    AfterCrash, Begun, Idempotency, Micros, Record, Settled, State, StorageKey, StoreError, StoreErrorKind, Verdict,
-};
+use idempotency::{AfterCrash, Idempotency, Micros, Record, State, StorageKey, StoreError, StoreErrorKind};
 
 /// How an operation fails.
 #[derive(Clone, Copy, PartialEq, Eq)]

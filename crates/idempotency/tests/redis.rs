@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::Redis;
-use common::place::{LIMIT, begun, call, complete, redis_engine, redis_store, replayed};
+use common::place::{LIMIT, Tuned, begun, call, complete, redis_engine, redis_store, replayed};
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Resolution};
+use idempotency::engine::{Begun, Settled, Verdict};
 use idempotency::store::{Claimed, Store};
 use idempotency::stores::{RedisOptions, RedisStore};
-use idempotency::{
-    AfterCrash, Begun, Fingerprint, Idempotency, Record, Settled, State, StorageKey, StoreError, StoreErrorKind, Token,
-    Verdict,
-};
+use idempotency::{AfterCrash, Fingerprint, Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind, Token};
 
 const KEY: StorageKey = StorageKey([1; 32]);
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Redis;
-use common::place::{LIMIT, begun, begun_soon, call, complete, redis_engine, replayed};
-use idempotency::{Begun, Settled, StoreErrorKind, Verdict};
+use common::place::{LIMIT, Tuned, begun, begun_soon, call, complete, redis_engine, replayed};
+use idempotency::StoreErrorKind;
+use idempotency::engine::{Begun, Settled, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::place::{begun, call, complete, replayed};
+use common::place::{Tuned, begun, call, complete, replayed};
 use idempotency::clock::{micros, wall_clock};
 use idempotency::decide::{Claim, Resolution};
+use idempotency::engine::{Begun, Settled, Verdict};
 use idempotency::store::{Claimed, Completed, Store};
 use idempotency::stores::SqliteStore;
-use idempotency::{
-    AfterCrash, Begun, Fingerprint, Idempotency, Record, Settled, State, StorageKey, StoreErrorKind, Token, Verdict,
-};
+use idempotency::{AfterCrash, Fingerprint, Idempotency, Record, State, StorageKey, StoreErrorKind, Token};
 use rusqlite::Connection;
 
 const LEASE: Duration = Duration::from_millis(300);

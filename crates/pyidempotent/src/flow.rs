@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use idempotency::decide::Start;
 use idempotency::http::Note;
-use idempotency::{Begun, Settled, Verdict};
+use idempotency::engine::{Begun, Settled, Verdict};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;

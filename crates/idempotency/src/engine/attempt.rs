@@ -57,6 +57,33 @@ pub struct Attempt {
     settled: bool,
 }
 
+/// What running work may know of its attempt. Cheap to clone; it neither holds the claim nor ends it.
+#[derive(Clone)]
+pub struct AttemptHandle(Arc<Holding>);
+
+impl std::fmt::Debug for AttemptHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AttemptHandle").field("record", &self.0.id()).field("fence", &self.fence()).finish()
+    }
+}
+
+impl AttemptHandle {
+    /// The key it claimed.
+    pub fn key(&self) -> &StorageKey {
+        &self.0.key
+    }
+
+    /// Its fencing number: greater than that of every attempt on this key before it.
+    pub fn fence(&self) -> u64 {
+        self.0.record.fence
+    }
+
+    /// Whether the claim is known to be lost. Where it matters, let the downstream system compare fences.
+    pub fn is_lost(&self) -> bool {
+        self.0.is_lost()
+    }
+}
+
 impl std::fmt::Debug for Attempt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Attempt")
@@ -78,6 +105,11 @@ impl Attempt {
         let holding = Arc::new(Holding::new(key, record, handle, sent, run_limit, Work::Renew));
         engine.keeper.hold(&holding);
         Self { engine, holding, process: generation(), started: false, settled: false }
+    }
+
+    /// What the running work may know of it.
+    pub fn handle(&self) -> AttemptHandle {
+        AttemptHandle(self.holding.clone())
     }
 
     /// The key it claimed.

@@ -21,10 +21,10 @@ use crate::clock::micros;
 use crate::decide::{Claim, Decision, Held, Request, Resolution, Start, decide};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
-use crate::record::{AfterCrash, Micros, Record, State, Token};
+use crate::record::{Micros, Record, State, Token};
 use crate::store::{Claimed, Listed, Store};
 
-pub use attempt::{Attempt, Settled, Verdict};
+pub use attempt::{Attempt, AttemptHandle, Settled, Verdict};
 pub use call::{Begun, Call};
 use holding::{Holding, Work};
 use keeper::Keeper;
@@ -68,7 +68,8 @@ pub enum RunError<E> {
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// use idempotency::{Call, Digest, Fingerprint, Idempotency, Key, Operation, Outcome, Scope, stores::MemoryStore};
+/// use idempotency::engine::{Call, Outcome};
+/// use idempotency::{Digest, Fingerprint, Idempotency, Key, Operation, Scope, stores::MemoryStore};
 ///
 /// let charges = Idempotency::new(MemoryStore::new());
 /// let scope = Scope { namespace: "", operation: Operation::Call("charge"), caller: None };
@@ -108,40 +109,23 @@ impl Idempotency {
         Self { engine: Arc::new(engine), options: Options::default() }
     }
 
+    /// The options of this call site.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// This engine with other options.
+    ///
+    /// # Errors
+    /// Where they contradict each other.
     pub fn with_options(&self, options: Options) -> Result<Self, OptionsError> {
         options.check()?;
         Ok(Self { engine: self.engine.clone(), options })
     }
 
-    /// This engine with another `ttl`; its default lease goes with it. What does not fit is said by [`Self::begin`].
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.options.ttl = ttl;
-        self
-    }
-
-    /// This engine with another lease.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.options.lease = Some(lease);
-        self
-    }
-
-    /// This engine with repeats that wait for the first answer.
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.options.wait = wait;
-        self
-    }
-
-    /// This engine with a limit to renewing.
-    pub fn run_limit(mut self, run_limit: Duration) -> Self {
-        self.options.run_limit = Some(run_limit);
-        self
-    }
-
-    /// This engine with another crash policy.
-    pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
-        self.options.after_crash = after_crash;
-        self
+    /// Its options.
+    pub fn options(&self) -> Options {
+        self.options
     }
 
     /// Claims the key, or says what stands in the way; waits where the options say so.
@@ -149,18 +133,15 @@ impl Idempotency {
     /// Dropping the future releases a claim that may have been made.
     ///
     /// # Errors
-    /// Where the store fails, or the options do not fit: nothing ran.
+    /// Where the store fails: nothing ran.
     pub async fn begin(&self, call: &Call) -> Result<Begun, StoreError> {
-        self.options
-            .check()
-            .map_err(|error| StoreError::new(StoreErrorKind::Setup, error.to_string()).with_source(error))?;
         let mut claim = Claim {
             record: Record {
                 state: State::InFlight,
                 after_crash: self.options.after_crash,
                 token: Token::random(),
                 fence: 0,
-                lease: micros(self.options.lease()),
+                lease: micros(self.options.lease_or_default()),
                 ttl: micros(self.options.ttl),
                 fingerprint: call.fingerprint,
                 label: call.label.clone(),
@@ -312,7 +293,7 @@ impl Idempotency {
                         // Whoever finds a lapsed claim asks first whether its owner may still live.
                         let left = match keeper.held(held.record.token) {
                             Some(own) if keeper.attend(&own).await => continue,
-                            Some(_) => Some(self.options.lease()),
+                            Some(_) => Some(self.options.lease_or_default()),
                             None => keeper.outage.grace_left(),
                         };
                         let decision = match left {
@@ -351,7 +332,7 @@ impl Idempotency {
 }
 
 /// The work's own panic is a failure as its error is; told from a drop, after which nobody knows.
-async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
+pub(crate) async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|context| {
         // What it leaves half done is seen by nobody: the panic goes on.

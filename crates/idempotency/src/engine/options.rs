@@ -8,7 +8,21 @@ use crate::record::AfterCrash;
 const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
 /// Options of a call site. The store behind it is shared; these are not.
+///
+/// ```
+/// use std::time::Duration;
+/// use idempotency::{AfterCrash, Idempotency, Options, stores::MemoryStore};
+///
+/// let options = Options::new().ttl(Duration::from_secs(3600)).after_crash(AfterCrash::Refuse);
+/// let charges = Idempotency::new(MemoryStore::new()).with_options(options)?;
+///
+/// let contradictory = options.lease(Duration::from_secs(7200));
+/// let error = charges.with_options(contradictory).unwrap_err();
+/// assert_eq!(error.to_string(), "lease (7200s) must not be longer than ttl (3600s)");
+/// # Ok::<(), idempotency::OptionsError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// How long a result is kept, from its completion on. 24 h unless told.
     pub ttl: Duration,
@@ -51,11 +65,41 @@ pub enum OptionsError {
 }
 
 impl Options {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long a result is kept, from its completion on: 1 ms to 100 years. The default lease goes with it.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// How long a claim or a renewal is good for: 1 ms to `ttl`. A crash frees the key after this time.
+    pub fn lease(self, lease: Duration) -> Self {
+        Self { lease: Some(lease), ..self }
+    }
+
+    /// How long a repeat waits for the first answer.
+    pub fn wait(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+
+    /// How long an attempt is renewed at the most.
+    pub fn run_limit(self, run_limit: Duration) -> Self {
+        Self { run_limit: Some(run_limit), ..self }
+    }
+
+    /// What to do about an attempt that crashed.
+    pub fn after_crash(self, after_crash: AfterCrash) -> Self {
+        Self { after_crash, ..self }
+    }
+
     const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
     /// Whether they fit together.
     pub fn check(&self) -> Result<(), OptionsError> {
-        let (least, lease) = (Duration::from_millis(1), self.lease());
+        let (least, lease) = (Duration::from_millis(1), self.lease_or_default());
         if !(least..=Self::HUNDRED_YEARS).contains(&self.ttl) {
             return Err(OptionsError::Ttl(self.ttl));
         }
@@ -72,7 +116,7 @@ impl Options {
     }
 
     /// How long a claim or a renewal is good for: as told, or by default.
-    pub fn lease(&self) -> Duration {
+    pub fn lease_or_default(&self) -> Duration {
         self.lease.unwrap_or_else(|| match self.after_crash {
             // Between its end and `ttl`, repeats are told that the outcome is unknown.
             AfterCrash::Refuse if self.ttl <= DEFAULT_LEASE => self.ttl / 2,

@@ -78,6 +78,18 @@ refusals! {
     STORE_UNAVAILABLE = "store-unavailable" 503 "none"
         "The store of the Idempotency-Keys can't be reached"
         "Nothing was run. Repeat the same request with the same key later.";
+    /// More requests with a key run already than the service allows at once.
+    OVERLOADED = "overloaded" 503 "none"
+        "Too many requests with an Idempotency-Key run at once"
+        "Nothing was run. Repeat the same request with the same key later.";
+    /// The request is a stream of messages, which no key can protect.
+    STREAM = "stream" 400 "none"
+        "A stream can't be protected by an Idempotency-Key"
+        "This request has more than one message, and an Idempotency-Key protects one; send it without a key.";
+    /// The request's body broke off.
+    BODY_BROKEN = "body-broken" 400 "none"
+        "The request's body broke off"
+        "The body of the request could not be read to its end. Nothing was run.";
 }
 
 impl Refusal {

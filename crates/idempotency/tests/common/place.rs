@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use idempotency::engine::{Attempt, Begun, Call, Verdict};
 use idempotency::stores::{MemoryStore, RedisOptions, RedisStore, SqliteStore};
-use idempotency::{Attempt, Begun, Call, Fingerprint, Idempotency, StorageKey, Store, Verdict};
+use idempotency::{AfterCrash, Fingerprint, Idempotency, Options, StorageKey, Store};
 
 pub const LEASE: Duration = Duration::from_millis(200);
 
@@ -40,6 +41,33 @@ impl Place {
     /// An engine with a store handle of its own, as in another process.
     pub fn engine(&self) -> Idempotency {
         Idempotency::new(self.store()).ttl(Duration::from_secs(60)).lease(Duration::from_secs(10))
+    }
+}
+
+/// An engine with one option changed.
+pub trait Tuned: Sized {
+    fn tuned(self, change: impl FnOnce(Options) -> Options) -> Self;
+
+    fn ttl(self, ttl: Duration) -> Self {
+        self.tuned(|options| options.ttl(ttl))
+    }
+    fn lease(self, lease: Duration) -> Self {
+        self.tuned(|options| options.lease(lease))
+    }
+    fn wait(self, wait: Duration) -> Self {
+        self.tuned(|options| options.wait(wait))
+    }
+    fn run_limit(self, run_limit: Duration) -> Self {
+        self.tuned(|options| options.run_limit(run_limit))
+    }
+    fn after_crash(self, after_crash: AfterCrash) -> Self {
+        self.tuned(|options| options.after_crash(after_crash))
+    }
+}
+
+impl Tuned for Idempotency {
+    fn tuned(self, change: impl FnOnce(Options) -> Options) -> Self {
+        self.with_options(change(self.options())).unwrap()
     }
 }
 

@@ -4,7 +4,8 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use idempotency::{Settled, StorageKey, Verdict};
+use idempotency::StorageKey;
+use idempotency::engine::{Settled, Verdict};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
@@ -61,7 +62,7 @@ pub struct Asked {
 /// Collected without being settled, it is held, or released if the handler said so: in the background.
 #[pyclass(frozen, module = "pyidempotent")]
 pub struct CurrentAttempt {
-    held: Mutex<Option<idempotency::Attempt>>,
+    held: Mutex<Option<idempotency::engine::Attempt>>,
     storage_key: StorageKey,
     #[pyo3(get)]
     /// A number that is greater for every later attempt on this key: downstream can refuse a smaller one.
@@ -75,7 +76,7 @@ pub struct CurrentAttempt {
 }
 
 impl CurrentAttempt {
-    pub fn new(attempt: idempotency::Attempt, asked: Asked, namespace: Py<PyString>, is_immediate: bool) -> Self {
+    pub fn new(attempt: idempotency::engine::Attempt, asked: Asked, namespace: Py<PyString>, is_immediate: bool) -> Self {
         Self {
             storage_key: *attempt.key(),
             fence: attempt.fence(),
@@ -102,11 +103,11 @@ impl CurrentAttempt {
         self.refused.load(Ordering::Relaxed)
     }
 
-    fn with_held<T>(&self, read: impl FnOnce(Option<&mut idempotency::Attempt>) -> T) -> T {
+    fn with_held<T>(&self, read: impl FnOnce(Option<&mut idempotency::engine::Attempt>) -> T) -> T {
         read(self.held.lock().unwrap_or_else(PoisonError::into_inner).as_mut())
     }
 
-    fn take(&self) -> PyResult<idempotency::Attempt> {
+    fn take(&self) -> PyResult<idempotency::engine::Attempt> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         held.ok_or_else(|| PyRuntimeError::new_err("this attempt was settled before"))
     }

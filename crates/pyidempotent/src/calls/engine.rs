@@ -3,7 +3,8 @@
 use std::pin::pin;
 use std::sync::OnceLock;
 
-use idempotency::{AfterCrash, Attempt, Call, Fingerprint, Idempotency, Key, Options, Scope, ScopedKeys, StoreError};
+use idempotency::engine::{Attempt, Call};
+use idempotency::{AfterCrash, Fingerprint, Idempotency, Key, Options, Scope, ScopedKeys, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -26,7 +27,7 @@ pub struct Engine {
     hashed: OnceLock<(Py<PyString>, ScopedKeys)>,
 }
 
-fn arrived(py: Python<'_>, begun: Result<idempotency::Begun, StoreError>) -> PyResult<Bound<'_, PyAny>> {
+fn arrived(py: Python<'_>, begun: Result<idempotency::engine::Begun, StoreError>) -> PyResult<Bound<'_, PyAny>> {
     let begun = begun.map_err(|error| errors::store_error(py, &error))?;
     Ok(Bound::new(py, Begun::new(begun))?.into_any())
 }
@@ -46,13 +47,10 @@ impl Engine {
         namespace: PyBackedStr,
     ) -> PyResult<Self> {
         let optional = |name, value: Option<f64>| value.map(|value| seconds(name, value)).transpose();
-        let options = Options {
-            ttl: seconds("ttl", ttl)?,
-            lease: optional("lease", lease)?,
-            wait: seconds("wait", wait)?,
-            run_limit: optional("run_limit", run_limit)?,
-            after_crash: if refuse_after_crash { AfterCrash::Refuse } else { AfterCrash::Rerun },
-        };
+        let after_crash = if refuse_after_crash { AfterCrash::Refuse } else { AfterCrash::Rerun };
+        let mut options = Options::new().ttl(seconds("ttl", ttl)?).wait(seconds("wait", wait)?).after_crash(after_crash);
+        options.lease = optional("lease", lease)?;
+        options.run_limit = optional("run_limit", run_limit)?;
         options.check().map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Self { backend, options, namespace, hashed: OnceLock::new() })
     }
@@ -60,7 +58,7 @@ impl Engine {
     /// How long a claim or a renewal is good for, in seconds.
     #[getter]
     fn lease(&self) -> f64 {
-        self.options.lease().as_secs_f64()
+        self.options.lease_or_default().as_secs_f64()
     }
 
     /// The storage key, for the operators' calls of a backend.
@@ -122,7 +120,7 @@ impl Engine {
         asked: &Asked,
         fingerprint: [u8; 32],
         mode: Mode,
-    ) -> PyResult<Answer<'py, idempotency::Begun>> {
+    ) -> PyResult<Answer<'py, idempotency::engine::Begun>> {
         let (engine, call) = self.call(py, asked, fingerprint)?;
         if self.is_immediate() && self.options.wait.is_zero() {
             let begun = at_once(py, pin!(engine.begin(&call)))?;
@@ -139,7 +137,7 @@ impl Engine {
         fingerprint: [u8; 32],
         attempt: Attempt,
         mode: Mode,
-    ) -> PyResult<Answer<'py, idempotency::Begun>> {
+    ) -> PyResult<Answer<'py, idempotency::engine::Begun>> {
         let (engine, call) = self.call(py, asked, fingerprint)?;
         self.answer(py, mode, async move { engine.begin_again(&call, attempt).await })
     }
@@ -148,8 +146,8 @@ impl Engine {
         &self,
         py: Python<'py>,
         mode: Mode,
-        begin: impl Future<Output = Result<idempotency::Begun, StoreError>> + Send + 'static,
-    ) -> PyResult<Answer<'py, idempotency::Begun>> {
+        begin: impl Future<Output = Result<idempotency::engine::Begun, StoreError>> + Send + 'static,
+    ) -> PyResult<Answer<'py, idempotency::engine::Begun>> {
         let (mut begin, failed) = (Box::pin(begin), |error: StoreError| errors::store_error(py, &error));
         if self.is_immediate()
             && let Some(begun) = poll_once(begin.as_mut())

@@ -1,0 +1,58 @@
+//! [`Attempt`]: what a protected service may know of the attempt that it runs under.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::engine::AttemptHandle;
+use crate::key::Key;
+
+/// The attempt that a request runs under, in the request's extensions.
+///
+/// With axum it is an extractor: `async fn pay(attempt: Attempt, …)`.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    seen: AttemptHandle,
+    key: Key,
+    caller: Option<Arc<[u8]>>,
+    is_released: Arc<AtomicBool>,
+}
+
+impl Attempt {
+    pub(super) fn new(seen: AttemptHandle, key: Key, caller: Option<Arc<[u8]>>) -> Self {
+        Self { seen, key, caller, is_released: Arc::default() }
+    }
+
+    /// The client's key.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Who calls, as [`scope`](super::IdempotencyLayer::scope) has said; `None`: nobody in particular.
+    pub fn caller(&self) -> Option<&[u8]> {
+        self.caller.as_deref()
+    }
+
+    /// A number that is greater for every later attempt on this key: a system downstream can refuse a smaller one.
+    pub fn fence(&self) -> u64 {
+        self.seen.fence()
+    }
+
+    /// Whether the claim is known to be lost: another attempt may run.
+    pub fn is_lost(&self) -> bool {
+        self.seen.is_lost()
+    }
+
+    /// A key for a call downstream: every attempt of this key has one and the same for a `name`.
+    pub fn derive(&self, name: &str) -> String {
+        self.seen.key().derive(name)
+    }
+
+    /// Says that nothing was done: whatever the answer is, it is not stored, and a repeat runs.
+    pub fn release(&self) {
+        self.is_released.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,86 @@
+//! A [`tower`](https://docs.rs/tower) layer: an HTTP service runs each `Idempotency-Key` once, and a repeat gets the
+//! stored answer.
+//!
+//! # What it guarantees
+//!
+//! 1. Of all requests with one key, one runs the service. A repeat gets its status, headers, body and trailers byte for
+//!    byte, marked `Idempotent-Replayed: true`.
+//! 2. An answer is stored before its last byte goes out: a client that saw all of it can count on the replay.
+//! 3. A client that leaves changes nothing: the service runs in a task of its own and goes on to its end
+//!    ([`IdempotencyLayer::inline`] for services that need the caller's task).
+//! 4. A key belongs to a method, a path and a caller. A request that names a caller in its headers, where the layer has
+//!    no [`scope`](IdempotencyLayer::scope), is refused: nobody gets another's answer.
+//! 5. Without a key, or with a method that is not protected, a request passes as it is.
+//!
+//! # What a client sees
+//!
+//! Refusals are problem documents (RFC 9457), one type each: see [`Refusal`](crate::http::Refusal). A gRPC request
+//! (`content-type: application/grpc`) gets them as a status.
+//!
+//! # What becomes of a key
+//!
+//! | the service | its key |
+//! |---|---|
+//! | answers with a status below 500 but 401, 403, 405, 408, 425, 429 | completed: every repeat gets the answer |
+//! | answers with one of these, or with a refusal of this library's | released: nothing was done, and a repeat runs |
+//! | answers with 500 or above, returns an error or panics | failed: released, or unknown under [`AfterCrash::Refuse`] |
+//! | answers more than [`max_response_bytes`](IdempotencyLayer::max_response_bytes) | completed without its answer: a repeat gets 410 |
+//! | breaks off its answer; is dropped where it runs inline | held: the key waits for the end of its lease, or is unknown under [`AfterCrash::Refuse`] |
+//!
+//! [`AfterCrash::Refuse`]: crate::AfterCrash::Refuse
+//!
+//! # Caveats
+//!
+//! - The layer replays before whatever stands inside of it. Put it inside of authentication.
+//! - The whole request body is read before the service runs, up to
+//!   [`max_request_bytes`](IdempotencyLayer::max_request_bytes).
+//! - Extensions of an answer are not stored; a replay has none.
+//!
+//! # Example
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use idempotency::tower::{Attempt, IdempotencyLayer, RequestBody};
+//! use idempotency::{Idempotency, stores::MemoryStore};
+//! use tower::{Layer, Service, ServiceExt, service_fn};
+//!
+//! let pay = service_fn(|request: Request<RequestBody<Full<Bytes>>>| async move {
+//!     let attempt: &Attempt = request.extensions().get().expect("a key is required");
+//!     println!("charging; the bank is told the key {}", attempt.derive("bank"));
+//!     Ok::<_, std::convert::Infallible>(Response::new(Full::from("charged")))
+//! });
+//! let layer = IdempotencyLayer::new(Idempotency::new(MemoryStore::new())).required(true);
+//! let service = layer.layer(pay);
+//!
+//! let request = || Request::post("/pay").header("idempotency-key", "order-7").body(Full::from("42 EUR")).unwrap();
+//! let first = service.clone().oneshot(request()).await.unwrap();
+//! let repeat = service.clone().oneshot(request()).await.unwrap();
+//! assert!(!first.headers().contains_key("idempotent-replayed"));
+//! assert_eq!(repeat.headers()["idempotent-replayed"], "true");
+//! assert_eq!(repeat.into_body().collect().await.unwrap().to_bytes(), "charged");
+//! # });
+//! ```
+
+mod answer;
+mod attempt;
+#[cfg(feature = "axum")]
+mod axum;
+mod body;
+mod future;
+mod grpc;
+mod layer;
+mod request;
+mod running;
+mod service;
+
+pub use attempt::Attempt;
+#[cfg(feature = "axum")]
+pub use axum::{NoAttempt, matched_path};
+pub use body::{BoxError, RequestBody, ResponseBody};
+pub use future::ResponseFuture;
+pub use grpc::GrpcStreams;
+pub use layer::{IdempotencyLayer, LayerError, Outcome, Settle, by_authorization};
+pub use service::IdempotencyService;
