@@ -1,9 +1,11 @@
 # make demo    the main job, shown on the embedded store
 # make example an API behind the middleware, to try by hand
-# make test    every test, on real servers
+# make test    every test, on real servers; the scenarios with every face on two stores
 # make check   format, lints, types, documentation
 # make docs    the table of options in docs/options.md, from its declaration
 # make bench   the figures, beside the rivals'
+#
+# make test-matrix   the scenarios with every face on every store
 #
 # PYTHON=python3.13 takes another interpreter, VENV=folder another place for its virtual environment.
 
@@ -19,18 +21,20 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test check docs bench build servers wrk core-lines clean
+.PHONY: demo example test test-matrix check docs bench build servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
 
 # The scenarios and the other tests run side by side: both mostly wait.
-SCENARIOS := tests/test_conformance.py
 test: $(VENV)/.test build servers
 	cargo test --workspace --all-features --quiet
-	$(BIN)/python -m pytest $(SCENARIOS) >$(VENV)/scenarios.log 2>&1 & scenarios=$$!; \
-		$(BIN)/python -m pytest --ignore $(SCENARIOS); others=$$?; \
+	$(BIN)/python -m pytest conformance >$(VENV)/scenarios.log 2>&1 & scenarios=$$!; \
+		$(BIN)/python -m pytest tests; others=$$?; \
 		wait $$scenarios; scenarios=$$?; cat $(VENV)/scenarios.log; exit $$((others + scenarios))
+
+test-matrix: $(VENV)/.test build servers
+	$(BIN)/python -m pytest conformance --product matrix
 
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app

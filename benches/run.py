@@ -23,7 +23,7 @@ import charts
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from servers import RedisServer  # noqa: E402  # the tests' own
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))

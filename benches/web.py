@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from run import HERE, ROOT, ROUNDS, build_wheel, commit, environment, machine
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from servers import RedisServer, Server, free_port, installed  # the tests' own
 
 SECONDS = os.environ.get("SECONDS", "2")

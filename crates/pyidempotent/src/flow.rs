@@ -1,4 +1,4 @@
-//! [`Flow`]: one protected call, from its key to its answer. The rules are only here, for both colours and every face.
+//! [`Flow`]: one protected call, from its key to its answer. The rules are only here, for every face, sync or async.
 //!
 //! A flow is told what came of its last step, and says what has to be done next, until it has ended:
 //!
@@ -13,8 +13,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use idempotency::decide::Start;
-use idempotency::http::Note;
 use idempotency::engine::{Begun, Settled, Verdict};
+use idempotency::http::Note;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;

@@ -1,5 +1,5 @@
 //! `pyidempotent._native`: the engine, for Python. Conversions, the boundary, and the flow of a protected call, which every
-//! face and both colours share (`flow`); what becomes of a key is decided in `idempotency`.
+//! face shares, sync or async (`flow`); what becomes of a key is decided in `idempotency`.
 
 mod boundary;
 mod calls;

@@ -109,11 +109,6 @@ impl Idempotency {
         Self { engine: Arc::new(engine), options: Options::default() }
     }
 
-    /// The options of this call site.
-    pub fn options(&self) -> &Options {
-        &self.options
-    }
-
     /// This engine with other options.
     ///
     /// # Errors

@@ -209,7 +209,8 @@ impl Ending {
     {
         let mut body = std::pin::pin!(body);
         let mut client = Client { parts: client, until: None };
-        let grace = self.config.disconnect_grace.unwrap_or_else(|| self.config.idempotency.options().lease());
+        let grace =
+            self.config.disconnect_grace.unwrap_or_else(|| self.config.idempotency.options().lease_or_default());
         // What completes the answer goes out when it is stored.
         let mut last = vec![];
         loop {

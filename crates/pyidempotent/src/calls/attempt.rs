@@ -76,7 +76,12 @@ pub struct CurrentAttempt {
 }
 
 impl CurrentAttempt {
-    pub fn new(attempt: idempotency::engine::Attempt, asked: Asked, namespace: Py<PyString>, is_immediate: bool) -> Self {
+    pub fn new(
+        attempt: idempotency::engine::Attempt,
+        asked: Asked,
+        namespace: Py<PyString>,
+        is_immediate: bool,
+    ) -> Self {
         Self {
             storage_key: *attempt.key(),
             fence: attempt.fence(),

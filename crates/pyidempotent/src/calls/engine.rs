@@ -48,7 +48,8 @@ impl Engine {
     ) -> PyResult<Self> {
         let optional = |name, value: Option<f64>| value.map(|value| seconds(name, value)).transpose();
         let after_crash = if refuse_after_crash { AfterCrash::Refuse } else { AfterCrash::Rerun };
-        let mut options = Options::new().ttl(seconds("ttl", ttl)?).wait(seconds("wait", wait)?).after_crash(after_crash);
+        let mut options =
+            Options::new().ttl(seconds("ttl", ttl)?).wait(seconds("wait", wait)?).after_crash(after_crash);
         options.lease = optional("lease", lease)?;
         options.run_limit = optional("run_limit", run_limit)?;
         options.check().map_err(|error| PyValueError::new_err(error.to_string()))?;

@@ -1,0 +1,74 @@
+"""The package as a whole: what it imports, documents and promises to type checkers."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import django_site  # noqa: F401  # sets Django up, which its examples want
+import pyidempotent
+from scripts import output
+
+ROOT = Path(__file__).parents[2]
+MODULES = [module.name for module in pkgutil.walk_packages(pyidempotent.__path__, "pyidempotent.")]
+
+
+def test_importing_it_imports_no_framework() -> None:
+    code = """
+    import sys, pyidempotent, pyidempotent.testing
+    import pyidempotent.backends.redis, pyidempotent.backends.sqlite, pyidempotent.backends.memory
+    print(*({name.partition(".")[0] for name in sys.modules} & set(sys.argv[1:])))
+    """
+    frameworks = [
+        "fastapi",
+        "starlette",
+        "pydantic",
+        "flask",
+        "django",
+        "celery",
+        "redis",
+        "attrs",
+        "anyio",
+        "sqlite3",
+        "pytest",
+    ]
+    assert output(code, *frameworks).split() == []
+
+
+def test_importing_it_imports_no_face() -> None:
+    code = "import sys, pyidempotent; print(*(name for name in sys.modules if name.startswith('pyidempotent.')))"
+    faces = {"_http", "asgi", "fastapi", "flask", "django", "celery", "testing"}
+    assert {name.split(".")[1] for name in output(code).split()} & faces == set()
+
+
+@pytest.mark.parametrize("name", ["pyidempotent", *MODULES])
+def test_examples_are_executed(name: str) -> None:
+    failed, _ = doctest.testmod(importlib.import_module(name), raise_on_error=False)
+    assert failed == 0
+
+
+def test_public_names_are_documented_and_shown_by_example() -> None:
+    for name in pyidempotent.__all__:
+        public = getattr(pyidempotent, name)
+        if name != "__version__":
+            assert inspect.getdoc(public), name
+    for public in (pyidempotent.idempotent, pyidempotent.attempt, pyidempotent.current):
+        assert ">>>" in (inspect.getdoc(public) or "")
+
+
+def test_every_option_is_documented() -> None:
+    options = [name for name in inspect.signature(pyidempotent.idempotent).parameters if name != "unknown"]
+    documented = inspect.getdoc(pyidempotent.idempotent) or ""
+    assert [name for name in options if f"    {name}: " not in documented] == []
+
+
+def test_versions_agree() -> None:
+    (line,) = [line for line in (ROOT / "Cargo.toml").read_text().splitlines() if line.startswith("version = ")]
+    version = line.split('"')[1]
+    assert pyidempotent.__version__ == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()

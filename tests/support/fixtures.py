@@ -1,0 +1,16 @@
+"""Fixtures of the tests and of the scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from servers import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis for all tests of a session; each has keys of its own there."""
+    with RedisServer() as server:
+        yield server
