@@ -51,6 +51,7 @@ impl Key {
 
 /// How the header may be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeyFormat {
     /// An RFC 9651 String, or the bare characters most clients send: `"k"` and `k` are the same key.
     #[default]
@@ -62,8 +63,8 @@ pub enum KeyFormat {
 impl KeyFormat {
     /// Reads the key from the header's lines, in order, as they came.
     ///
-    /// Several lines are joined by a comma first (RFC 9110, section 5.3), which makes them malformed;
-    /// so are bytes outside ASCII. Parameters after the String are allowed and ignored (RFC 9651, section 3.3).
+    /// Several lines are joined by a comma first (RFC 9110, section 5.3), which makes several keys malformed; so are bytes
+    /// outside ASCII. Parameters after the String are allowed and ignored (RFC 9651, section 3.3).
     ///
     /// ```
     /// use idempotency::KeyFormat;
@@ -103,6 +104,7 @@ fn is_bare(byte: &u8) -> bool {
 
 /// What is done: the part of the scope that tells `/charge` from `/refund`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Operation<'a> {
     /// A function, by its fully qualified name.
     Call(&'a str),

@@ -14,6 +14,7 @@
 //! Not promised: exactly one effect in a foreign system across a crash (nobody can), and surviving a store that loses
 //! acknowledged writes.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations, unreachable_pub)]
 
 pub mod clock;

@@ -15,6 +15,7 @@ use crate::record::{AfterCrash, Record, State};
 
 /// How an attempt ends.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Verdict {
     /// With a result, which every repeat gets.
     Complete(Arc<[u8]>),
@@ -31,6 +32,7 @@ pub enum Verdict {
 
 /// What became of the end of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Settled {
     /// It is in the store.
     Stored,

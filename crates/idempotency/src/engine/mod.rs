@@ -52,6 +52,7 @@ pub enum Outcome {
 
 /// Why [`Idempotency::run`] has no result.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError<E> {
     /// The work failed; the key is released (or unknown, under [`AfterCrash::Refuse`]).
     #[error("the work failed")]

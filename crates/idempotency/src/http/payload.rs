@@ -16,6 +16,7 @@ pub const EXCEPTION: u8 = b'X';
 
 /// What a repeat may know of an answer that was not kept: a JSON object, which every language reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Note {
     /// The status of the answer.
     pub status: Option<u16>,

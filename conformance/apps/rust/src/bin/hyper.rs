@@ -17,6 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use idempotency::tower::{BoxError, RequestBody};
 use tokio::net::TcpListener;
 use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_http::catch_panic::CatchPanicLayer;
 
 fn boxed<B>(body: B) -> UnsyncBoxBody<Bytes, BoxError>
 where
@@ -43,6 +44,7 @@ async fn main() {
             answer.map(|answer| answer.map(boxed))
         }) as Pin<Box<dyn Future<Output = _> + Send>>
     });
+    let service = CatchPanicLayer::new().layer(service);
     let listener = TcpListener::bind(("127.0.0.1", port())).await.expect("the port is free");
     let (graceful, mut terminated) = (GracefulShutdown::new(), std::pin::pin!(terminated()));
     loop {
