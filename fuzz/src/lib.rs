@@ -3,13 +3,16 @@
 //! `make fuzz` looks for bytes that break one; `tests/corpus.rs` tries those in `corpus/`, which `cargo test` runs.
 //! The decoder of Python values has its target in `value.py`.
 
-use idempotency::http::{self, Answer, Note, REPLAYED, RequestFacts, canonical_json};
+use idempotency::http::{self, Answer, Note, REPLAYED, Replay, RequestFacts, canonical_json};
 use idempotency::step::{self, Change, Step};
 use idempotency::{Fingerprint, KeyFormat, MAX_KEY, Record};
 use serde_json::Value;
 
+/// What is done with bytes that somebody made up.
+pub type Target = fn(&[u8]);
+
 /// Every target, by its name: that of its folder in `corpus/`.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("header", header),
     ("record", record),
     ("answer", answer),
@@ -92,7 +95,10 @@ pub fn answer(data: &[u8]) {
     let others: Vec<_> = kept.headers.iter().copied().filter(|header| !is_cookie(header)).collect();
     assert_eq!(without_cookies.headers, others);
 
-    let added = http::replay_headers(&kept);
+    let packed = http::store_answer(kept.clone(), &[], true).expect("it was stored");
+    let replay = Replay::of(&packed).expect("what was stored is replayed");
+    assert_eq!((&replay.answer, &replay.trailers[..]), (&kept, &[][..]));
+    let added = replay.added_headers();
     assert_eq!(added.last(), Some(&(REPLAYED, "true".to_owned())));
     let lengths: Vec<_> = added.iter().filter(|(name, _)| *name == "content-length").collect();
     assert_eq!(lengths.is_empty(), is_named("content-length") || !http::has_body(kept.status));
