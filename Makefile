@@ -2,10 +2,11 @@
 # make example an API behind the middleware, to try by hand
 # make test    every test, on real servers; the scenarios with every face on two stores
 # make check   format, lints, types, documentation
-# make fuzz    each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
+# make docs    the table of options in docs/options.md, from its declaration
 # make bench   the figures, beside the rivals'
-# make advisories   known vulnerabilities of the dependencies, by a database that is fetched from GitHub
 #
+# make fuzz          each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
+# make advisories    known vulnerabilities of the dependencies, by a database that is fetched from GitHub
 # make test-matrix   the scenarios with every face on every store
 #
 # PYTHON=python3.13 takes another interpreter, VENV=folder another place for its virtual environment.
@@ -22,7 +23,7 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test test-matrix check advisories fuzz fuzzer bench build apps servers wrk core-lines clean
+.PHONY: demo example test test-matrix check docs advisories fuzz fuzzer bench build apps servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
@@ -57,6 +58,9 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 	$(BIN)/mypy tests/typing
 	$(BIN)/pyright
 	$(BIN)/python -m mypy.stubtest pyidempotent._native
+
+docs: build
+	$(BIN)/python docs/write_options.py
 
 # Not in "check": what it says changes from day to day, and the database is not to be had from every network.
 advisories: $(VENV)/.check

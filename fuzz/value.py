@@ -1,7 +1,7 @@
 """The decoder of stored values, under atheris: `make fuzz`.
 
 The extension makes real objects, and asks ``_values/parts.py`` to put some of them together: the target is in Python.
-``tests/test_values_corpus.py`` takes ``corpus/value`` through the same function.
+``tests/values/test_corpus.py`` takes ``corpus/value`` through the same function.
 """
 
 from __future__ import annotations

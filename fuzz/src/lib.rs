@@ -3,13 +3,16 @@
 //! `make fuzz` looks for bytes that break one; `tests/corpus.rs` tries those in `corpus/`, which `cargo test` runs.
 //! The decoder of Python values has its target in `value.py`.
 
-use idempotency::http::{self, Answer, Note, REPLAYED, RequestFacts, canonical_json};
+use idempotency::http::{self, Answer, Note, REPLAYED, Replay, RequestFacts, canonical_json, store_answer};
 use idempotency::step::{self, Change, Step};
 use idempotency::{Fingerprint, KeyFormat, MAX_KEY, Record};
 use serde_json::Value;
 
+/// Panics where something does not hold for these bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target, by its name: that of its folder in `corpus/`.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("header", header),
     ("record", record),
     ("answer", answer),
@@ -75,15 +78,23 @@ pub fn record(data: &[u8]) {
 
 /// A stored answer: read, stored again, replayed.
 pub fn answer(data: &[u8]) {
+    if let Ok(Replay { answer, trailers }) = Replay::of(data)
+        && let Ok(stored) = store_answer(answer, &trailers, true)
+    {
+        let again = Replay::of(&stored).expect("what was stored is an answer");
+        assert_eq!(again.trailers, trailers, "trailers are stored as they are");
+    }
     let Some(answer) = Answer::decode(data) else { return };
     let Ok(stored) = answer.clone().stored(true) else { return };
     let kept = Answer::decode(&stored).expect("what was stored is an answer");
     assert_eq!((kept.status, kept.body), (answer.status, answer.body));
     let mut sent = answer.headers.iter();
     assert!(kept.headers.iter().all(|header| sent.any(|other| other == header)), "headers keep their order");
-    let is_named = |name: &str| kept.headers.iter().any(|(header, _)| header.eq_ignore_ascii_case(name.as_bytes()));
+    let is_named = |headers: &[(&[u8], &[u8])], name: &str| {
+        headers.iter().any(|(header, _)| header.eq_ignore_ascii_case(name.as_bytes()))
+    };
     for name in ["connection", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", REPLAYED] {
-        assert!(!is_named(name), "{name} is not stored");
+        assert!(!is_named(&kept.headers, name), "{name} is not stored");
     }
     assert_eq!(kept.clone().stored(true).as_ref(), Ok(&stored), "what was stored is stored as it is");
     let without_cookies = kept.clone().stored(false).expect("it was stored with cookies");
@@ -92,10 +103,11 @@ pub fn answer(data: &[u8]) {
     let others: Vec<_> = kept.headers.iter().copied().filter(|header| !is_cookie(header)).collect();
     assert_eq!(without_cookies.headers, others);
 
-    let added = http::replay_headers(&kept);
+    let replay = Replay { answer: kept, trailers: vec![] };
+    let (kept, added) = (&replay.answer, replay.added_headers());
     assert_eq!(added.last(), Some(&(REPLAYED, "true".to_owned())));
     let lengths: Vec<_> = added.iter().filter(|(name, _)| *name == "content-length").collect();
-    assert_eq!(lengths.is_empty(), is_named("content-length") || !http::has_body(kept.status));
+    assert_eq!(lengths.is_empty(), is_named(&kept.headers, "content-length") || !http::has_body(kept.status));
     assert!(lengths.iter().all(|(_, length)| *length == kept.body.len().to_string()));
 }
 

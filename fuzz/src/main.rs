@@ -4,7 +4,7 @@
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    static TARGET: std::sync::LazyLock<fn(&[u8])> = std::sync::LazyLock::new(|| {
+    static TARGET: std::sync::LazyLock<fuzz::Target> = std::sync::LazyLock::new(|| {
         let name = std::env::var("TARGET").unwrap_or_default();
         let found = fuzz::TARGETS.iter().find(|(target, _)| *target == name);
         found.unwrap_or_else(|| panic!("TARGET is {name:?}, which is none of fuzz::TARGETS")).1

@@ -18,7 +18,6 @@ pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Sen
 
 /// A store's word on a claim.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum Claimed {
     /// The record was written: this attempt runs.
     Yes {
@@ -36,7 +35,6 @@ pub enum Claimed {
 
 /// A store's word on a completion.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum Completed {
     /// Stored, now or by the same attempt before.
     Stored,
