@@ -41,7 +41,7 @@ test-matrix: $(VENV)/.test build apps servers
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app
 
-FEATURES := http tower axum memory sqlite redis redis-tls conformance
+FEATURES := functions serde http tower axum memory sqlite redis redis-tls conformance
 
 check: $(VENV)/.test $(VENV)/.check build core-lines
 	cargo fmt --check

@@ -1,18 +1,6 @@
-//! What is stored as a result. Its first byte says what the rest is.
+//! [`Note`]: what is known of an answer that was not kept.
 
 use serde_json::{Map, Value};
-
-/// A function's value, in the encoding of its language.
-pub const VALUE: u8 = b'V';
-/// A function's value, with the status and headers that an endpoint set beside it.
-pub const ENDPOINT_VALUE: u8 = b'W';
-/// An [`Answer`](super::Answer), in its wire form.
-pub const ANSWER: u8 = b'R';
-/// An [`Answer`](super::Answer) with trailers (RFC 9110, section 6.5): their number (2 bytes), for each name and value
-/// their length (4) and bytes, then the answer in its wire form. All numbers big endian.
-pub const ANSWER_WITH_TRAILERS: u8 = b'T';
-/// An exception, in the encoding of its language.
-pub const EXCEPTION: u8 = b'X';
 
 /// What a repeat may know of an answer that was not kept: a JSON object, which every language reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
