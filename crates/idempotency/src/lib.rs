@@ -14,6 +14,7 @@
 //! Not promised: exactly one effect in a foreign system across a crash (nobody can), and surviving a store that loses
 //! acknowledged writes.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations, unreachable_pub)]
 
 pub mod clock;
@@ -23,9 +24,12 @@ pub mod decide;
 pub mod engine;
 mod error;
 mod fingerprint;
+#[cfg(feature = "functions")]
+pub mod function;
 #[cfg(feature = "http")]
 pub mod http;
 mod key;
+pub mod payload;
 pub mod process;
 mod record;
 pub mod step;
@@ -35,9 +39,11 @@ pub mod stores;
 pub mod tower;
 
 pub use decide::{Decision, decide};
-pub use engine::{Idempotency, Options, OptionsError};
+pub use engine::{CurrentAttempt, Idempotency, Options, OptionsError};
 pub use error::{StoreError, StoreErrorKind};
 pub use fingerprint::{Digest, Fingerprint, hex};
+#[cfg(feature = "functions")]
+pub use function::{Attempt, Begun, Done, Error};
 pub use key::{Key, KeyError, KeyFormat, MAX_KEY, Operation, Scope, ScopedKeys, StorageKey};
 pub use record::{AfterCrash, Micros, Record, RecordError, State, Token};
 pub use store::Store;
