@@ -244,7 +244,7 @@ impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
             Kind::Passed { body } => body.size_hint(),
             Kind::Whole { broken: Some(_), .. } => SizeHint::new(),
             Kind::Whole { body, .. } => body.size_hint(),
-            Kind::Passing { passing } => passing.left.clone(),
+            Kind::Passing { passing } => passing.left,
         }
     }
 }

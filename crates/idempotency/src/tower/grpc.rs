@@ -28,9 +28,10 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// <https://github.com/grpc/proposal/blob/master/A6-client-retries.md>
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// Whether a request is gRPC's.
+/// Whether a request is gRPC's, and not gRPC-Web's, whose status is in its body.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Whether a body has more than its first message: each is a flag, its length in 4 bytes, big endian, and its bytes.
@@ -110,10 +111,17 @@ mod tests {
     }
 
     #[test]
+    fn grpc_web_is_not_grpc() {
+        let is = |kind| is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]));
+        assert!(is("application/grpc") && is("application/grpc+proto") && is("application/grpc; charset=utf-8"));
+        assert!(!is("application/grpc-web") && !is("application/grpc-web+proto") && !is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
     fn a_refusal_is_a_status_that_a_service_above_knows() {
         let problem = Problem { detail: "100 % ä".to_owned(), ..Refusal::CONFLICT.into() };
         let headers = refusal_headers(&problem);
-        assert_eq!((headers[STATUS].to_str(), headers[MESSAGE].to_str()), (Ok("3"), Ok("100 %25 %C3%A4")));
+        assert_eq!((headers[STATUS].as_bytes(), headers[MESSAGE].as_bytes()), (&b"3"[..], &b"100 %25 %C3%A4"[..]));
         assert_eq!(fate(&headers, None), Fate::Release);
         assert_eq!(fate(&HeaderMap::new(), None), Fate::Hold);
     }
