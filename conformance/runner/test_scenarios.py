@@ -93,6 +93,35 @@ def test_faces_meet_in_one_record(face: Face, redis_server: RedisServer, tmp_pat
             Scenario(MEETING, servers).play()
 
 
+#: To two faces in turn: the first one is killed while its handler runs, the other takes over, and both replay that.
+TAKING_OVER: list[dict[str, Any]] = [
+    {"post": "/required/charge", "see": {"problem": "key-missing"}},  # by the second one
+    {"begin": "killed", "post": "/short/charge", "key": "K", "do": {"gate": True}},
+    {"kill": True},
+    {"open": True},
+    {"post": "/short/charge", "key": "K", "again": True, "as": "one", "see": {"status": 200}},
+    {"start": True},
+    {"post": "/short/charge", "key": "K", "see": {"same_as": "one", "replayed": True}},
+    {"post": "/short/charge", "key": "K", "see": {"same_as": "one", "replayed": True}},
+    {"post": "/short/charge", "key": "K", "body": "B", "see": {"problem": "conflict"}},
+    {"post": "/short/charge", "key": "K", "body": "B", "see": {"problem": "conflict"}},
+    {"runs": 2},
+]
+
+#: One face of each language.
+LANGUAGES = list({face.language: face for face in reversed(FACES)}.values())
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_languages_take_over_from_each_other(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        made = [FaceServer(face, URLS[store](tmp_path, request), tmp_path) for face in LANGUAGES]
+        pair = [stack.enter_context(server) for server in made]
+        for servers in (pair, pair[::-1]):
+            Scenario(MEETING, servers).play()
+            Scenario(TAKING_OVER, servers).play()
+
+
 @pytest.mark.parametrize("product", ["test", "matrix"])
 def test_the_number_of_cells_is_the_announced_one(product: str) -> None:
     assert len(columns(product)) * len(SCENARIOS) == CELLS[product]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery.exceptions import Ignore
@@ -15,34 +14,23 @@ from pyidempotent import _native
 from pyidempotent._calls.flow import advance, protect
 from pyidempotent._calls.function import Function, FunctionCall, json_body
 from pyidempotent._calls.tasks import PASSING, is_put_back, put_back
-from pyidempotent._options import MAX_RESPONSE_BYTES, AfterCrash, Settle, Site, refuse_unknown
-from pyidempotent._values.durations import Seconds
+from pyidempotent._options import Site
+from pyidempotent._options.faces import Face
+from pyidempotent._options.table import TaskOptions
 from pyidempotent._values.results import Outcome
 from pyidempotent.backends import Backend
 from pyidempotent.backends._urls import warn_of_memory
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["idempotent_task"]
 
+FACE = Face("idempotent_task()", TaskOptions)
 
-def idempotent_task(
-    backend: Backend | str,
-    *,
-    ttl: Seconds = 86400,
-    lease: Seconds | None = None,
-    key: Callable[..., str | None] | str | None = None,
-    required: bool = True,
-    name: str | None = None,
-    scope: Callable[..., Any] | None = None,
-    namespace: str | Callable[..., str] = "",
-    fingerprint: Callable[..., Any] | None = None,
-    after_crash: AfterCrash = "rerun",
-    settle: Settle | None = None,
-    store_exceptions: tuple[type[Exception], ...] | type[Exception] = (),
-    retry_after: Seconds = 1,
-    run_limit: Seconds | None = None,
-    max_response_bytes: int = MAX_RESPONSE_BYTES,
-    **unknown: NoReturn,
-) -> type[Task]:
+
+@FACE.shows
+def idempotent_task(backend: Backend | str, **options: Unpack[TaskOptions]) -> type[Task]:
     """A base class of tasks whose body runs once per key, however often their message arrives.
 
     The key is the task's id unless told, the operation the task's name. A message that arrives again after the body
@@ -57,11 +45,7 @@ def idempotent_task(
 
     Parameters:
         backend: a backend or its URL.
-        key: a callable on the task's arguments, by their names; the name of a parameter; or `arguments`.
-        name: the operation's name, instead of the task's.
-        retry_after: the longest pause, in seconds, before a message that was put back arrives again.
-        ttl, lease, required, scope, namespace, fingerprint, after_crash, settle, store_exceptions, run_limit,
-            max_response_bytes: as for `idempotent`.
+        options: each by its name, where an editor shows what it means. docs/options.md has all of them.
 
     Raises:
         TypeError, ValueError: for options that can't be.
@@ -76,36 +60,20 @@ def idempotent_task(
     charging
     ('charged 42', 'charged 42')
     """
-    refuse_unknown(unknown, "idempotent_task()")
-    if fingerprint is json_body:
+    read = FACE.read(options)
+    if read["fingerprint"] is json_body:
         json_body()
-    site = Site(
-        backend,
-        ttl=ttl,
-        lease=lease,
-        wait=0,
-        key_header="Idempotency-Key",
-        key_format="lenient",
-        required=required,
-        namespace=namespace,
-        after_crash=after_crash,
-        settle=settle,
-        store_exceptions=store_exceptions,
-        retry_after=retry_after,
-        run_limit=run_limit,
-        max_request_bytes=0,
-        max_response_bytes=max_response_bytes,
-        store_set_cookie=False,
-    )
+    site = Site(backend, read)
 
     def analyse(task: Task) -> Function:
-        return Function(task.run, site, key=key, scope=scope, fingerprint=fingerprint, name=name or task.name)
+        own = {option: read[option] for option in ("key", "scope", "fingerprint")}
+        return Function(task.run, site, name=read["name"] or task.name, **own)
 
     return type("IdempotentTask", (_IdempotentTask,), {"_analyse": staticmethod(analyse), "__module__": __name__})
 
 
 #: The options that a task has no attributes of.
-_OPTIONS = inspect.signature(idempotent_task).parameters.keys() - {"backend", "name", "unknown"}
+_OPTIONS = FACE.names - {"backend", "name"}
 
 
 class _IdempotentTask(Task):  # type: ignore[misc]  # Celery is untyped

@@ -218,5 +218,5 @@ def test_a_limit_that_is_none_is_refused(grace: Any) -> None:
 def test_without_a_limit_of_its_own_it_is_the_lease() -> None:
     from pyidempotent._options import Site
 
-    graces = [Site(None, **options).grace for options in ({}, {"lease": 5}, {"ttl": 2}, {"disconnect_grace": 0})]
+    graces = [Site(None, options).grace for options in ({}, {"lease": 5}, {"ttl": 2}, {"disconnect_grace": 0})]
     assert graces == [30, 5, 2, 0]

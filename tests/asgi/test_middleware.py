@@ -441,7 +441,10 @@ def test_without_starlette_callables_get_our_own_view_of_the_request() -> None:
         ({"backend": "nowhere://"}, "no backend has URLs with nowhere"),
         ({"key_extractor": str}, "it is called key= now"),
         ({"lifetime": 1}, "unexpected keyword argument 'lifetime'"),
-        ({"store_exceptions": (ValueError,)}, "store_exceptions is for functions"),
+        (
+            {"store_exceptions": (ValueError,)},
+            "store_exceptions= is no option of IdempotencyMiddleware; .*settle= says which",
+        ),
         ({"scope": "user"}, "scope= must be a callable"),
         ({"fingerprint": 7}, "fingerprint= must be a callable"),
         ({"key": "order"}, "key= must be a callable"),

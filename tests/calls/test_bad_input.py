@@ -301,7 +301,7 @@ def pay(order: str) -> None: ...
         ({"routes": {"/pay": {"tll": 1}}}, r"routes\['/pay'\]: unexpected keyword argument 'tll'"),
         ({"scope": lambda: "a"}, "scope= must be a callable with one parameter, the request"),
         ({"key": lambda request, more: "a"}, "key= must be a callable with one parameter, the request"),
-        ({"payload": 1}, "payload= is no option of the middleware"),
+        ({"payload": 1}, r"payload= is no option of Idempotency.*; it belongs to attempt\(\)"),
     ],
 )
 def test_options_of_middleware_are_named(options: dict[str, Any], says: str) -> None:

@@ -35,7 +35,7 @@ async def async_handler(request: HttpRequest, error: Exception) -> None: ...
 MISTAKES: list[tuple[Any, str, str]] = [
     ("redis://localhost", "E001", "must be a dict, not str"),
     ({"TTL": 60}, "E002", "has no 'BACKEND'"),
-    ({**VALID, "TLL": 60}, "E003", "PYIDEMPOTENT['TLL']: there is no such option. Is 'TTL' meant?"),
+    ({**VALID, "TLL": 60}, "E003", "PYIDEMPOTENT['TLL']: there is no such option. Did you mean 'TTL'?"),
     ({**VALID, "ttl": 60}, "E003", "Its name is 'TTL', in capitals"),
     ({**VALID, "WAIT_TIMEOUT": 60}, "E003", "It is called 'WAIT' now"),
     ({**VALID, 7: 60}, "E003", "PYIDEMPOTENT[7]"),

@@ -110,7 +110,7 @@ def test_what_is_no_namespace_is_refused() -> None:
         charge("a")
     with pytest.raises(TypeError, match="namespace must be a str, or a callable"):
         idempotent(MemoryBackend(), namespace=7)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="the namespace of an attempt must be a str"):
+    with pytest.raises(TypeError, match="namespace must be a str, not <function"):
         attempt(MemoryBackend(), key="a", name="block", namespace=lambda: "a")  # type: ignore[arg-type]
 
 

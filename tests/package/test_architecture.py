@@ -26,7 +26,9 @@ ARROWS: dict[str, set[str]] = {
 
 #: Of the core: a part, and what it may import of it. What is not named is the pure core, which knows none of these.
 PARTS: dict[str, set[str]] = {
-    "http": {"fingerprint"},
+    "http": {"fingerprint", "payload"},
+    "tower": {"decide", "engine", "fingerprint", "http", "key"},
+    "function": {"decide", "engine", "error", "fingerprint", "key", "payload", "process"},
     "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},

@@ -99,6 +99,4 @@ if TYPE_CHECKING:
     wrong = charge_async("a", 1.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Shop().charge(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     idempotent(backend, after_crash="never")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    idempotent(backend, tll=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    attempt(backend, key="a", payload=1, tll=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     idempotent(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,8 @@
 //! Which operation, for whom, under which key: [`Key`], [`Scope`] and the header they come from.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::str::FromStr;
 
 use crate::fingerprint::{Digest, hex};
 
@@ -49,8 +51,86 @@ impl Key {
     }
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(key: &str) -> Result<Self, KeyError> {
+        Self::new(key)
+    }
+}
+
+impl TryFrom<&str> for Key {
+    type Error = KeyError;
+
+    fn try_from(key: &str) -> Result<Self, KeyError> {
+        Self::new(key)
+    }
+}
+
+impl TryFrom<&String> for Key {
+    type Error = KeyError;
+
+    fn try_from(key: &String) -> Result<Self, KeyError> {
+        Self::new(key)
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = KeyError;
+
+    fn try_from(key: String) -> Result<Self, KeyError> {
+        Self::new(key)
+    }
+}
+
+impl From<&Key> for Key {
+    fn from(key: &Key) -> Self {
+        key.clone()
+    }
+}
+
+/// The value of an `Idempotency-Key` header, quoted or bare: [`KeyFormat::Lenient`].
+#[cfg(feature = "tower")]
+impl TryFrom<&::http::HeaderValue> for Key {
+    type Error = KeyError;
+
+    fn try_from(value: &::http::HeaderValue) -> Result<Self, KeyError> {
+        KeyFormat::Lenient.parse(&[value.as_bytes()])
+    }
+}
+
+/// A key that is one already is no error.
+impl From<Infallible> for KeyError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// A string.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Key {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// From a string that is a key.
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
 /// How the header may be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeyFormat {
     /// An RFC 9651 String, or the bare characters most clients send: `"k"` and `k` are the same key.
     #[default]
@@ -62,8 +142,8 @@ pub enum KeyFormat {
 impl KeyFormat {
     /// Reads the key from the header's lines, in order, as they came.
     ///
-    /// Several lines are joined by a comma first (RFC 9110, section 5.3), which makes them malformed;
-    /// so are bytes outside ASCII. Parameters after the String are allowed and ignored (RFC 9651, section 3.3).
+    /// Several lines are joined by a comma first (RFC 9110, section 5.3), which makes several keys malformed; so are bytes
+    /// outside ASCII. Parameters after the String are allowed and ignored (RFC 9651, section 3.3).
     ///
     /// ```
     /// use idempotency::KeyFormat;
@@ -103,6 +183,7 @@ fn is_bare(byte: &u8) -> bool {
 
 /// What is done: the part of the scope that tells `/charge` from `/refund`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Operation<'a> {
     /// A function, by its fully qualified name.
     Call(&'a str),

@@ -1,6 +1,19 @@
 //! Idempotency keys for backends: the effect happens once, every repeat gets the first answer.
 //!
-//! The core is pure and small: [`Key`] and [`Scope`], [`Fingerprint`], [`Record`], [`decide()`], and the [`Store`] trait.
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! use idempotency::{Done, Idempotency, stores};
+//!
+//! let payments = Idempotency::new(stores::open("memory://")?); // or sqlite:///payments.db, redis://localhost
+//! let charge = async |_| Ok::<_, std::io::Error>("receipt".to_owned());
+//!
+//! let first = payments.call("charge", "order-7")?.payload(&("alice", 42)).run(charge).await?;
+//! let second = payments.call("charge", "order-7")?.payload(&("alice", 42)).run(charge).await?;
+//! assert_eq!((first, second), (Done::Ran("receipt".into()), Done::Replayed("receipt".into())));
+//! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+//!
+//! [`function`] says which way to run work there is. The core is pure and small: [`Key`] and [`Scope`], [`Fingerprint`], [`Record`], [`decide()`], and the [`Store`] trait.
 //! [`Idempotency`] is the engine over it; [`stores`] are where records live; [`http`] has the rules of HTTP that every face shares.
 //!
 //! # What is promised
@@ -14,6 +27,7 @@
 //! Not promised: exactly one effect in a foreign system across a crash (nobody can), and surviving a store that loses
 //! acknowledged writes.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations, unreachable_pub)]
 
 pub mod clock;
@@ -23,9 +37,12 @@ pub mod decide;
 pub mod engine;
 mod error;
 mod fingerprint;
+#[cfg(feature = "functions")]
+pub mod function;
 #[cfg(feature = "http")]
 pub mod http;
 mod key;
+pub mod payload;
 pub mod process;
 mod record;
 pub mod step;
@@ -35,9 +52,11 @@ pub mod stores;
 pub mod tower;
 
 pub use decide::{Decision, decide};
-pub use engine::{Idempotency, Options, OptionsError};
+pub use engine::{CurrentAttempt, Idempotency, Options, OptionsError};
 pub use error::{StoreError, StoreErrorKind};
 pub use fingerprint::{Digest, Fingerprint, hex};
+#[cfg(feature = "functions")]
+pub use function::{Attempt, Begun, Done, Error};
 pub use key::{Key, KeyError, KeyFormat, MAX_KEY, Operation, Scope, ScopedKeys, StorageKey};
 pub use record::{AfterCrash, Micros, Record, RecordError, State, Token};
 pub use store::Store;

@@ -197,6 +197,9 @@ impl Record {
         };
         let token = Token(take(&mut rest)?);
         let fence: [u8; 16] = take(&mut rest)?;
+        if !fence.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
         let fence = std::str::from_utf8(&fence).ok()?.parse().ok()?;
         let (lease, ttl) = (u64::from_be_bytes(take(&mut rest)?), u64::from_be_bytes(take(&mut rest)?));
         let fingerprint = Fingerprint(take(&mut rest)?);

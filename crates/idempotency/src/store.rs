@@ -1,5 +1,6 @@
 //! [`Store`]: four atomic operations, and four for operators.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -191,35 +192,49 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
-impl<S: Store + ?Sized> Store for Arc<S> {
-    fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
-        (**self).claim(key, claim)
-    }
-    fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
-        (**self).renew(key, attempt)
-    }
-    fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
-        (**self).complete(key, record, recreate_until)
-    }
-    fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
-        (**self).release(key, attempt)
-    }
-    fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
-        (**self).get(key)
-    }
-    fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
-        (**self).resolve(key, resolution)
-    }
-    fn time_limit(&self) -> Duration {
-        (**self).time_limit()
-    }
-    fn purge(&self) -> Reply<'_, u64> {
-        (**self).purge()
-    }
-    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
-        (**self).unfinished(most)
-    }
-    fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {
-        (**self).watch(key)
+/// Says no more than that it is a store: what it knows is its own business.
+impl fmt::Debug for dyn Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store")
     }
 }
+
+/// A pointer to a store is one.
+macro_rules! pointers {
+    ($($pointer:ident),*) => {
+        $(impl<S: Store + ?Sized> Store for $pointer<S> {
+            fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
+                (**self).claim(key, claim)
+            }
+            fn renew<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+                (**self).renew(key, attempt)
+            }
+            fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
+                (**self).complete(key, record, recreate_until)
+            }
+            fn release<'a>(&'a self, key: &'a StorageKey, attempt: &'a Record) -> Reply<'a, bool> {
+                (**self).release(key, attempt)
+            }
+            fn get<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Option<(Held, Micros)>> {
+                (**self).get(key)
+            }
+            fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
+                (**self).resolve(key, resolution)
+            }
+            fn time_limit(&self) -> Duration {
+                (**self).time_limit()
+            }
+            fn purge(&self) -> Reply<'_, u64> {
+                (**self).purge()
+            }
+            fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
+                (**self).unfinished(most)
+            }
+            fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {
+                (**self).watch(key)
+            }
+        })*
+    };
+}
+
+pointers! { Arc, Box }

@@ -3,14 +3,12 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::place::*;
 use idempotency::decide::Start;
-use idempotency::engine::{Attempt, Begun, Call, Settled, Verdict};
-use idempotency::engine::{Outcome, RunError};
-use idempotency::{AfterCrash, Decision, Idempotency, State};
+use idempotency::engine::{Begun, Call, Settled, Verdict};
+use idempotency::{AfterCrash, Idempotency, State};
 
 on_every_store! {
     a_repeat_gets_the_first_answer_and_another_payload_a_mismatch
@@ -18,8 +16,7 @@ on_every_store! {
     of_fifty_at_once_one_runs
     a_dropped_begin_frees_the_key
     a_dropped_attempt_frees_the_key_unless_its_work_began
-    a_panic_frees_the_key
-    a_run_that_is_dropped_half_way_is_held
+    an_attempt_whose_work_says_that_nothing_happened_frees_the_key
     a_settle_that_is_dropped_goes_on
     a_settle_that_is_dropped_before_its_first_poll_goes_on
     failures_end_as_the_crash_policy_says
@@ -28,25 +25,16 @@ on_every_store! {
 
 async fn a_repeat_gets_the_first_answer_and_another_payload_a_mismatch(place: Place) {
     let (engine, other) = (place.engine(), place.engine());
-    let ran = AtomicUsize::new(0);
-    let work = async |_: &Attempt| {
-        assert!(matches!(other.begin(&call(1)).await, Ok(Begun::InFlight { .. })));
-        let refused = other.run(&call(1), async |_| Ok::<_, ()>(vec![])).await;
-        let Err(RunError::Refused(Decision::InFlight { lease_left })) = refused else { panic!("{refused:?}") };
-        assert!(lease_left > 5_000_000 && lease_left <= 10_002_000, "{lease_left} µs of 10 s are left");
-        assert!(matches!(other.begin(&paying(1, 1)).await, Ok(Begun::Mismatch)), "mismatch before in flight");
-        ran.fetch_add(1, Ordering::SeqCst);
-        Ok::<_, ()>(b"first \0\xff".to_vec())
-    };
+    let attempt = begun(&engine, &call(1)).await;
+    let Ok(Begun::InFlight { lease_left }) = other.begin(&call(1)).await else { panic!("it runs") };
+    assert!(lease_left > Duration::from_secs(5) && lease_left <= Duration::from_micros(10_002_000), "{lease_left:?}");
+    assert!(matches!(other.begin(&paying(1, 1)).await, Ok(Begun::Mismatch)), "mismatch before in flight");
     let result: Arc<[u8]> = b"first \0\xff"[..].into();
-    assert_eq!(engine.run(&call(1), work).await.unwrap(), Outcome::Ran(result.clone()));
-    for engine in [&engine, &other] {
-        assert_eq!(engine.run(&call(1), work).await.unwrap(), Outcome::Replayed(result.clone()));
-        let refused = engine.run(&paying(1, 1), work).await;
-        assert!(matches!(refused, Err(RunError::Refused(Decision::Mismatch))), "{refused:?}");
-        assert_eq!(engine.run(&call(1), work).await.unwrap(), Outcome::Replayed(result.clone()));
+    assert_eq!(attempt.settle(Verdict::Complete(result.clone())).await, Settled::Stored);
+    for engine in [&engine, &other, &engine] {
+        assert!(matches!(engine.begin(&call(1)).await, Ok(Begun::Replay(stored)) if stored == result));
+        assert!(matches!(engine.begin(&paying(1, 1)).await, Ok(Begun::Mismatch)));
     }
-    assert_eq!(ran.load(Ordering::SeqCst), 1);
 }
 
 async fn a_result_that_is_not_kept_is_told_and_nothing_runs(place: Place) {
@@ -54,8 +42,23 @@ async fn a_result_that_is_not_kept_is_told_and_nothing_runs(place: Place) {
     let note: Arc<[u8]> = b"201 /orders/7"[..].into();
     assert_eq!(begun(&engine, &call(1)).await.settle(Verdict::NotKept(note.clone())).await, Settled::Stored);
     assert!(matches!(place.engine().begin(&call(1)).await, Ok(Begun::NotKept(told)) if told == note));
-    let refused = engine.run(&call(1), async |_| -> Result<_, ()> { panic!("it ran") }).await;
-    assert!(matches!(refused, Err(RunError::Refused(Decision::NotKept))));
+}
+
+async fn an_attempt_whose_work_says_that_nothing_happened_frees_the_key(place: Place) {
+    let engine = place.engine().after_crash(AfterCrash::Refuse);
+    for (key, verdict) in [(1, Some(complete("done"))), (2, Some(Verdict::Hold)), (3, Some(Verdict::Fail)), (4, None)] {
+        let mut attempt = begun(&engine, &call(key)).await;
+        assert_eq!(attempt.start(), Start::Now);
+        let current = attempt.current();
+        assert_eq!((current.fence(), current.derive("bank")), (attempt.fence(), attempt.key().derive("bank")));
+        current.release();
+        match verdict {
+            Some(verdict) => assert_eq!(attempt.settle(verdict).await, Settled::Stored),
+            None => drop(attempt),
+        }
+        drained(&engine).await;
+        assert_eq!(met(&place.engine(), &call(key)).await, "run", "key {key}");
+    }
 }
 
 async fn of_fifty_at_once_one_runs(place: Place) {
@@ -111,39 +114,6 @@ async fn a_dropped_attempt_frees_the_key_unless_its_work_began(place: Place) {
         drained(engine).await;
         assert_eq!(met(&other, &call(key)).await, then, "key {key}");
     }
-}
-
-async fn a_panic_frees_the_key(place: Place) {
-    let engine = place.engine();
-    let panics = {
-        let engine = engine.clone();
-        let work = async |_: &Attempt| -> Result<Vec<u8>, ()> { panic!("by the test") };
-        async move { engine.run(&call(1), work).await }
-    };
-    assert!(tokio::spawn(panics).await.unwrap_err().is_panic());
-    drained(&engine).await;
-    begun(&place.engine(), &call(1)).await;
-}
-
-async fn a_run_that_is_dropped_half_way_is_held(place: Place) {
-    for (key, policy, then) in [(1, AfterCrash::Rerun, "in flight"), (2, AfterCrash::Refuse, "unknown")] {
-        let engine = place.engine().after_crash(policy).lease(LEASE * 3);
-        let began = tokio::sync::Notify::new();
-        let running = async {
-            let work = async |_: &Attempt| -> Result<Vec<u8>, ()> {
-                began.notify_one();
-                std::future::pending().await
-            };
-            engine.run(&call(key), work).await
-        };
-        // As hyper does with a handler whose client left.
-        tokio::select! { _ = running => panic!("it never ends"), () = began.notified() => {} }
-        drained(&engine).await;
-        assert_eq!(met(&place.engine(), &call(key)).await, then, "{policy:?}");
-    }
-    tokio::time::sleep(LEASE * 3).await;
-    assert_eq!(met(&place.engine(), &call(1)).await, "run", "its lease has lapsed");
-    assert_eq!(met(&place.engine(), &call(2)).await, "unknown");
 }
 
 async fn a_settle_that_is_dropped_goes_on(place: Place) {

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use common::place::*;
 use idempotency::AfterCrash;
 use idempotency::decide::Start;
-use idempotency::engine::Outcome;
-use idempotency::engine::{Attempt, Begun, Settled, Verdict};
+use idempotency::engine::{Begun, Settled, Verdict};
 
 on_every_store! {
     renewal_keeps_a_claim_for_five_leases
@@ -84,11 +83,17 @@ async fn fifty_waiters_whose_leader_fails_run_once_more(place: Place) {
         .map(|n| (engines[n % 2].clone().wait(Duration::from_secs(20)), ran.clone()))
         .map(|(engine, ran)| {
             tokio::spawn(async move {
-                let work = async |_: &Attempt| {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    Ok::<_, ()>(format!("run {}", ran.fetch_add(1, Ordering::SeqCst) + 1).into_bytes())
-                };
-                engine.run(&call(1), work).await.unwrap()
+                match engine.begin(&call(1)).await.unwrap() {
+                    Begun::Run(mut attempt) => {
+                        assert_eq!(attempt.start(), Start::Now);
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        let run = format!("run {}", ran.fetch_add(1, Ordering::SeqCst) + 1);
+                        assert_eq!(attempt.settle(complete(&run)).await, Settled::Stored);
+                        None
+                    }
+                    Begun::Replay(result) => Some(result),
+                    other => panic!("{other:?}"),
+                }
             })
         })
         .collect();
@@ -99,8 +104,8 @@ async fn fifty_waiters_whose_leader_fails_run_once_more(place: Place) {
     let mut runs = 0;
     for waiter in waiting {
         match waiter.await.unwrap() {
-            Outcome::Ran(result) => runs += usize::from(result == second),
-            Outcome::Replayed(result) => assert_eq!(result, second),
+            None => runs += 1,
+            Some(result) => assert_eq!(result, second),
         }
     }
     assert_eq!((runs, ran.load(Ordering::SeqCst)), (1, 2));
@@ -151,11 +156,13 @@ async fn a_paused_owner_gets_its_successors_result_and_changes_nothing(place: Pl
     // A process that stops: its one thread, renewals and all, stands still in the middle of the work.
     let paused = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(engine.run(&call(1), async |attempt| {
+        runtime.block_on(async {
+            let mut attempt = begun(&engine, &call(1)).await;
+            assert_eq!(attempt.start(), Start::Now);
             begins.send(attempt.fence()).unwrap();
             resumed.recv().unwrap();
-            Ok::<_, ()>(b"paused".to_vec())
-        }))
+            attempt.settle(complete("paused")).await
+        })
     });
     let fence = tokio::task::spawn_blocking(move || began.recv().unwrap()).await.unwrap();
     let successor = begun_soon(&place.engine(), &call(1)).await;
@@ -163,8 +170,8 @@ async fn a_paused_owner_gets_its_successors_result_and_changes_nothing(place: Pl
     assert_eq!(successor.settle(complete("successor")).await, Settled::Stored);
     let stood = place.store().get(&call(1).key).await.unwrap().map(|(held, _)| held.record);
     resume.send(()).unwrap();
-    let outcome = tokio::task::spawn_blocking(|| paused.join().unwrap()).await.unwrap().unwrap();
-    assert_eq!(outcome, Outcome::Replayed(b"successor"[..].into()));
+    let settled = tokio::task::spawn_blocking(|| paused.join().unwrap()).await.unwrap();
+    assert_eq!(settled, Settled::Replaced(b"successor"[..].into()));
     assert_eq!(place.store().get(&call(1).key).await.unwrap().map(|(held, _)| held.record), stood);
 }
 

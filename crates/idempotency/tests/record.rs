@@ -105,6 +105,15 @@ fn an_in_flight_record_cut_anywhere_is_an_error() {
 }
 
 #[test]
+fn a_fence_is_sixteen_digits_and_nothing_else() {
+    for fence in [b"+000000000000017", b" 00000000000017 ", b"-000000000000017"] {
+        let mut bytes = example().encode();
+        bytes[22..38].copy_from_slice(fence);
+        assert_eq!(Record::decode(&bytes), Err(RecordError::Damaged), "{}", String::from_utf8_lossy(fence));
+    }
+}
+
+#[test]
 fn a_newer_version_is_told_from_something_foreign() {
     let mut bytes = example().encode();
     for version in '2'..='9' {

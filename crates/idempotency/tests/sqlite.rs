@@ -309,7 +309,7 @@ async fn a_claim_of_this_boot_expires_by_the_clock_of_its_lease() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("i.db");
     let brief = Duration::from_millis(50);
-    begun(&engine(&path).ttl(brief * 2).lease(brief), &call(1)).await.settle(Verdict::Hold).await;
+    begun(&engine(&path).lease(brief).ttl(brief * 2), &call(1)).await.settle(Verdict::Hold).await;
     let aside = Connection::open(&path).unwrap();
     aside.execute("UPDATE records SET expires = ?", [i64::MAX]).unwrap();
     tokio::time::sleep(brief * 3).await;
@@ -371,7 +371,7 @@ async fn a_result_expires_by_the_wall_clock_and_is_swept() {
     let aside = Connection::open(&path).unwrap();
     let expires: i64 = aside.query_row("SELECT expires FROM records", [], |row| row.get(0)).unwrap();
     assert!((expires as u64).abs_diff(wall_clock() + micros(hour)) < 5_000_000, "{expires}");
-    let brief = engine(&path).ttl(short).lease(short);
+    let brief = engine(&path).lease(short).ttl(short);
     for key in 1..10 {
         begun(&brief, &call(key)).await.settle(complete("brief")).await;
     }

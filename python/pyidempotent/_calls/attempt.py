@@ -5,20 +5,27 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import Token
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from pyidempotent import _native
 from pyidempotent._calls.current import CurrentAttempt, Operation
 from pyidempotent._calls.flow import Flow, advance, advance_async, enter, hurry, leave, protect, refuse_to_block
 from pyidempotent._calls.function import caller_bytes
-from pyidempotent._options import MAX_RESPONSE_BYTES, AfterCrash, Site, refuse_unknown
-from pyidempotent._values.durations import Seconds
+from pyidempotent._options import Site
+from pyidempotent._options.faces import Face
+from pyidempotent._options.table import BlockOptions
 from pyidempotent._values.results import VALUE, Outcome, pack, unpack
 from pyidempotent.backends import Backend
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["attempt"]
 
+FACE = Face("attempt()", BlockOptions)
 
+
+@FACE.shows
 class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["attempt"]):  # noqa: N801  # used like a function
     """Protects a block: ``with`` or ``async with``.
 
@@ -29,11 +36,8 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
 
     Parameters:
         backend: a backend or its URL.
-        key: the key, 1 to 255 characters; an int or a UUID counts as its text.
-        payload: what is asked for; another payload under the same key is an `IdempotencyConflict`.
-        name: what is done: the same key under another name is another key.
-        caller: for whom; ``None`` is the anonymous scope.
-        ttl, lease, wait, namespace, after_crash, retry_after, run_limit: as for `idempotent`.
+        options: each by its name, where an editor shows what it means; ``key=`` must be there. docs/options.md has all
+            of them.
 
     Raises:
         IdempotencyError: at the entrance, where the block must not run.
@@ -52,42 +56,13 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
     'handled'
     """
 
-    def __init__(
-        self,
-        backend: Backend | str,
-        *,
-        key: str,
-        payload: Any = None,
-        name: str = "attempt",
-        caller: Any = None,
-        ttl: Seconds = 86400,
-        lease: Seconds | None = None,
-        wait: Seconds = 0,
-        namespace: str = "",
-        after_crash: AfterCrash = "rerun",
-        retry_after: Seconds = 1,
-        run_limit: Seconds | None = None,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
-        **unknown: NoReturn,
-    ) -> None:
-        refuse_unknown(unknown, "attempt()")
-        if not isinstance(namespace, str):
-            raise TypeError(f"the namespace of an attempt must be a str, not {namespace!r}")
-        self.site = Site(
-            backend,
-            ttl=ttl,
-            lease=lease,
-            wait=wait,
-            namespace=namespace,
-            after_crash=after_crash,
-            retry_after=retry_after,
-            run_limit=run_limit,
-            max_response_bytes=max_response_bytes,
-        )
-        self._key = _native.key_text(key, "the key of an attempt")
-        self._name = name
-        self._caller = None if caller is None else caller_bytes(caller)
-        self._payload = payload
+    def __init__(self, backend: Backend | str, **options: Unpack[BlockOptions]) -> None:
+        read = FACE.read(options)
+        self.site = Site(backend, read)
+        self._key = _native.key_text(read["key"], "the key of an attempt")
+        self._name: str = read["name"] or "attempt"
+        self._caller = None if read["caller"] is None else caller_bytes(read["caller"])
+        self._payload = read["payload"]
         self._flow: Flow | None = None
         self._running: tuple[CurrentAttempt | None, Token[CurrentAttempt | None]] | None = None
         #: Whether the block ran before, and must not run again.

@@ -7,25 +7,21 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from pyidempotent._calls.current import _current
 from pyidempotent._calls.flow import advance, advance_async, protect, refuse_to_block
 from pyidempotent._calls.function import Function, FunctionCall
 from pyidempotent._calls.tasks import PASSING, is_task, put_back, running_task
 from pyidempotent._frameworks import call_of, parameters_of
-from pyidempotent._options import (
-    MAX_REQUEST_BYTES,
-    MAX_RESPONSE_BYTES,
-    AfterCrash,
-    KeyFormat,
-    Settle,
-    Site,
-    refuse_unknown,
-)
-from pyidempotent._values.durations import Seconds
+from pyidempotent._options import Site
+from pyidempotent._options.faces import Face
+from pyidempotent._options.table import FunctionOptions
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["idempotent"]
 
@@ -33,31 +29,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+FACE = Face("@idempotent", FunctionOptions)
+
+
+@FACE.shows
 def idempotent(
-    backend: Backend | str | None = None,
-    *,
-    ttl: Seconds = 86400,
-    lease: Seconds | None = None,
-    wait: Seconds = 0,
-    key: Callable[..., Any] | str | None = None,
-    key_header: str = "Idempotency-Key",
-    key_format: KeyFormat = "lenient",
-    required: bool = True,
-    name: str | None = None,
-    scope: Callable[..., Any] | None = None,
-    namespace: str | Callable[..., str] = "",
-    fingerprint: Callable[..., Any] | None = None,
-    after_crash: AfterCrash = "rerun",
-    settle: Settle | None = None,
-    store_exceptions: tuple[type[Exception], ...] | type[Exception] = (),
-    retry_after: Seconds = 1,
-    run_limit: Seconds | None = None,
-    disconnect_grace: Seconds | None = None,
-    max_request_bytes: int = MAX_REQUEST_BYTES,
-    max_response_bytes: int = MAX_RESPONSE_BYTES,
-    store_set_cookie: bool = False,
-    problem_docs: str | None = None,
-    **unknown: NoReturn,
+    backend: Backend | str | None = None, **options: Unpack[FunctionOptions]
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Runs a function once per key; a repeat gets the stored result.
 
@@ -67,32 +44,7 @@ def idempotent(
 
     Parameters:
         backend: a backend or its URL.
-        ttl: how long a result is kept, counted from completion: seconds or a timedelta. Choose it beyond every retry.
-        lease: how long a crash blocks the key; renewed while the function runs. At most 30 s unless told.
-        wait: how long a repeat waits for the first answer. 0: it is told at once that the first still runs.
-        key: a callable on the function's arguments, by their names, that returns a str, an int, a UUID or None; the
-            name of a parameter; or `arguments`. A Starlette endpoint that has it needs a parameter
-            ``request: Request``; FastAPI gives the request to every endpoint.
-        key_header: the header's name.
-        key_format: ``"lenient"`` takes a bare key beside the quoted String of RFC 9651, ``"strict"`` only the String.
-        required: whether a call without a key is refused; otherwise it runs unprotected.
-        name: the operation's name, instead of the function's qualified name or the request's method and path.
-        scope: who calls: a callable on the function's arguments (and ``request``), `by_authorization` or `shared`.
-        namespace: keeps applications apart that share a store; or a callable, as ``scope=`` takes, that keeps tenants
-            apart: ``namespace=lambda request: request.url.hostname``.
-        fingerprint: a callable on the function's arguments that returns what tells two requests apart.
-        after_crash: ``"rerun"`` (at least once) or ``"refuse"`` (at most once: what is unknown waits for an operator).
-        settle: a callable on an `Outcome` that returns ``"store"``, ``"release"``, ``"hold"`` or None for the default.
-        store_exceptions: exception types that are results too; any other exception releases the key.
-        retry_after: the most seconds that a repeat is told to wait while the first still runs.
-        run_limit: how long the lease is renewed at the most; ``ttl`` unless told.
-        disconnect_grace: how long an HTTP request goes on after its client has left, so that a repeat finds the answer.
-            The lease unless told; 0 tells the application at once. A request that ends without an answer is held.
-        max_request_bytes: a larger request body is refused with 413.
-        max_response_bytes: a larger result is not kept: a repeat is told so, and runs nothing.
-        store_set_cookie: whether ``Set-Cookie`` headers are stored and replayed.
-        problem_docs: the URL of your documentation of the refusals: a problem's ``type`` is this and the refusal's name
-            (``https://docs.example.com/errors#`` makes ``…#conflict``), and a ``Link`` header points there.
+        options: each by its name, where an editor shows what it means. docs/options.md has all of them.
 
     Raises:
         TypeError, ValueError: at decoration, for options or functions that can't be.
@@ -112,27 +64,8 @@ def idempotent(
     Traceback (most recent call last):
     pyidempotent.exceptions.IdempotencyConflict: This key was used with another request; ...
     """
-    refuse_unknown(unknown, "@idempotent")
-    site = Site(
-        backend,
-        ttl=ttl,
-        lease=lease,
-        wait=wait,
-        key_header=key_header,
-        key_format=key_format,
-        required=required,
-        namespace=namespace,
-        after_crash=after_crash,
-        settle=settle,
-        store_exceptions=store_exceptions,
-        retry_after=retry_after,
-        run_limit=run_limit,
-        disconnect_grace=disconnect_grace,
-        max_request_bytes=max_request_bytes,
-        max_response_bytes=max_response_bytes,
-        store_set_cookie=store_set_cookie,
-        problem_docs=problem_docs,
-    )
+    read = FACE.read(options)
+    site = Site(backend, read)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if is_task(function):
@@ -154,7 +87,7 @@ def idempotent(
         return cast("Callable[P, R]", _wrap(analyse(function)))
 
     def analyse(function: Callable[..., Any]) -> Function:
-        return Function(function, site, key=key, scope=scope, fingerprint=fingerprint, name=name)
+        return Function(function, site, **{name: read[name] for name in ("key", "scope", "fingerprint", "name")})
 
     #: The analysis of methods that are decorated anew for every request.
     methods: dict[Any, Function] = {}

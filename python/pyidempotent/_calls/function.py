@@ -135,8 +135,6 @@ class Function:
         qualified = getattr(function, "__qualname__", "")
         if name is None and ("<lambda>" in qualified or not qualified):
             raise TypeError("a lambda (or a nameless callable) needs name=: its qualified name tells it from no other")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a str, not {name!r}")
         self.function = function
         #: Whether its framework is asked for parameters that are not its own.
         self.is_injected = False

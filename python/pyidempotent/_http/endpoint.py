@@ -107,11 +107,7 @@ class EndpointCall(FunctionCall):
         held = self.held()
         if held is None:
             return self.is_held_above()
-        plan = self.plan
-        own = {"key": not plan.takes_key_from_header, "name": plan.named}
-        own |= {"scope": plan.shared or plan.scope is not None, "fingerprint": plan.fingerprint is not None}
-        given = [name for name, is_given in own.items() if is_given]
-        held.refuse_inside(plan.name, given, self.site, self.way_to_middleware)
+        held.refuse_inside(self.plan.name, self.site, self.way_to_middleware)
         return True
 
     def is_held_above(self) -> bool:

@@ -2,64 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import translate
 from typing import Any
 
 from pyidempotent import _native
 from pyidempotent._calls.function import by_authorization, json_body, shared
 from pyidempotent._http.callers import named_caller
-from pyidempotent._http.rules import METHODS, SAFE_METHODS
-from pyidempotent._options import Options, Site, takes_one
-from pyidempotent.backends import Backend
+from pyidempotent._options import Site
+from pyidempotent._options.faces import Face
+from pyidempotent._options.table import MiddlewareOptions, RouteOptions
 
-#: A callable of the user's on the framework's request.
-Asked = Callable[[Any], Any]
+#: ASGI's and Django's.
+MIDDLEWARE = Face("IdempotencyMiddleware", MiddlewareOptions)
 
-
-class PlanOptions(Options, total=False):
-    """The options of a route: a face that stores whole answers takes all of them by these names.
-
-    ``methods`` are those of the requests that are protected: POST and PATCH unless told.
-    """
-
-    methods: Iterable[str]
-    key: Asked | None
-    name: str | None
-    scope: Asked | None
-    fingerprint: Asked | None
+_ROUTE = Face("a route", RouteOptions)
 
 
 class Routes:
     """The options of every path.
 
     Parameters:
-        options: those of every path that has none of its own.
-        routes: a pattern of a path (``"/webhooks/*"``, ``"/orders/{id}"``) → a dict of options that replace some, or
-            None to leave the path out. The first pattern that fits counts.
+        options: as they were given to a face. ``routes`` are the options of their own that some paths have.
+        face: who takes them.
 
     Raises:
         TypeError, ValueError: for options that can't be.
 
-    >>> routes = Routes({"backend": "memory://", "required": False}, {"/pay": {"required": True}, "/health": None})
+    >>> routes = Routes({"backend": "memory://", "routes": {"/pay": {"required": True}, "/health": None}})
     >>> routes.plan_for("/pay").site.required, routes.plan_for("/health"), routes.plan_for("/refund").site.required
     (True, None, False)
     """
 
-    def __init__(self, options: Mapping[str, Any], routes: Mapping[str, Mapping[str, Any] | None] | None) -> None:
-        self.default = Plan(**options)
+    def __init__(self, options: Mapping[str, Any], face: Face = MIDDLEWARE) -> None:
+        routes = face.read(options)["routes"] or {}
+        every = {name: value for name, value in options.items() if name != "routes"}
+        self.default = Plan(every)
         self.patterns: list[tuple[re.Pattern[str], Plan | None]] = []
-        if routes is not None and not isinstance(routes, Mapping):
-            raise TypeError(f"routes= must be a dict, like {{'/pay': {{'required': True}}}}, not {routes!r}")
-        for pattern, own in (routes or {}).items():
-            if not isinstance(pattern, str) or not pattern.startswith(("/", "*")):
-                raise ValueError(f"routes: {pattern!r} must start with '/' or '*', like '/pay' or '/webhooks/*'")
-            if own is not None and not isinstance(own, Mapping):
-                raise TypeError(f"routes: {pattern!r} needs a dict of options, or None to leave it out, not {own!r}")
-            self.patterns.append((path_pattern(pattern), None if own is None else _route(pattern, {**options, **own})))
+        for pattern, own in routes.items():
+            self.patterns.append((path_pattern(pattern), None if own is None else _route(face, pattern, every, own)))
 
     def plan_for(self, path: str) -> Plan | None:
         """The options for a path; None where it is left out."""
@@ -69,10 +52,11 @@ class Routes:
         return self.default
 
 
-def _route(pattern: str, options: dict[str, Any]) -> Plan:
+def _route(face: Face, pattern: str, every: Mapping[str, Any], own: Mapping[str, Any]) -> Plan:
     """The options of one path; what is wrong with them is said with the path."""
+    Face(f"{face.name}, routes[{pattern!r}]", RouteOptions).refuse_unknown(own)
     try:
-        return Plan(**options)
+        return Plan({**every, **own})
     except (TypeError, ValueError) as error:
         raise type(error)(f"routes[{pattern!r}]: {error}") from None
 
@@ -102,53 +86,29 @@ def _fnmatched(text: str) -> str:
 
 
 class Plan:
-    """The options for one route of a face that stores whole answers."""
+    """The options for one route of a face that stores whole answers.
 
-    def __init__(
-        self,
-        *,
-        backend: Backend | str | None,
-        key: Asked | None = None,
-        name: str | None = None,
-        scope: Asked | None = None,
-        fingerprint: Asked | None = None,
-        methods: Iterable[str] = METHODS,
-        **options: Any,
-    ) -> None:
-        if "store_exceptions" in options:
-            raise TypeError("store_exceptions is for functions; middleware stores answers: say with settle= which")
-        for option, value in (("key", key), ("scope", scope), ("fingerprint", fingerprint)):
-            if value is not None:
-                takes_one(option, value, "the request")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a str, not {name!r}")
-        self.site = Site(backend, **options)
+    Parameters:
+        options: as they were given.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        read = _ROUTE.read(options)
+        self.site = Site(read.pop("backend"), read)
         #: As they were given.
-        self.options = {
-            "backend": backend,
-            "key": key,
-            "name": name,
-            "scope": scope,
-            "fingerprint": fingerprint,
-            "methods": methods,
-            **options,
-        }
-        self.methods = _methods(methods)
-        self.name = name
-        self.shared = scope is shared
-        self.by_json_body = fingerprint is json_body
-        namespace = self.site.namespace if callable(self.site.namespace) else None
+        self.options = options
+        self.methods: frozenset[str] = read["methods"]
+        self.name: str | None = read["name"]
+        self.shared = read["scope"] is shared
+        self.by_json_body = read["fingerprint"] is json_body
         asked = {
-            "key": key,
-            "scope": None if self.shared else scope,
-            "namespace": namespace,
-            "fingerprint": None if self.by_json_body else fingerprint,
+            "key": read["key"],
+            "scope": None if self.shared else read["scope"],
+            "namespace": read["namespace"] if callable(read["namespace"]) else None,
+            "fingerprint": None if self.by_json_body else read["fingerprint"],
         }
         #: The callables of the user's, by option.
         self.asked = {option: value for option, value in asked.items() if value is not None}
-        is_given = {"name": name is not None, "fingerprint": self.by_json_body}
-        #: The options that were given and that its site does not have.
-        self.own = [*self.asked, *(option for option, is_so in is_given.items() if is_so)]
 
     def concerns(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request is to be protected. A request that is not protected is never validated."""
@@ -159,31 +119,6 @@ class Plan:
             if name == header:
                 return True
         return False
-
-
-#: Every method of HTTP that there is (https://www.iana.org/assignments/http-methods), and what caches are told with.
-_METHODS = SAFE_METHODS | frozenset(
-    """
-    ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL
-    MKREDIRECTREF MKWORKSPACE MOVE ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH
-    UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
-    """.split()  # noqa: SIM905  # a list of them would be forty lines
-)
-
-
-def _methods(given: Any) -> frozenset[str]:
-    """The methods that a plan protects."""
-    names = () if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"methods= must be a collection of methods, like ('POST', 'PUT'), not {given!r}")
-    methods = frozenset(name.upper() for name in names)
-    if strange := methods - _METHODS:
-        close = difflib.get_close_matches(min(strange), _METHODS, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"methods=: {min(strange)!r} is no method of HTTP{hint}")
-    if safe := methods & SAFE_METHODS:
-        raise ValueError(f"methods=: a {min(safe)} request changes nothing, and is never protected")
-    return methods
 
 
 #: What the extension answers for a request, without a look at the class.

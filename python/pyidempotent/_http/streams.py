@@ -86,7 +86,7 @@ class CapturedParts(Iterator[bytes]):
     ...     running = Running(call, flow, begun)
     ...     running.seen.start(200, [])
     ...     return CapturedParts(running, [b"one", b"two"])
-    >>> call = RequestCall(Plan(backend="memory://"), Facts("POST", b"/pay", b"", [(b"idempotency-key", b"a")]))
+    >>> call = RequestCall(Plan({"backend": "memory://"}), Facts("POST", b"/pay", b"", [(b"idempotency-key", b"a")]))
     >>> flow = protect(call)
     >>> list(parts())
     [b'one', b'two']

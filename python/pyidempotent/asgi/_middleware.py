@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyidempotent._calls.flow import advance_async, protect
 from pyidempotent._http.endpoint import ATTEMPT
-from pyidempotent._http.routes import Asked, Routes
-from pyidempotent._http.rules import METHODS, SAFE_METHODS
+from pyidempotent._http.routes import MIDDLEWARE, Routes
+from pyidempotent._http.rules import SAFE_METHODS
 from pyidempotent._lifecycle import drain
 from pyidempotent._native import Facts
-from pyidempotent._options import Options, Site
+from pyidempotent._options import Site
+from pyidempotent._options.table import MiddlewareOptions
 from pyidempotent._values.results import Outcome
 from pyidempotent.asgi._answers import raise_, refuse, send_answer
 from pyidempotent.asgi._request import (
@@ -36,21 +36,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@MIDDLEWARE.shows
 class IdempotencyMiddleware:
     """Protects the requests of an ASGI application.
 
     Parameters:
         app: the application.
         backend: a backend or its URL.
-        routes: options of their own for some paths: a pattern of the path (``"/webhooks/*"``) and a dict of options,
-            or None to leave the path out. ``{id}`` stands for one segment. The first pattern that fits counts.
-        methods: the methods that are protected: POST and PATCH unless told, never GET, HEAD, OPTIONS or TRACE.
-        key: a callable on the request that returns the key, instead of the header.
-        name: the operation's name, instead of the request's method and path.
-        scope: who calls: a callable on the request, `by_authorization` or `shared`.
-        fingerprint: a callable on the request that returns what tells two requests apart, instead of method, path,
-            query, content type and body.
-        options: as for `idempotent`; ``required`` is False unless told.
+        options: each by its name, where an editor shows what it means. docs/options.md has all of them.
 
     The callables may be async, and may read the body, which the application reads again. The request is Starlette's, or
     a `Request` where there is no Starlette.
@@ -62,34 +55,23 @@ class IdempotencyMiddleware:
     >>> async def application(scope, receive, send):
     ...     await send({"type": "http.response.start", "status": 204, "headers": []})
     ...     await send({"type": "http.response.body"})
-    >>> routes = {"/pay": {"required": True}, "/health": None}
-    >>> protected = IdempotencyMiddleware(application, "memory://", routes=routes)
+    >>> protected = IdempotencyMiddleware(
+    ...     application, "memory://", routes={"/pay": {"required": True}, "/health": None}
+    ... )
     """
 
     def __init__(
-        self,
-        app: Application,
-        backend: Backend | str | None = None,
-        *,
-        routes: Mapping[str, Mapping[str, Any] | None] | None = None,
-        methods: Iterable[str] = METHODS,
-        key: Asked | None = None,
-        name: str | None = None,
-        scope: Asked | None = None,
-        fingerprint: Asked | None = None,
-        **options: Unpack[Options],
+        self, app: Application, backend: Backend | str | None = None, **options: Unpack[MiddlewareOptions]
     ) -> None:
         self.app = app
         #: What is wrong with the options, where a server has begun to start.
         self._mistake: Exception | None = None
-        whole: dict[str, Any] = {"key": key, "name": name, "scope": scope, "fingerprint": fingerprint, **options}
-        whole["methods"] = methods
         try:
             if backend is None:
                 raise TypeError(
                     "the middleware needs a backend: pass backend=, a backend or a URL like 'redis://localhost'"
                 )
-            self.routes = Routes({"backend": backend, "required": False, **whole}, routes)
+            self.routes = Routes({"backend": backend, **options})
         except Exception as error:
             # Starlette makes its middleware in the lifespan, and servers take an error there for "there is none".
             if asyncio._get_running_loop() is None:
@@ -111,7 +93,7 @@ class IdempotencyMiddleware:
             return
         held: Site | None = scope.get(ATTEMPT)
         if held is not None:  # another middleware's, further out
-            held.refuse_inside("An application inside", plan.own, plan.site)
+            held.refuse_inside("An application inside", plan.site)
             await self.app(scope, receive, send)
             return
         call = AsgiCall(plan, Facts.of_scope(scope), scope, receive)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,17 +11,21 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from pyidempotent._http.routes import Plan, PlanOptions, Routes
-from pyidempotent._options import SUCCESSORS
+from pyidempotent._http.routes import Plan, Routes
+from pyidempotent._options.checks import TakesOne
+from pyidempotent._options.faces import Face
+from pyidempotent._options.table import MiddlewareOptions, RouteOptions, options_of
 from pyidempotent.backends import Backend, open_backend
 
 SETTING = "PYIDEMPOTENT"
 
-#: The options, as they are called in the setting.
-OPTIONS = {name.upper(): name for name in (*PlanOptions.__annotations__, "backend")}
+FACE = Face(SETTING, MiddlewareOptions, "exception_handler")
+
+#: The options of the setting and of its routes, as they are called there.
+OPTIONS = {name.upper(): name for name in options_of(RouteOptions)}
 
 #: Those that take a callable, or the dotted path of one.
-CALLABLES = frozenset({"KEY", "SCOPE", "FINGERPRINT", "SETTLE"})
+CALLABLES = {name.upper() for name, (_, option) in FACE.options.items() if isinstance(option.check, TakesOne)}
 
 #: Called with the request and the `IdempotencyError`; returns a response, or None for the problem document.
 ExceptionHandler = Callable[[Any, Exception], Any]
@@ -60,7 +63,7 @@ class Configuration:
         self.backend: Backend = reader.backend
         self.options = reader.options
         self.exception_handler: ExceptionHandler | None = reader.exception_handler
-        self.routes = Routes(reader.options, reader.routes)
+        self.routes = Routes({**reader.options, "routes": reader.routes}, FACE)
 
 
 class _Reader:
@@ -69,7 +72,7 @@ class _Reader:
     def __init__(self, setting: Any) -> None:
         self.mistakes: list[Mistake] = []
         self.backend: Backend | None = None
-        self.options: dict[str, Any] = {"required": False}
+        self.options: dict[str, Any] = {}
         self.routes: dict[str, dict[str, Any] | None] = {}
         self.exception_handler: ExceptionHandler | None = None
         if not isinstance(setting, Mapping):
@@ -138,7 +141,7 @@ class _Reader:
     def _alone(self, name: str, value: Any, place: str) -> None:
         """Says what is wrong with a value by itself."""
         try:
-            Plan(backend="memory://", **{name: value})
+            Plan({"backend": "memory://", name: value})
         except Exception as error:
             # What only its default stands against is judged together with the others.
             if name != "lease" or not isinstance(value, int | float) or value <= 0:
@@ -147,7 +150,7 @@ class _Reader:
     def _together(self, options: dict[str, Any], where: str) -> None:
         """Says where values that are right by themselves contradict each other."""
         try:
-            Plan(**options)
+            Plan(options)
         except Exception as error:
             self._mistake(8, f"{where}: {error}.")
 
@@ -175,10 +178,8 @@ def _instead(name: Any) -> str:
     if isinstance(name, str):
         if (upper := name.upper()) in OPTIONS or upper == "ROUTES":
             return f"Its name is {upper!r}, in capitals."
-        if successor := SUCCESSORS.get(name.lower()):
-            return f"It is called {successor.upper()!r} now."
-        if close := difflib.get_close_matches(name.upper(), [*OPTIONS, "ROUTES", "EXCEPTION_HANDLER"], 1):
-            return f"Is {close[0]!r} meant?"
+        if hint := FACE.instead(name.lower(), lambda known: repr(known.upper())):
+            return f"{hint[0].upper()}{hint[1:]}{'' if hint.endswith('?') else '.'}"
     return f"There are {', '.join(sorted(OPTIONS))}, ROUTES and EXCEPTION_HANDLER."
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 
-from pyidempotent._http.routes import Plan, PlanOptions
+from pyidempotent._http.routes import Plan
 from pyidempotent._http.rules import METHODS, SAFE_METHODS
 from pyidempotent._http.wsgi import environ_name
+from pyidempotent._options.faces import Face
+from pyidempotent._options.table import ViewOptions
 from pyidempotent.backends import Backend
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["idempotency_exempt", "idempotency_options", "idempotency_required"]
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+_FACE = Face("idempotency_options", ViewOptions)
 
 #: The attribute of a marked view that says so; each option has one of its own, since ``method_decorator`` copies them
 #: one by one.
@@ -68,12 +72,13 @@ def idempotency_required(view: View) -> View:
     return idempotency_options(required=True)(view)
 
 
-def idempotency_options(backend: Backend | str | None = None, **options: Unpack[PlanOptions]) -> Callable[[View], View]:
+@_FACE.shows
+def idempotency_options(backend: Backend | str | None = None, **options: Unpack[ViewOptions]) -> Callable[[View], View]:
     """Options of a view's own, in place of the setting's, by the names of `pyidempotent.idempotent`.
 
     Parameters:
         backend: a backend or its URL.
-        options: as for `pyidempotent.asgi.IdempotencyMiddleware`.
+        options: each by its name, where an editor shows what it means. docs/options.md has all of them.
 
     Raises:
         TypeError, ValueError: at once, for options that can't be.
@@ -83,7 +88,8 @@ def idempotency_options(backend: Backend | str | None = None, **options: Unpack[
     ... def pay(request): ...
     """
     given: dict[str, Any] = {**options, **({} if backend is None else {"backend": backend})}
-    plan = Plan(**{"backend": "memory://", **given})
+    _FACE.refuse_unknown(given)
+    plan = Plan({"backend": "memory://", **given})
     if "key_header" in given:
         KEY_HEADERS.add(environ_name(plan.site.header))
     return lambda view: _marked(view, {PREFIX + name: value for name, value in given.items()}, given)

@@ -156,7 +156,7 @@ class IdempotencyMiddleware:
 
 
 def _marked_plan(view: Any, plan: Plan) -> Plan:
-    return Plan(**{**plan.options, **marks_of(view)})
+    return Plan({**plan.options, **marks_of(view)})
 
 
 def plan_of(

@@ -13,11 +13,13 @@ from flask import Blueprint, Flask, current_app, has_request_context, request
 from pyidempotent._calls.current import _current
 from pyidempotent._calls.flow import advance, protect, refuse_to_block
 from pyidempotent._http.endpoint import ATTEMPT
-from pyidempotent._http.routes import Plan, PlanOptions, RequestCall, Routes
+from pyidempotent._http.routes import Plan, RequestCall, Routes
 from pyidempotent._http.rules import SAFE_METHODS, who_of
 from pyidempotent._http.wsgi import environ_name, is_held_above
 from pyidempotent._native import Facts
 from pyidempotent._options import Site
+from pyidempotent._options.faces import Face
+from pyidempotent._options.table import MiddlewareOptions, RouteOptions
 from pyidempotent._values.results import Outcome
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
@@ -43,26 +45,20 @@ View = TypeVar("View", bound=Callable[..., Any] | Blueprint)
 #: Where a view carries options of its own; decorators that keep ``__dict__`` carry it on.
 _OWN = "__idempotency__"
 _CONFIG = "IDEMPOTENCY_"
-_OPTIONS = frozenset(PlanOptions.__annotations__) | {"backend", "routes"}
 _UNSET: Any = object()
 
+FACE = Face("Idempotency", MiddlewareOptions)
+_VIEW = Face("Idempotency.options", RouteOptions)
 
+
+@FACE.shows
 class Idempotency:
     """Protects the views of a Flask application.
 
     Parameters:
         app: the application; without one, call `init_app`.
         backend: a backend or its URL.
-        routes: options of their own for some paths: a pattern of the path inside of the application (``"/hooks/*"``)
-            and a dict of options, or None to leave the path out. The first pattern that fits counts.
-        methods: the methods that are protected: POST and PATCH unless told, never GET, HEAD, OPTIONS or TRACE.
-        key: a callable on Flask's request that returns the key, instead of the header.
-        name: the operation's name, instead of the request's method and path.
-        scope: who calls: a callable on Flask's request (``g``, ``session`` and ``current_user`` are there too),
-            `by_authorization` or `shared`. Without it: the user of flask-login, where there is one.
-        fingerprint: a callable on the request that returns what tells two requests apart, instead of method, path,
-            query, content type and body.
-        options: as for `idempotent`; ``required`` is False unless told.
+        options: each by its name, where an editor shows what it means. docs/options.md has all of them.
 
     What is not given here is taken from ``app.config``, in capitals: ``IDEMPOTENCY_BACKEND``, ``IDEMPOTENCY_TTL``.
 
@@ -87,17 +83,11 @@ class Idempotency:
     """
 
     def __init__(
-        self,
-        app: Flask | None = None,
-        backend: Backend | str | None = None,
-        *,
-        routes: Mapping[str, Mapping[str, Any] | None] | None = None,
-        **options: Unpack[PlanOptions],
+        self, app: Flask | None = None, backend: Backend | str | None = None, **options: Unpack[MiddlewareOptions]
     ) -> None:
         if app is not None and not isinstance(app, Flask):
             raise TypeError(f"the first argument is the Flask application, not {app!r}; pass a backend as backend=")
-        given: dict[str, Any] = {"backend": backend, "routes": routes}
-        self._options = {**options, **{name: value for name, value in given.items() if value is not None}}
+        self._options: dict[str, Any] = {**options, **({} if backend is None else {"backend": backend})}
         _routes_of(self._options)  # what is wrong with them is said now
         if app is not None:
             self.init_app(app)
@@ -119,10 +109,14 @@ class Idempotency:
             )
         app.extensions[EXTENSION] = _Protection(app, options)
 
-    def options(self, **options: Unpack[PlanOptions]) -> Callable[[View], View]:
+    @_VIEW.shows
+    def options(self, **options: Unpack[RouteOptions]) -> Callable[[View], View]:
         """Decorates a view (or takes a blueprint) that has options of its own; the extension's are its others.
 
         A view's own count before its blueprint's, and these before those of ``routes``.
+
+        Parameters:
+            options: each by its name, where an editor shows what it means. docs/options.md has all of them.
 
         Raises:
             TypeError, ValueError: for options that can't be.
@@ -131,7 +125,8 @@ class Idempotency:
         >>> @idempotency.options(required=True, ttl=60)
         ... def pay(): ...
         """
-        _plan_of({**options})
+        _VIEW.refuse_unknown(options)
+        _plan_of(options)
 
         def decorate(view: View) -> View:
             return _mark(view, options)
@@ -202,23 +197,22 @@ def _configured(app: Flask) -> dict[str, Any]:
     for name in app.config:
         if name.startswith(_CONFIG):
             option = name[len(_CONFIG) :].lower()
-            if option not in _OPTIONS:
-                known = ", ".join(sorted(_OPTIONS))
-                raise TypeError(f"app.config[{name!r}] is no option; after {_CONFIG} comes one of {known}, in capitals")
+            if option not in FACE.names:
+                hint = FACE.instead(option, lambda known: f"{_CONFIG}{known.upper()}")
+                raise TypeError(f"app.config[{name!r}] is no option{hint and f'; {hint}'}")
             configured[option] = app.config[name]
     return configured
 
 
 def _routes_of(options: Mapping[str, Any]) -> Routes:
-    own = {name: value for name, value in options.items() if name != "routes"}
-    routes = Routes({"backend": None, "required": False, **own}, options.get("routes"))
+    routes = Routes(options, FACE)
     for plan in (routes.default, *(plan for _, plan in routes.patterns)):
         _refuse_underscore(plan)
     return routes
 
 
 def _plan_of(options: Mapping[str, Any]) -> Plan:
-    plan = Plan(**{"backend": None, "required": False, **options})
+    plan = Plan(options)
     _refuse_underscore(plan)
     return plan
 
@@ -287,7 +281,7 @@ class _Protection:
             )
         if exchange.running is not None:  # an application around this one holds the attempt
             held: Site = current.environ[ATTEMPT]
-            held.refuse_inside("An application inside", plan.own, plan.site, WAY_TO_EXTENSION)
+            held.refuse_inside("An application inside", plan.site, WAY_TO_EXTENSION)
             return self._dispatch(*args)
         if plan.site.wait:
             refuse_to_block(plan.site)

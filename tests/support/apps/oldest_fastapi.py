@@ -141,11 +141,11 @@ async def main() -> None:
         one, two = {"params": {"amount": 1}}, {"params": {"amount": 2}}
         for path in ("pay", "sync", "injected", "nothing", "raises"):
             problem = await check(client, f"/fastapi/{path}", one, two)
-            assert f'"instance": "/fastapi/{path}"' in problem, problem
+            assert f'"instance":"/fastapi/{path}"' in problem, problem
         await check(client, "/fastapi/json", {"json": {"a": 1}}, {"json": {"a": 2}})
         await check(client, "/fastapi/json-sync", {"json": {"a": 1}}, {"json": {"a": 2}})
         await check(client, "/fastapi/upload", uploaded(b"one"), uploaded(b"two"))
-        assert '"instance": "/behind/pay"' in await check(client, "/behind/pay", one, two)
+        assert '"instance":"/behind/pay"' in await check(client, "/behind/pay", one, two)
         assert "used" in await check(client, "/raising/plain", one, two)
         assert await check(client, "/mine/plain", one, two) == "mine: IdempotencyConflict"
         assert '"effect": "none"' in await check(client, "/default/plain", one, two)

@@ -34,7 +34,7 @@ pub fn port() -> u16 {
 
 /// The options of the paths, by what they begin with; the last one is every other path's. `None`: not protected.
 pub fn layers() -> Vec<(&'static str, Option<IdempotencyLayer>)> {
-    let store = open(&env::var("STORE").expect("STORE is the URL of the store"));
+    let store = stores::open(&env::var("STORE").expect("STORE is the URL of the store")).expect("it is one");
     let layer = IdempotencyLayer::new(Idempotency::new(store))
         .methods([Method::POST, Method::PATCH])
         .expect("these are protected");
@@ -55,16 +55,6 @@ pub fn layers() -> Vec<(&'static str, Option<IdempotencyLayer>)> {
         ("/left-out/", None),
         ("", Some(layer)),
     ]
-}
-
-fn open(url: &str) -> Arc<dyn idempotency::Store> {
-    if let Some(path) = url.strip_prefix("sqlite:///") {
-        Arc::new(stores::SqliteStore::open(path))
-    } else if url.starts_with("memory") {
-        Arc::new(stores::MemoryStore::new())
-    } else {
-        Arc::new(stores::RedisStore::open(url).expect("a URL"))
-    }
 }
 
 /// Returns when the process is asked to end.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::Engine;
+use super::current::CurrentAttempt;
 use super::holding::{Holding, Work};
 use crate::decide::Start;
 use crate::error::StoreErrorKind;
@@ -15,6 +16,7 @@ use crate::record::{AfterCrash, Record, State};
 
 /// How an attempt ends.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Verdict {
     /// With a result, which every repeat gets.
     Complete(Arc<[u8]>),
@@ -31,6 +33,7 @@ pub enum Verdict {
 
 /// What became of the end of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Settled {
     /// It is in the store.
     Stored,
@@ -46,6 +49,8 @@ pub enum Settled {
 
 /// A held claim. Its lease is renewed in the background until its end is in the store.
 ///
+/// Where its work has called [`CurrentAttempt::release`], it is released however it ends.
+///
 /// Dropped without [`Attempt::settle`], it is released in the background if the work had not begun. Afterwards a drop is
 /// [`Verdict::Hold`]: a future that is dropped half-way (its client left, its task was aborted) may have had its effect.
 /// In a process forked from the one that claimed it, none of this does anything.
@@ -55,33 +60,6 @@ pub struct Attempt {
     process: u32,
     started: bool,
     settled: bool,
-}
-
-/// What running work may know of its attempt. Cheap to clone; it neither holds the claim nor ends it.
-#[derive(Clone)]
-pub struct AttemptHandle(Arc<Holding>);
-
-impl std::fmt::Debug for AttemptHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AttemptHandle").field("record", &self.0.id()).field("fence", &self.fence()).finish()
-    }
-}
-
-impl AttemptHandle {
-    /// The key it claimed.
-    pub fn key(&self) -> &StorageKey {
-        &self.0.key
-    }
-
-    /// Its fencing number: greater than that of every attempt on this key before it.
-    pub fn fence(&self) -> u64 {
-        self.0.record.fence
-    }
-
-    /// Whether the claim is known to be lost. Where it matters, let the downstream system compare fences.
-    pub fn is_lost(&self) -> bool {
-        self.0.is_lost()
-    }
 }
 
 impl std::fmt::Debug for Attempt {
@@ -105,11 +83,6 @@ impl Attempt {
         let holding = Arc::new(Holding::new(key, record, handle, sent, run_limit, Work::Renew));
         engine.keeper.hold(&holding);
         Self { engine, holding, process: generation(), started: false, settled: false }
-    }
-
-    /// What the running work may know of it.
-    pub fn handle(&self) -> AttemptHandle {
-        AttemptHandle(self.holding.clone())
     }
 
     /// The key it claimed.
@@ -167,6 +140,11 @@ impl Attempt {
         }
     }
 
+    /// The attempt as its work sees it.
+    pub fn current(&self) -> CurrentAttempt {
+        CurrentAttempt::new(self.holding.clone())
+    }
+
     fn is_inherited(&self) -> bool {
         self.process != generation()
     }
@@ -177,6 +155,7 @@ impl Attempt {
         if self.is_inherited() {
             return false;
         }
+        let verdict = if self.holding.is_released() { Verdict::Release } else { verdict };
         let (state, result) = match (verdict, self.holding.record.after_crash) {
             (Verdict::Complete(result), _) => (State::Completed, result),
             (Verdict::NotKept(note), _) => (State::NotKept, note),

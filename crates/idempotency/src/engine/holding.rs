@@ -22,6 +22,8 @@ pub(super) struct Holding {
     /// Renewing ends here, while the work runs.
     pub(super) renew_until: Instant,
     is_lost: AtomicBool,
+    /// The work has said that nothing happened.
+    is_released: AtomicBool,
     state: Mutex<HoldingState>,
 }
 
@@ -109,7 +111,8 @@ impl Holding {
             is_without_result: false,
         };
         let renew_until = sent + within_a_month(run_limit);
-        Self { key, record, handle, renew_until, is_lost: AtomicBool::new(false), state: Mutex::new(state) }
+        let (is_lost, is_released) = Default::default();
+        Self { key, record, handle, renew_until, is_lost, is_released, state: Mutex::new(state) }
     }
 
     /// The record's short id, which log lines name it by.
@@ -124,6 +127,15 @@ impl Holding {
 
     pub(super) fn lose(&self) {
         self.is_lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work has said that nothing happened.
+    pub(super) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn release(&self) {
+        self.is_released.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn lease(&self) -> Duration {

@@ -1,10 +1,14 @@
 //! The engine: claim → run → complete, over any [`Store`].
 //!
 //! [`Idempotency`] is a store with the options of one call site. [`Idempotency::begin`] claims a key and gives an
-//! [`Attempt`], which is renewed in the background until it is settled; [`Idempotency::run`] does all of it.
+//! [`Attempt`], which is renewed in the background until it is settled.
+//!
+//! Requests and results are bytes here. For functions with payloads and results of their own types there is
+//! [`Idempotency::call`](crate::Idempotency::call).
 
 mod attempt;
 mod call;
+mod current;
 mod holding;
 mod keeper;
 mod options;
@@ -18,14 +22,15 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::clock::micros;
-use crate::decide::{Claim, Decision, Held, Request, Resolution, Start, decide};
+use crate::decide::{Claim, Decision, Held, Request, Resolution, decide};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State, Token};
 use crate::store::{Claimed, Listed, Store};
 
-pub use attempt::{Attempt, AttemptHandle, Settled, Verdict};
+pub use attempt::{Attempt, Settled, Verdict};
 pub use call::{Begun, Call};
+pub use current::CurrentAttempt;
 use holding::{Holding, Work};
 use keeper::Keeper;
 pub use options::{Options, OptionsError};
@@ -41,34 +46,12 @@ impl Drop for Engine {
     }
 }
 
-/// How [`Idempotency::run`] ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The work ran: its result.
-    Ran(Arc<[u8]>),
-    /// The work ran before: its stored result.
-    Replayed(Arc<[u8]>),
-}
-
-/// Why [`Idempotency::run`] has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError<E> {
-    /// The work failed; the key is released (or unknown, under [`AfterCrash::Refuse`]).
-    #[error("the work failed")]
-    Work(#[source] E),
-    /// Nothing ran, because of what is stored.
-    #[error("nothing ran: {0:?}")]
-    Refused(Decision),
-    /// Nothing ran, because the store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// An engine over a store, with the options of one call site. Cheap to clone.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// use idempotency::engine::{Call, Outcome};
+/// use idempotency::decide::Start;
+/// use idempotency::engine::{Begun, Call, Verdict};
 /// use idempotency::{Digest, Fingerprint, Idempotency, Key, Operation, Scope, stores::MemoryStore};
 ///
 /// let charges = Idempotency::new(MemoryStore::new());
@@ -76,9 +59,10 @@ pub enum RunError<E> {
 /// let payload = Fingerprint(Digest::new("charge").part(b"42 EUR").finish());
 /// let call = Call::new(&scope, &Key::new("order-7")?, payload);
 ///
-/// let charge = async |_: &_| Ok::<_, std::io::Error>(b"charged".to_vec());
-/// assert_eq!(charges.run(&call, charge).await?, Outcome::Ran((*b"charged").into()));
-/// assert_eq!(charges.run(&call, charge).await?, Outcome::Replayed((*b"charged").into()));
+/// let Begun::Run(mut attempt) = charges.begin(&call).await? else { panic!("the key is free") };
+/// assert_eq!(attempt.start(), Start::Now);
+/// attempt.settle(Verdict::Complete((*b"charged").into())).await;
+/// assert!(matches!(charges.begin(&call).await?, Begun::Replay(result) if *result == *b"charged"));
 /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 /// ```
 #[derive(Clone)]
@@ -163,54 +147,6 @@ impl Idempotency {
         }
         drop(attempt);
         self.begin(call).await
-    }
-
-    /// Runs `work` once for the key; a repeat gets its stored result.
-    ///
-    /// Dropping the future before its end holds the key: whether the work had its effect is not known. Its lease lapses,
-    /// and then the crash policy decides. Spawn work that has to end whoever waits for it.
-    ///
-    /// # Errors
-    /// [`RunError`] says whether the work failed, or why it did not run.
-    pub async fn run<E>(
-        &self,
-        call: &Call,
-        work: impl AsyncFnOnce(&Attempt) -> Result<Vec<u8>, E>,
-    ) -> Result<Outcome, RunError<E>> {
-        let mut begun = self.begin(call).await?;
-        let attempt = loop {
-            match begun {
-                Begun::Run(mut attempt) => match attempt.start() {
-                    Start::Now => break attempt,
-                    Start::AfterRenewal => begun = self.begin_again(call, attempt).await?,
-                },
-                Begun::Replay(result) => return Ok(Outcome::Replayed(result)),
-                Begun::Mismatch => return Err(RunError::Refused(Decision::Mismatch)),
-                Begun::InFlight { lease_left } => {
-                    return Err(RunError::Refused(Decision::InFlight { lease_left: micros(lease_left) }));
-                }
-                Begun::Unknown => return Err(RunError::Refused(Decision::Unknown)),
-                Begun::NotKept(_) => return Err(RunError::Refused(Decision::NotKept)),
-            }
-        };
-        let ended = caught(work(&attempt)).await;
-        match ended {
-            Ok(Ok(result)) => {
-                let result: Arc<[u8]> = result.into();
-                match attempt.settle(Verdict::Complete(result.clone())).await {
-                    Settled::Replaced(stored) => Ok(Outcome::Replayed(stored)),
-                    _ => Ok(Outcome::Ran(result)),
-                }
-            }
-            Ok(Err(error)) => {
-                attempt.settle(Verdict::Fail).await;
-                Err(RunError::Work(error))
-            }
-            Err(panic) => {
-                attempt.settle(Verdict::Fail).await;
-                std::panic::resume_unwind(panic)
-            }
-        }
     }
 
     /// What stands under a key, and the clock its lease is on.
@@ -327,6 +263,7 @@ impl Idempotency {
 }
 
 /// The work's own panic is a failure as its error is; told from a drop, after which nobody knows.
+#[cfg(any(feature = "functions", feature = "tower"))]
 pub(crate) async fn caught<F: Future>(work: F) -> std::thread::Result<F::Output> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|context| {

@@ -6,7 +6,7 @@
 mod answer;
 mod capture;
 mod json;
-mod payload;
+mod note;
 mod policy;
 mod refusal;
 mod replay;
@@ -16,7 +16,7 @@ mod scope;
 pub use answer::{Answer, Malformed, REPLAYED, declared_length, has_body};
 pub use capture::Capture;
 pub use json::canonical_json;
-pub use payload::{ANSWER, ANSWER_WITH_TRAILERS, ENDPOINT_VALUE, EXCEPTION, Note, VALUE};
+pub use note::Note;
 pub use policy::{Fate, METHODS, SAFE_METHODS};
 pub use refusal::{Problem, REFUSALS, Refusal, is_refusal};
 pub use replay::{NotReplayable, Replay, store_answer};

@@ -22,7 +22,7 @@ impl RequestFacts<'_> {
     ///
     /// The content type counts in lower case and without optional whitespace and quotes; `charset=utf-8` of JSON is left
     /// out, which says nothing (RFC 8259, section 11). A multipart body is taken without its boundary, which clients make
-    /// anew for every send.
+    /// anew for every send, unless the boundary is among the contents too.
     ///
     /// ```
     /// use idempotency::http::RequestFacts;
@@ -39,7 +39,7 @@ impl RequestFacts<'_> {
             None => digest.part(self.content_type).part(self.body).finish(),
             Some(ContentType { text, boundary: None, .. }) => digest.part(&text).part(self.body).finish(),
             Some(ContentType { text, boundary: Some(boundary), .. }) => {
-                let delimiter = [b"\r\n--", &boundary[..]].concat();
+                let delimiter = [b"--", &boundary[..]].concat();
                 match parts(self.body, &delimiter) {
                     Some(parts) => parts.into_iter().fold(digest.part(&text), Digest::part).finish(),
                     None => digest.part(self.content_type).part(self.body).finish(),
@@ -104,21 +104,22 @@ fn parameter(value: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// The parts between delimiters. A delimiter is followed by the line's end, or by the two dashes of the last one. `None`
-/// where the body does not start with one, or has no other: it counts as it is.
+/// The parts between delimiters. A delimiter stands at the start of the body or of a line, and is followed by the line's
+/// end, or by the two dashes of the last one. `None` where the body does not start with one, has no other, or has the
+/// boundary anywhere else: a server may take that for a delimiter too, so the body counts as it is.
 fn parts<'a>(body: &'a [u8], delimiter: &[u8]) -> Option<Vec<&'a [u8]>> {
-    // The first stands at the very start, without its line break.
-    let mut body = body.strip_prefix(&delimiter[2..]).filter(|rest| ends_a_delimiter(rest))?;
+    let mut rest = body.strip_prefix(delimiter)?;
     let mut parts = vec![];
-    loop {
-        let is_delimiter = |at: &usize| body[*at..].strip_prefix(delimiter).is_some_and(ends_a_delimiter);
-        let mut breaks = body.iter().enumerate().filter(|(_, byte)| **byte == b'\r').map(|(at, _)| at);
-        let Some(at) = breaks.find(is_delimiter) else { break };
-        parts.push(&body[..at]);
-        body = &body[at + delimiter.len()..];
+    while ends_a_delimiter(rest) {
+        let mut dashes = rest.iter().enumerate().filter(|(_, byte)| **byte == b'-').map(|(at, _)| at);
+        let Some(at) = dashes.find(|at| rest[*at..].starts_with(delimiter)) else {
+            parts.push(rest);
+            return (parts.len() > 1).then_some(parts);
+        };
+        parts.push(rest[..at].strip_suffix(b"\r\n")?);
+        rest = &rest[at + delimiter.len()..];
     }
-    parts.push(body);
-    (parts.len() > 1).then_some(parts)
+    None
 }
 
 fn ends_a_delimiter(rest: &[u8]) -> bool {
@@ -149,7 +150,10 @@ mod tests {
         assert_eq!(print("x1", "hello"), print("y22", "hello"));
         assert_ne!(print("x1", "hello"), print("x1", "hullo"));
         assert_ne!(print("x1", "a"), print("x1", "a\r\n--x1\r\nb"));
-        // Only looks like a delimiter: it is part of the contents.
+        // Only looks like a delimiter: it is part of the contents, or not, as a server takes it.
+        for looks in ["x\r\n--a1", "x\n--a\n", "x--a\r\n", "--a--"] {
+            assert_ne!(print("a", looks), print("c", looks), "{looks:?}");
+        }
         assert_ne!(print("a", "x\r\n--a1"), print("c", "x\r\n--c1"));
     }
 

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "memory")]
 mod memory;
+mod open;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "sqlite")]
@@ -9,6 +10,7 @@ mod sqlite;
 
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
+pub use open::open;
 #[cfg(feature = "redis")]
 pub use redis::{RedisOptions, RedisStore, RedisTls};
 #[cfg(feature = "sqlite")]

@@ -1,9 +1,8 @@
 //! [`Attempt`]: what a protected service may know of the attempt that it runs under.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::engine::AttemptHandle;
+use crate::engine::CurrentAttempt;
 use crate::key::Key;
 
 /// The attempt that a request runs under, in the request's extensions.
@@ -11,15 +10,14 @@ use crate::key::Key;
 /// With axum it is an extractor: `async fn pay(attempt: Attempt, …)`.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    seen: AttemptHandle,
+    seen: CurrentAttempt,
     key: Key,
     caller: Option<Arc<[u8]>>,
-    is_released: Arc<AtomicBool>,
 }
 
 impl Attempt {
-    pub(super) fn new(seen: AttemptHandle, key: Key, caller: Option<Arc<[u8]>>) -> Self {
-        Self { seen, key, caller, is_released: Arc::default() }
+    pub(super) fn new(seen: CurrentAttempt, key: Key, caller: Option<Arc<[u8]>>) -> Self {
+        Self { seen, key, caller }
     }
 
     /// The client's key.
@@ -44,15 +42,15 @@ impl Attempt {
 
     /// A key for a call downstream: every attempt of this key has one and the same for a `name`.
     pub fn derive(&self, name: &str) -> String {
-        self.seen.key().derive(name)
+        self.seen.derive(name)
     }
 
     /// Says that nothing was done: whatever the answer is, it is not stored, and a repeat runs.
     pub fn release(&self) {
-        self.is_released.store(true, Ordering::Relaxed);
+        self.seen.release();
     }
 
     pub(super) fn is_released(&self) -> bool {
-        self.is_released.load(Ordering::Relaxed)
+        self.seen.is_released()
     }
 }

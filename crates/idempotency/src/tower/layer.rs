@@ -7,11 +7,9 @@ use ::http::header::{AUTHORIZATION, HeaderName};
 use ::http::request::Parts;
 use ::http::{HeaderMap, Method, StatusCode, Uri};
 use bytes::Bytes;
-use tower_layer::Layer;
 
 use super::grpc::GrpcStreams;
 use super::running::Tracker;
-use super::service::IdempotencyService;
 use crate::engine::{Idempotency, Options, OptionsError};
 use crate::http::{METHODS, SAFE_METHODS, authorization_caller};
 use crate::key::KeyFormat;
@@ -123,8 +121,8 @@ pub(super) struct Config {
 /// ```
 #[derive(Clone)]
 pub struct IdempotencyLayer {
-    config: Arc<Config>,
-    tracker: Arc<Tracker>,
+    pub(super) config: Arc<Config>,
+    pub(super) tracker: Arc<Tracker>,
 }
 
 impl std::fmt::Debug for IdempotencyLayer {
@@ -325,14 +323,6 @@ impl IdempotencyLayer {
         let are_done = tokio::time::timeout_at(end, self.tracker.idle()).await.is_ok();
         let is_sent = self.config.idempotency.drain(end.saturating_duration_since(tokio::time::Instant::now())).await;
         are_done && is_sent
-    }
-}
-
-impl<S> Layer<S> for IdempotencyLayer {
-    type Service = IdempotencyService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        IdempotencyService::new(inner, self.config.clone(), self.tracker.clone())
     }
 }
 

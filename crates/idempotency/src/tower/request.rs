@@ -106,7 +106,7 @@ impl<S> Protected<S> {
             let problem = Problem { retry_after: Some(under.config.retry_after), ..Refusal::OVERLOADED.into() };
             return Ok(refused.answer(&problem));
         };
-        let current = Attempt::new(attempt.handle(), key, caller);
+        let current = Attempt::new(attempt.current(), key, caller);
         parts.extensions.insert(current.clone());
         let is_inline = under.config.inline;
         let ending = Ending { config: under.config, attempt, current, refused, running };

@@ -1,19 +1,18 @@
 //! [`IdempotencyService`]: which requests are protected.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ::http::{Request, Response};
 use bytes::Bytes;
 use http_body::Body;
+use tower_layer::Layer;
 use tower_service::Service;
 
 use super::attempt::Attempt;
 use super::body::{BoxError, RequestBody, ResponseBody};
 use super::future::ResponseFuture;
-use super::layer::Config;
+use super::layer::IdempotencyLayer;
 use super::request::{Protected, Under};
-use super::running::Tracker;
 
 /// A service whose requests are protected: made by an [`IdempotencyLayer`](super::IdempotencyLayer).
 ///
@@ -30,11 +29,16 @@ impl<S: std::fmt::Debug> std::fmt::Debug for IdempotencyService<S> {
     }
 }
 
-impl<S> IdempotencyService<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>, tracker: Arc<Tracker>) -> Self {
-        Self { inner, under: Under { config, tracker } }
-    }
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = IdempotencyService<S>;
 
+    fn layer(&self, inner: S) -> Self::Service {
+        let under = Under { config: self.config.clone(), tracker: self.tracker.clone() };
+        IdempotencyService { inner, under }
+    }
+}
+
+impl<S> IdempotencyService<S> {
     /// The service inside.
     pub fn get_ref(&self) -> &S {
         &self.inner

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use idempotency::hex;
-use idempotency::http::{EXCEPTION, VALUE};
+use idempotency::payload::{EXCEPTION, VALUE};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
@@ -14,7 +14,7 @@ use crate::boundary::{errors, python};
 use crate::calls::outcome::Outcome;
 use crate::calls::site::Site;
 use crate::value::digest::fingerprint_call;
-use crate::value::encoding::{Classes, decode_value, encode_value};
+use crate::value::encoding::{Classes, encode_value, unpack_value};
 use crate::value::key::text_of;
 
 /// A call of a function that is protected as a function: its arguments are the payload, its value the result.
@@ -112,7 +112,7 @@ impl FunctionCall {
             let error = unpack.call1((PyBytes::new(py, payload), classes.get(py)?, Self::stored(slf)?))?;
             return Ok(Outcome::of_exception(error));
         }
-        decode_value(py, payload.get(1..).unwrap_or_default(), classes).map(Outcome::of_value)
+        unpack_value(py, payload, classes).map(Outcome::of_value)
     }
 
     pub fn name<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use idempotency::http::{ANSWER, Fate};
+use idempotency::http::Fate;
+use idempotency::payload::ANSWER;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;

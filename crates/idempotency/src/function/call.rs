@@ -1,0 +1,237 @@
+//! [`Call`]: one call of a function, put together.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::attempt::{Attempt, Begun};
+use super::blocking;
+use super::canonical::canonical;
+use super::error::{Error, ValueError};
+use super::run::{self, Done, Started, finish, start};
+use crate::engine::{self, CurrentAttempt, Idempotency};
+use crate::error::StoreError;
+use crate::fingerprint::{Digest, Fingerprint};
+use crate::key::{Key, KeyError, Operation, Scope};
+
+/// One call of a function: [`Idempotency::call`].
+#[derive(Debug)]
+#[must_use = "a call does nothing until it is run"]
+pub struct Call<'a> {
+    engine: &'a Idempotency,
+    scope: Scope<'a>,
+    key: Key,
+    fingerprint: Result<Fingerprint, ValueError>,
+}
+
+/// What payloads are digested for.
+const DOMAIN: &str = "idempotency payload 1";
+
+/// The fingerprint of a call without a payload.
+static WITHOUT_PAYLOAD: LazyLock<Fingerprint> = LazyLock::new(|| Fingerprint(Digest::new(DOMAIN).finish()));
+
+impl Fingerprint {
+    /// Of a payload that serde can serialize, as [`Call::payload`] takes it: SHA-256 of its canonical form.
+    ///
+    /// # Errors
+    /// Where the payload can't be told from others, as one with a NaN.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use idempotency::Fingerprint;
+    /// let (one, other) = (HashMap::from([("a", 1), ("b", 2)]), HashMap::from([("b", 2), ("a", 1)]));
+    /// assert_eq!(Fingerprint::of(&one), Fingerprint::of(&other));
+    /// assert!(Fingerprint::of(&[0.5, f64::NAN]).unwrap_err().to_string().starts_with(".1 is not a finite number"));
+    /// ```
+    pub fn of<P: Serialize + ?Sized>(payload: &P) -> Result<Self, ValueError> {
+        let mut form = Vec::with_capacity(256);
+        canonical(payload, &mut form)?;
+        Ok(Self(Digest::new(DOMAIN).part(&form).finish()))
+    }
+}
+
+impl Idempotency {
+    /// A call of the operation `operation` under `key`.
+    ///
+    /// - `operation`: the name of what is done, in this application; keys of another operation are other keys. Keep it when
+    ///   the function is renamed.
+    /// - `key`: what tells this call from others, the same in every repeat: 1 to 255 characters.
+    ///
+    /// # Errors
+    /// Where the key is no key.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use idempotency::{Done, Idempotency, stores::MemoryStore};
+    ///
+    /// let payments = Idempotency::new(MemoryStore::new());
+    /// let charge = async |_| Ok::<_, std::io::Error>(42);
+    /// assert_eq!(payments.call("charge", "order-7")?.payload(&"42 EUR").run(charge).await?, Done::Ran(42));
+    /// assert_eq!(payments.call("charge", "order-7")?.payload(&"42 EUR").run(charge).await?, Done::Replayed(42));
+    /// assert!(payments.call("charge", "").is_err());
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    pub fn call<'a, K>(&'a self, operation: &'a str, key: K) -> Result<Call<'a>, KeyError>
+    where
+        K: TryInto<Key>,
+        KeyError: From<K::Error>,
+    {
+        let scope = Scope { namespace: "", operation: Operation::Call(operation), caller: None };
+        Ok(Call { engine: self, scope, key: key.try_into()?, fingerprint: Ok(*WITHOUT_PAYLOAD) })
+    }
+
+    /// Waits on a thread without a runtime until every completion and release that goes on in the background has ended,
+    /// or for `limit`; whether all have. For the end of a program that uses [`Call::run_blocking`].
+    ///
+    /// # Errors
+    /// [`Error::InRuntime`] on a thread of a Tokio runtime, where there is [`Idempotency::drain`].
+    pub fn drain_blocking(&self, limit: Duration) -> Result<bool, Error> {
+        Ok(runtime()?.block_on(self.drain(limit)))
+    }
+}
+
+impl<'a> Call<'a> {
+    /// What is asked for. A repeat with another payload is [`Error::Conflict`]; without a payload every repeat is the same
+    /// request.
+    ///
+    /// Any value of serde counts as what it serializes to: fields by name, in any order, maps in any order. A sequence
+    /// counts in its order; take a `BTreeSet` rather than a `HashSet`. A field that is added to a type, and not skipped, is
+    /// another payload.
+    ///
+    /// A payload that can't be told from others (a NaN, `Some(None)`) is [`Error::Payload`] when the call is run.
+    pub fn payload<P: Serialize + ?Sized>(self, payload: &P) -> Self {
+        Self { fingerprint: Fingerprint::of(payload), ..self }
+    }
+
+    /// A fingerprint of your own in the place of a payload, as where another program has the same one.
+    pub fn fingerprint(self, fingerprint: Fingerprint) -> Self {
+        Self { fingerprint: Ok(fingerprint), ..self }
+    }
+
+    /// Who calls: the same key from another caller is another key. Without it the key belongs to nobody, and whoever
+    /// knows it gets the result.
+    pub fn scope<C: AsRef<[u8]> + ?Sized>(mut self, caller: &'a C) -> Self {
+        self.scope.caller = Some(caller.as_ref());
+        self
+    }
+
+    /// Keeps applications apart that share a store.
+    pub fn namespace(mut self, namespace: &'a str) -> Self {
+        self.scope.namespace = namespace;
+        self
+    }
+
+    fn prepared<E>(&self) -> Result<engine::Call, Error<E>> {
+        let fingerprint = self.fingerprint.clone().map_err(Error::Payload)?;
+        Ok(engine::Call::new(&self.scope, &self.key, fingerprint))
+    }
+
+    /// Runs `work` once for the key; a repeat gets its stored result.
+    ///
+    /// An error of the work releases the key, and so does a panic; under [`AfterCrash::Refuse`](crate::AfterCrash::Refuse)
+    /// they leave it unknown. A result that can't be stored goes to its caller, and repeats are told
+    /// [`Error::NotKept`].
+    ///
+    /// **Dropping the future half-way is not a failure.** It holds the key: whether the work had its effect is not known.
+    /// Repeats meet [`Error::InFlight`] until its lease lapses, and then the crash policy decides. Where callers leave, as
+    /// clients of a web server do, take [`Call::spawn`].
+    ///
+    /// # Errors
+    /// [`Error`] says whether the work failed, or why it did not run.
+    pub async fn run<T, E>(self, work: impl AsyncFnOnce(CurrentAttempt) -> Result<T, E>) -> Result<Done<T>, Error<E>>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        run::run(self.engine, &self.prepared()?, work).await
+    }
+
+    /// Runs `work` as [`Call::run`] does, in a task of its own that ends whoever waits for it. Dropping the handle leaves it
+    /// running; its runtime's end drops it half-way, which holds the key.
+    ///
+    /// # Errors
+    /// The handle's own: the work panicked, or its runtime has ended. Within, an [`Error`] as of [`Call::run`].
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, as `tokio::spawn` does.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use idempotency::{Idempotency, stores::MemoryStore};
+    ///
+    /// let payments = Idempotency::new(MemoryStore::new());
+    /// let order = "42 EUR".to_owned();
+    /// let charging = payments.call("charge", "order-7")?.spawn(async move |_| Ok::<_, std::io::Error>(order.len()));
+    /// assert_eq!(charging.await??.into_inner(), 6);
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    pub fn spawn<T, E, F>(
+        self,
+        work: impl FnOnce(CurrentAttempt) -> F + Send + 'static,
+    ) -> JoinHandle<Result<Done<T>, Error<E>>>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + 'static,
+    {
+        let (engine, call) = (self.engine.clone(), self.prepared());
+        tokio::spawn(async move { run::run(&engine, &call?, async move |attempt| work(attempt).await).await })
+    }
+
+    /// Runs `work`, a plain function, on this thread, which has no runtime. Leases are renewed by a thread of the process
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::InRuntime`] on a thread of a Tokio runtime; otherwise as of [`Call::run`].
+    ///
+    /// ```
+    /// use idempotency::{Done, Idempotency, stores::MemoryStore};
+    ///
+    /// let payments = Idempotency::new(MemoryStore::new());
+    /// let charge = |_| Ok::<_, std::io::Error>(42);
+    /// assert_eq!(payments.call("charge", "order-7")?.run_blocking(charge)?, Done::Ran(42));
+    /// assert_eq!(payments.call("charge", "order-7")?.run_blocking(charge)?, Done::Replayed(42));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn run_blocking<T, E>(self, work: impl FnOnce(CurrentAttempt) -> Result<T, E>) -> Result<Done<T>, Error<E>>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let (runtime, call) = (runtime()?, self.prepared()?);
+        match runtime.block_on(start(self.engine, &call))? {
+            Started::Replayed(result) => Ok(Done::Replayed(result)),
+            Started::Run(attempt) => {
+                // Outside of the runtime: the work may block, and may call another function that is protected.
+                let current = attempt.current();
+                // What it leaves half done is seen by nobody: the panic goes on.
+                let ended = catch_unwind(AssertUnwindSafe(|| work(current)));
+                runtime.block_on(finish(attempt, ended))
+            }
+        }
+    }
+
+    /// Claims the key, for work whose end is told by hand. The work counts as begun from here on.
+    ///
+    /// # Errors
+    /// [`Error`] says why nothing may run; another attempt that runs is [`Begun::InFlight`].
+    pub async fn begin<T: DeserializeOwned>(self) -> Result<Begun<T>, Error> {
+        match start(self.engine, &self.prepared()?).await {
+            Ok(Started::Run(attempt)) => Ok(Begun::Run(Attempt::new(attempt))),
+            Ok(Started::Replayed(result)) => Ok(Begun::Replayed(result)),
+            Err(Error::InFlight { retry_after }) => Ok(Begun::InFlight { retry_after }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The runtime for this thread, which must have none of its own.
+fn runtime<E>() -> Result<Handle, Error<E>> {
+    if Handle::try_current().is_ok() {
+        return Err(Error::InRuntime);
+    }
+    blocking::handle().map_err(|error: StoreError| Error::Store(error))
+}

@@ -1,0 +1,81 @@
+//! [`open`]: the store at a URL.
+
+use std::sync::Arc;
+
+use crate::error::{StoreError, StoreErrorKind};
+use crate::store::Store;
+
+/// The store at a URL. Does no I/O.
+///
+/// | URL | store | feature |
+/// |---|---|---|
+/// | `memory://` | [`MemoryStore`](super::MemoryStore): one of its own for every call | `memory` |
+/// | `sqlite:///relative.db`, `sqlite:////absolute.db` | [`SqliteStore`](super::SqliteStore); percent-encoded where it must be | `sqlite` |
+/// | `redis://[user[:password]@]host[:port][/database]`, `unix:///path` | [`RedisStore`](super::RedisStore) | `redis` |
+/// | `rediss://…` | as `redis://`, over TLS | `redis-tls` |
+///
+/// # Errors
+/// [`StoreErrorKind::Setup`] for a URL that leads nowhere: of an unknown scheme, of a store whose feature is off, or one
+/// that is none. Its message says what to write instead, and shows no password.
+///
+/// ```
+/// use idempotency::{Idempotency, stores};
+/// let payments = Idempotency::new(stores::open("memory://")?);
+/// let error = stores::open("mysql://root:secret@db").unwrap_err();
+/// assert!(error.to_string().starts_with("\"mysql://…\": no store has URLs with mysql://"));
+/// # Ok::<(), idempotency::StoreError>(())
+/// ```
+pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    let unusable = |why: String| StoreError::new(StoreErrorKind::Setup, format!("{:?}: {why}", shown(url)));
+    let off = |feature: &str| {
+        unusable(format!("this program is built without that; turn on the feature {feature} of the crate idempotency"))
+    };
+    let Some((scheme, _rest)) = url.split_once("://") else {
+        return Err(unusable("it is not a URL; write redis://host, sqlite:///path or memory://".into()));
+    };
+    match scheme {
+        #[cfg(feature = "memory")]
+        "memory" => Ok(Arc::new(super::MemoryStore::new())),
+        #[cfg(not(feature = "memory"))]
+        "memory" => Err(off("memory")),
+        #[cfg(feature = "sqlite")]
+        // As everywhere: three slashes are a relative path, four an absolute one.
+        "sqlite" => match _rest.strip_prefix('/').filter(|path| !path.is_empty()).map(decoded) {
+            Some(Ok(path)) => Ok(Arc::new(super::SqliteStore::open(path))),
+            Some(Err(_)) => Err(unusable("its path is not UTF-8 when it is decoded".into())),
+            None => Err(unusable("it names no file; write sqlite:///relative.db or sqlite:////absolute.db".into())),
+        },
+        #[cfg(not(feature = "sqlite"))]
+        "sqlite" => Err(off("sqlite")),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "unix" | "redis+unix" if scheme != "rediss" || cfg!(feature = "redis-tls") => {
+            let opened = super::RedisStore::open(url);
+            opened.map(|store| Arc::new(store) as _).map_err(|error| unusable(error.to_string()).with_source(error))
+        }
+        "rediss" => Err(off("redis-tls")),
+        #[cfg(not(feature = "redis"))]
+        "redis" | "unix" | "redis+unix" => Err(off("redis")),
+        _ => Err(unusable(format!(
+            "no store has URLs with {scheme}://; there are memory://, sqlite:///, redis://, rediss:// and unix://"
+        ))),
+    }
+}
+
+/// A URL without what may be secret: where there is a login or a query, its scheme alone.
+fn shown(url: &str) -> String {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| &url[..scheme.len() + 3]);
+    if url.contains(['@', '?']) { format!("{scheme}…") } else { url.to_owned() }
+}
+
+/// A percent-encoded path.
+#[cfg(feature = "sqlite")]
+fn decoded(path: &str) -> Result<String, std::string::FromUtf8Error> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(path.len()), path.as_bytes());
+    while let Some((byte, tail)) = rest.split_first() {
+        let code = tail.get(..2).filter(|_| *byte == b'%').and_then(|code| std::str::from_utf8(code).ok());
+        let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
+        bytes.push(code.unwrap_or(*byte));
+        rest = if code.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8(bytes)
+}

@@ -1,0 +1,50 @@
+//! The store at a URL.
+
+mod common;
+
+use common::Redis;
+use idempotency::{Done, Idempotency, StoreErrorKind, stores};
+
+async fn runs(url: &str) -> Done<u32> {
+    let engine = Idempotency::new(stores::open(url).unwrap());
+    engine.call("work", "1").unwrap().run(async |_| Ok::<_, String>(1)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_url_leads_to_its_store() {
+    let server = Redis::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = format!("sqlite:///{}/a%20b.db", folder.path().display());
+    for url in [server.url().as_str(), &sqlite] {
+        assert_eq!((runs(url).await, runs(url).await), (Done::Ran(1), Done::Replayed(1)), "{url}");
+    }
+    assert!(folder.path().join("a b.db").exists());
+    assert_eq!((runs("memory://").await, runs("memory://").await), (Done::Ran(1), Done::Ran(1)), "one of its own");
+}
+
+#[test]
+fn a_url_that_leads_nowhere_says_what_to_write_and_no_password() {
+    let said = [
+        ("", "it is not a URL; write redis://host, sqlite:///path or memory://"),
+        ("redis:secret@host", "it is not a URL; write"),
+        ("sqlite://", "it names no file; write sqlite:///relative.db or sqlite:////absolute.db"),
+        ("sqlite:///", "it names no file"),
+        ("sqlite:///%ff.db", "its path is not UTF-8"),
+        ("mysql://root:secret@db/x", "no store has URLs with mysql://; there are memory://, sqlite:///"),
+        ("redis://user:secret@host:port", "not a Redis URL"),
+        ("redis://user:secr?et@host", "not a Redis URL"),
+        ("redis://user:secr/et@host", "not a Redis URL"),
+        ("redis://user:secr#et@host", "not a Redis URL"),
+        ("redis://user:secr@et@host:x", "not a Redis URL"),
+        ("redis://host?password=secret", "not a Redis URL"),
+        ("unix:///socket?pass=secret&db=x", "not a Redis URL"),
+        ("redis://host:99999", "not a Redis URL"),
+    ];
+    for (url, words) in said {
+        let error = stores::open(url).map(|_| panic!("{url} leads somewhere")).unwrap_err();
+        let whole = format!("{error} {error:?}");
+        assert!(error.to_string().contains(words), "{url}: {error}");
+        assert!(!whole.contains("secr"), "{url}: {whole}");
+        assert_eq!(error.kind(), StoreErrorKind::Setup);
+    }
+}

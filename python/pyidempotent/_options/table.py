@@ -1,0 +1,255 @@
+"""The table of options: a field of a TypedDict is an option, with its name, type, default, check and documentation.
+
+Type checkers read the fields, and editors show the text below a field at the option's name. `faces` reads them when the
+program runs. A group is what some faces take; a face's options are joined of groups.
+"""
+
+# The annotations are objects here, not text: Option() in them is read when the program runs.
+
+import ast
+import linecache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypedDict
+
+from pyidempotent._native import METHODS, Outcome
+from pyidempotent._options import checks
+from pyidempotent._options.checks import Check
+from pyidempotent._values.durations import Seconds, seconds
+from pyidempotent.backends import Backend
+
+#: The default of an option that must be given.
+UNSET: Any = object()
+
+#: A callable of the user's on a function's arguments, by their names.
+OnArguments = Callable[..., Any]
+#: A callable of the user's on the framework's request.
+OnRequest = Callable[[Any], Any]
+
+AfterCrash = Literal["rerun", "refuse"]
+KeyFormat = Literal["lenient", "strict"]
+Settle = Callable[[Outcome], Literal["store", "release", "hold"] | None]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the name, the type and the documentation of an option do not say.
+
+    Parameters:
+        default: what counts where none is given, as the check would return it.
+        check: says what is wrong with a value, and returns what is worked with. It is not asked about the default.
+        apart: whether a protection inside of another may have its own; the attempt is the outer one's.
+        formerly: what the original called it.
+        elsewhere: what there is on the faces that do not take it.
+    """
+
+    default: Any
+    check: Check = checks.anything
+    apart: bool = False
+    formerly: tuple[str, ...] = ()
+    elsewhere: str = ""
+
+
+class _OfFunctions(TypedDict, total=False):
+    key: Annotated[OnArguments | str | None, Option(None, formerly=("key_extractor",))]
+    """What the key is: a callable on the function's arguments, by their names, that returns a str, an int, a UUID or
+    None; the name of a parameter; or `arguments`. Without it: the header of the request, the id of the task. A
+    Starlette endpoint that has it needs a parameter ``request: Request``; FastAPI gives the request to every endpoint.
+    """
+
+    required: Annotated[bool, Option(True, checks.flag, apart=True)]
+    """Whether a call without a key is refused. True unless told; otherwise such a call runs unprotected."""
+
+    scope: Annotated[OnArguments | None, Option(None)]
+    """Who calls: a callable on the function's arguments (and ``request``), `by_authorization` or `shared`."""
+
+    fingerprint: Annotated[OnArguments | None, Option(None)]
+    """What tells two payloads apart: a callable on the function's arguments; on an endpoint also `json_body`. Without
+    it: the arguments, or the request of an endpoint.
+    """
+
+    store_exceptions: Annotated[
+        tuple[type[Exception], ...] | type[Exception],
+        Option((), checks.exception_classes, elsewhere="middleware stores answers, and settle= says which"),
+    ]
+    """Exception types that are results too. Any other exception releases the key."""
+
+
+class _OfRequests(TypedDict, total=False):
+    key: Annotated[OnRequest | None, Option(None, checks.TakesOne("the request"), formerly=("key_extractor",))]
+    """What the key is, instead of the header: a callable on the request."""
+
+    required: Annotated[bool, Option(False, checks.flag, apart=True)]
+    """Whether a request without a key is refused. False unless told: such a request runs unprotected."""
+
+    scope: Annotated[OnRequest | None, Option(None, checks.TakesOne("the request"))]
+    """Who calls: a callable on the request, `by_authorization` or `shared`. Without it: the framework's user, where it
+    has one.
+    """
+
+    fingerprint: Annotated[OnRequest | None, Option(None, checks.TakesOne("the request"))]
+    """What tells two requests apart: a callable on the request, or `json_body`. Without it: method, path, query,
+    content type and body.
+    """
+
+    methods: Annotated[Iterable[str], Option(METHODS, checks.http_methods, apart=True)]
+    """The methods that are protected: POST and PATCH unless told, never GET, HEAD, OPTIONS or TRACE."""
+
+
+class _KeyOfBlocks(TypedDict):
+    key: Annotated[str, Option(UNSET)]
+    """The key, 1 to 255 characters. An int or a UUID counts as its text."""
+
+
+class _OfBlocks(_KeyOfBlocks, total=False):
+    payload: Annotated[Any, Option(None)]
+    """What is asked for, as a value: another payload under the same key is an `IdempotencyConflict`."""
+
+    caller: Annotated[Any, Option(None)]
+    """Who calls, as a value. None is the anonymous caller."""
+
+    namespace: Annotated[str, Option("", checks.text)]
+    """Keeps applications apart that share a store."""
+
+
+class _Always(TypedDict, total=False):
+    name: Annotated[str | None, Option(None, checks.text)]
+    """What is done: the same key under another name is another key. Without it: the request's method and path, the
+    function's qualified name, the task's name; of a block ``attempt``.
+    """
+
+    ttl: Annotated[Seconds, Option(86400, seconds)]
+    """How long a result is kept, counted from completion: seconds or a timedelta, 86400 (a day) unless told. Choose it
+    beyond every retry.
+    """
+
+    lease: Annotated[Seconds | None, Option(None, seconds)]
+    """How long a crash blocks the key; renewed while the work runs. 30 s unless told, at most ``ttl``."""
+
+    run_limit: Annotated[Seconds | None, Option(None, seconds)]
+    """How long the lease is renewed at the most. The ``ttl`` unless told."""
+
+    after_crash: Annotated[AfterCrash, Option("rerun", checks.one_of(AfterCrash))]
+    """What a crash does to the key. ``"rerun"``: a repeat runs (at least once), unless told. ``"refuse"``: the outcome
+    is unknown until an operator resolves it (at most once).
+    """
+
+    retry_after: Annotated[Seconds, Option(1, seconds, apart=True)]
+    """The most seconds that a repeat is told to wait while the first still runs; of a task, the longest pause before a
+    message that was put back arrives again. 1 unless told.
+    """
+
+    max_response_bytes: Annotated[int, Option(1024 * 1024, checks.byte_count)]
+    """A larger result is not kept: a repeat is told so (over HTTP with 410), and runs nothing. 1 MiB unless told."""
+
+
+class _Waiting(TypedDict, total=False):
+    wait: Annotated[Seconds, Option(0, seconds, formerly=("wait_on_processing", "wait_timeout"))]
+    """How long a repeat waits for the first answer. 0 unless told: it learns at once that the first still runs."""
+
+
+class _Asking(TypedDict, total=False):
+    namespace: Annotated[str | Callable[..., str], Option("", checks.namespace)]
+    """Keeps applications apart that share a store; or a callable, as ``scope=`` takes, that keeps tenants apart:
+    ``namespace=lambda request: request.url.hostname``.
+    """
+
+    settle: Annotated[Settle | None, Option(None, checks.TakesOne("the Outcome"))]
+    """Which results are stored: a callable on an `Outcome` that returns ``"store"``, ``"release"``, ``"hold"`` or None
+    for the default.
+    """
+
+
+class _OverHttp(TypedDict, total=False):
+    key_header: Annotated[str, Option("Idempotency-Key", checks.header_name)]
+    """The name of the header with the key: ``"Idempotency-Key"`` unless told."""
+
+    key_format: Annotated[KeyFormat, Option("lenient", checks.one_of(KeyFormat))]
+    """How a key is written. ``"lenient"`` takes a bare key beside the quoted String of RFC 9651, unless told;
+    ``"strict"`` takes only the String.
+    """
+
+    disconnect_grace: Annotated[Seconds | None, Option(None, seconds)]
+    """How long a request goes on after its client has left, so that a repeat finds the answer. The lease unless told; 0
+    tells the application at once. A request that ends without an answer is held.
+    """
+
+    max_request_bytes: Annotated[int, Option(10 * 1024 * 1024, checks.byte_count)]
+    """A larger request body is refused with 413. 10 MiB unless told."""
+
+    store_set_cookie: Annotated[bool, Option(False, checks.flag)]
+    """Whether ``Set-Cookie`` headers are stored and replayed. False unless told."""
+
+    problem_docs: Annotated[str | None, Option(None, checks.url)]
+    """The URL of your documentation of the refusals. A problem's ``type`` is this and the refusal's name
+    (``https://docs.example.com/errors#`` makes ``…#conflict``), and a ``Link`` header points there.
+    """
+
+
+class FunctionOptions(_OfFunctions, _Always, _Waiting, _Asking, _OverHttp, total=False):
+    """The options of `pyidempotent.idempotent`."""
+
+
+class TaskOptions(_OfFunctions, _Always, _Asking, total=False):
+    """The options of `pyidempotent.celery.idempotent_task`."""
+
+
+class BlockOptions(_OfBlocks, _Always, _Waiting, total=False):
+    """The options of `pyidempotent.attempt`."""
+
+
+class ViewOptions(_OfRequests, _Always, _Waiting, _Asking, _OverHttp, total=False):
+    """The options of a view, on a face that stores whole answers."""
+
+
+class RouteOptions(ViewOptions, total=False):
+    """The options of one route."""
+
+    backend: Annotated[Backend | str | None, Option(None, apart=True)]
+    """Where records live: a backend or its URL."""
+
+
+class MiddlewareOptions(ViewOptions, total=False):
+    """The options of a face that stores whole answers."""
+
+    routes: Annotated[Mapping[str, RouteOptions | None] | None, Option(None, checks.path_options, apart=True)]
+    """Options of their own for some paths: a pattern of the path (``"/webhooks/*"``) and a dict of options, or None to
+    leave the path out. ``{id}`` stands for one segment. The first pattern that fits counts.
+    """
+
+
+#: Who takes options, as messages and the documentation name them.
+TAKERS: dict[str, Any] = {
+    "@idempotent": FunctionOptions,
+    "middleware": MiddlewareOptions,
+    "idempotent_task()": TaskOptions,
+    "attempt()": BlockOptions,
+}
+
+
+def options_of(fields: Any) -> dict[str, tuple[Any, Option]]:
+    """The type and the option of each field of a TypedDict."""
+    return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in fields.__annotations__.items()}
+
+
+@lru_cache(1)
+def groups() -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Of each class of this file: what it joins, and the text below each of its own fields. Empty without sources."""
+    found = {}
+    for made in ast.parse("".join(linecache.getlines(__file__, globals()))).body:
+        if isinstance(made, ast.ClassDef):
+            texts = {}
+            for pair in pairwise(made.body):
+                match pair:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
+                        texts[name] = " ".join(text.split())
+            found[made.name] = [base.id for base in made.bases if isinstance(base, ast.Name)], texts
+    return found
+
+
+def documentation(name: str) -> dict[str, str]:
+    """The text of each option of a TypedDict of this file."""
+    bases, own = groups().get(name, ([], {}))
+    return {option: text for base in bases for option, text in documentation(base).items()} | own
