@@ -95,7 +95,7 @@ fuzzer:
 
 bench: $(VENV)/.test servers wrk
 	cargo bench --quiet -p idempotency --bench engine
-	$(BIN)/python benches/run.py; functions=$$?; $(BIN)/python benches/web.py && exit $$functions
+	status=0; for figures in run web native; do $(BIN)/python benches/$$figures.py || status=1; done; exit $$status
 
 build: $(VENV)/.venv
 	$(BIN)/maturin develop --quiet

@@ -244,15 +244,14 @@ def import_time() -> float:
     return statistics.median(took("import asyncio, pyidempotent") - took("import asyncio") for _ in range(31))
 
 
-def machine() -> str:
+def machine(language: str = f"Python {platform.python_version()}") -> str:
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
     redis = subprocess.check_output(["redis-server", "--version"], text=True).split()[2]
-    python = subprocess.check_output([ROOT / ".bench" / "ours" / "bin" / "python", "--version"], text=True).strip()
     system = f"{platform.system()} {platform.machine()}"
-    return f"{os.cpu_count()} cores of {model}, {system}, {python}, Redis {redis} on loopback"
+    return f"{os.cpu_count()} cores of {model}, {system}, {language}, Redis {redis} on loopback"
 
 
 class Neighbours:

@@ -1,29 +1,17 @@
 """The web figures of `make bench`: requests per second through the faces, beside the framework's own plain application.
 
-Every row is measured in interleaved rounds with wrk, 64 connections, against one server process; the table has medians
-with the least and the most, and the median of the rounds' ratios. Writes web.md here. Exits non-zero where a bar is
-missed that `KNOWN_MISSES` does not explain.
+Writes web.md here. Exits non-zero where a bar is missed that `KNOWN_MISSES` does not explain.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import statistics
 import subprocess
-import sys
-import urllib.request
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
-from run import HERE, ROOT, ROUNDS, build_wheel, commit, environment, machine
+from load import GET, POST, Row, Subject, head, measure, table, write
+from run import HERE, ROOT, ROUNDS, build_wheel, environment, machine
 
-sys.path.insert(0, str(ROOT / "tests" / "support"))
-from servers import RedisServer, Server, free_port, installed  # the tests' own
-
-SECONDS = os.environ.get("SECONDS", "2")
 FASTAPI = ["fastapi==0.165.0", "uvicorn[standard]==0.54.0", "redis[hiredis]==8.1.0"]
 WSGI = ["flask==3.1.3", "django==5.2.19", "gunicorn==27.0.1"]
 
@@ -58,32 +46,23 @@ KNOWN_MISSES: dict[tuple[str, str], str] = {
 }
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A server.
-
-    Parameters:
-        python: the environment it runs in.
-        command: what serves it, after ``python -m``; ``{port}`` is filled in.
-        settings: for its environment variables; ``{redis}`` is filled in.
-    """
-
-    python: str
-    command: tuple[str, ...]
-    settings: Mapping[str, str]
+def python(environment: str, command: tuple[str, ...], settings: Mapping[str, str]) -> Subject:
+    """A server in Python, in one of the environments."""
+    program = str(ROOT / ".bench" / environment / "bin" / "python")
+    return Subject((program, "-m", *command), settings, may_refuse=environment == "web-idemkit")
 
 
 UVICORN = ("uvicorn", "web_fastapi:app", "--port", "{port}", "--no-access-log", "--log-level", "warning")
 
 
-def fastapi(python: str, subject: str, store: str = "memory://") -> Subject:
-    return Subject(python, UVICORN, {"SUBJECT": subject, "STORE": store})
+def fastapi(environment: str, subject: str, store: str = "memory://") -> Subject:
+    return python(environment, UVICORN, {"SUBJECT": subject, "STORE": store})
 
 
 def wsgi(app: str, subject: str) -> Subject:
     """On gunicorn with threads, which keep connections open as uvicorn does."""
     options = ("--bind", "127.0.0.1:{port}", "--threads", "8", "--keep-alive", "60", "--log-level", "warning")
-    return Subject("web-ours", ("gunicorn", *options, f"{app}:app"), {"SUBJECT": subject, "STORE": "{redis}"})
+    return python("web-ours", ("gunicorn", *options, f"{app}:app"), {"SUBJECT": subject, "STORE": "{redis}"})
 
 
 SUBJECTS = {
@@ -104,43 +83,6 @@ SUBJECTS = {
         )
     },
 }
-
-POST, GET = ("POST", "/pay?amount=42"), ("GET", "/pay?amount=42")
-
-
-@dataclass
-class Row:
-    """One line of the table: the same load on our server and others.
-
-    Parameters:
-        name: what is measured.
-        load: method and path.
-        key: ``new``, ``same`` or ``none``.
-        ours: our server.
-        others: the others, and how many times theirs ours must be; None: only shown.
-        is_close: whether the bar leaves noise no room: it is measured in four times as many rounds, a second each.
-        took: subject → requests per second.
-    """
-
-    name: str
-    load: tuple[str, str]
-    key: str
-    ours: str
-    others: Mapping[str, float | None]
-    is_close: bool = False
-    took: dict[str, list[float]] = field(default_factory=dict)
-
-    def order(self, number: int) -> list[str]:
-        """Whose turn it is in a round: now ours first, now theirs."""
-        names = [self.ours, *self.others]
-        return names[::-1] if (number + number // 4) % 2 else names
-
-    def ratio(self, other: str) -> float:
-        """How many times theirs ours is: of what was measured one after the other, so that the machine was the same."""
-        return statistics.median(
-            ours / theirs for ours, theirs in zip(self.took[self.ours], self.took[other], strict=True)
-        )
-
 
 ROWS = [
     Row("FastAPI, Redis, new key", POST, "new", "redis", {"plain": 0.65, "idemkit redis": 2}),
@@ -174,71 +116,10 @@ ROWS = [
 ]
 
 
-class Running(Server):
-    """A subject that listens."""
-
-    is_group = True
-
-    def __init__(self, subject: Subject, redis: str) -> None:
-        super().__init__()
-        self.port = free_port()
-        self.subject = subject
-        self.redis = redis
-
-    def start(self) -> None:
-        super().start()
-        # gunicorn listens before its worker has imported anything.
-        urllib.request.urlopen(f"http://127.0.0.1:{self.port}/pay?amount=1", timeout=30).close()
-
-    def command(self) -> list[str]:
-        python = str(ROOT / ".bench" / self.subject.python / "bin" / "python")
-        return [python, "-m", *(part.format(port=self.port) for part in self.subject.command)]
-
-    def environment(self) -> Mapping[str, str]:
-        settings = {name: value.format(redis=self.redis) for name, value in self.subject.settings.items()}
-        return {**os.environ, "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore", **settings}
-
-    def load(self, load: tuple[str, str], key: str, seconds: str) -> float:
-        """Requests per second."""
-        wrk = installed("wrk", "apt-get install wrk")
-        prefix = "-" if key == "none" else uuid.uuid4().hex
-        options = ["-t1", "-c64", f"-d{seconds}s", "-s", str(HERE / "load.lua"), f"http://127.0.0.1:{self.port}"]
-        if key == "same" and load == POST:  # the one that runs, before the load
-            self._wrk([wrk, "-t1", "-c1", "-d1s", *options[3:], "--", *load, prefix, key])
-        return self._wrk([wrk, *options, "--", *load, prefix, key])
-
-    def _wrk(self, command: list[str]) -> float:
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        # A rival that refuses some requests under this load still gets them counted.
-        if "idemkit" not in self.subject.python and ("Non-2xx" in printed or "Socket errors" in printed):
-            said = self.output()[-2000:]
-            raise RuntimeError(f"{self.subject}: not every request was answered well:\n{printed}\n{said}")
-        (rate,) = re.findall(r"Requests/sec:\s+([\d.]+)", printed)
-        return float(rate)
-
-
 def prepare() -> None:
     environment("web-ours", [*FASTAPI, *WSGI])
     environment("web-idemkit", ["idemkit==1.0.2", *FASTAPI])
     build_wheel("web-ours")
-
-
-def measure() -> None:
-    with RedisServer() as redis:
-        for number in range(ROUNDS * 4):
-            rows = [row for row in ROWS if row.is_close or number % 4 == 0]
-            # New processes in every round: two of one program differ by some per cent, as addresses and hashes fall.
-            with contextlib.ExitStack() as servers:
-                running: dict[str, Running] = {}
-                for row in rows:
-                    for name in row.order(number):
-                        if name not in running:
-                            running[name] = servers.enter_context(Running(SUBJECTS[name], redis.url))
-                        took = running[name].load(row.load, row.key, "1" if row.is_close else SECONDS)
-                        row.took.setdefault(name, []).append(took)
-                        redis.cli("FLUSHALL")
-                    said = " ".join(f"{name} {took[-1]:.0f}" for name, took in row.took.items())
-                    print(f"round {number + 1} of {ROUNDS * 4}: {row.name:28} {said}", flush=True)
 
 
 def alone() -> float:
@@ -248,35 +129,12 @@ def alone() -> float:
     return statistics.median(answers)
 
 
-def cell(took: list[float]) -> str:
-    return f"**{statistics.median(took):.0f}** ({min(took):.0f}–{max(took):.0f})"
-
-
-def report(own: float) -> tuple[str, list[str]]:
-    """The results as Markdown, and what was missed without a reason."""
-    lines = [
-        "# Web figures",
-        "",
-        f"Written by `make bench` at commit `{commit()}`: {machine()}.",
-        f"Requests per second, one server process, wrk with 64 connections, median of {ROUNDS} interleaved rounds of "
-        f"{SECONDS} s (least–most), and of {ROUNDS * 4} of 1 s for what only passes, with new servers in every round. "
-        "The ratio is ours to theirs, the median of the rounds'.",
-        "",
-        "| | ours | beside | theirs | ratio | bar | |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    missed: list[tuple[tuple[str, str], str]] = []
-    for row in ROWS:
-        for name, least in row.others.items():
-            ratio = row.ratio(name)
-            verdict = "" if least is None else "✓" if ratio >= least else "missed"
-            if verdict == "missed":
-                missed.append(((row.name, name), f"{ratio:.2f} × {name}, the bar is {least} ×"))
-            bar = "" if least is None else f"{least} ×"
-            lines.append(
-                f"| {row.name} | {cell(row.took[row.ours])} | {name} | {cell(row.took[name])} | {ratio:.2f} × | {bar} "
-                f"| {verdict} |"
-            )
+def main() -> None:
+    """Prepares, measures, writes."""
+    prepare()
+    others = measure(ROWS, SUBJECTS)
+    own = alone()
+    lines, missed = table(ROWS)
     within = own < 1
     lines += [
         "",
@@ -284,22 +142,7 @@ def report(own: float) -> tuple[str, list[str]]:
     ]
     if not within:
         missed.append((("A GET", "by itself"), f"{own:.2f} µs, the bar is 1 µs"))
-    if missed:
-        lines += ["", "## Missed", ""]
-        lines += [f"- {row[0]}: {what}. {KNOWN_MISSES.get(row, 'Not explained.')}" for row, what in missed]
-    return "\n".join(lines) + "\n", [f"{row[0]}: {what}" for row, what in missed if row not in KNOWN_MISSES]
-
-
-def main() -> None:
-    """Prepares, measures, writes."""
-    prepare()
-    measure()
-    text, unexplained = report(alone())
-    (HERE / "web.md").write_text(text)
-    print(text)
-    for missed in unexplained:
-        print(f"MISSED  {missed}", file=sys.stderr)
-    sys.exit(bool(unexplained))
+    write("web.md", head("Web figures", machine(), others) + lines, missed, KNOWN_MISSES)
 
 
 if __name__ == "__main__":

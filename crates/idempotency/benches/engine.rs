@@ -8,6 +8,7 @@ use idempotency::engine::{Begun, Call, Verdict};
 use idempotency::http::{Answer, RequestFacts, canonical_json};
 use idempotency::stores::MemoryStore;
 use idempotency::{AfterCrash, Fingerprint, Idempotency, Key, Operation, Record, Scope, State, Token};
+use serde::Serialize;
 use tokio::runtime::Runtime;
 
 fn main() {
@@ -45,6 +46,46 @@ fn replay(bencher: Bencher<'_, '_>) {
     let (runtime, engine, call) = (runtime(), Idempotency::new(MemoryStore::new()), call(0));
     runtime.block_on(complete(&engine, &call));
     bencher.bench_local(|| runtime.block_on(async { matches!(engine.begin(&call).await, Ok(Begun::Replay(_))) }));
+}
+
+#[derive(Serialize)]
+struct Order {
+    to: &'static str,
+    amount: u32,
+}
+
+const ORDER: Order = Order { to: "alice", amount: 1050 };
+
+/// A function that runs: its payload is digested, its result encoded.
+#[divan::bench]
+fn function_first(bencher: Bencher<'_, '_>) {
+    let (runtime, engine, next) = (runtime(), Idempotency::new(MemoryStore::new()), AtomicU64::new(0));
+    let key = || Key::new(next.fetch_add(1, Ordering::Relaxed).to_string()).unwrap();
+    bencher.with_inputs(key).bench_values(|key| {
+        let call = engine.call("charge", key).unwrap().payload(&ORDER);
+        runtime.block_on(call.run(async |_| Ok::<u32, ()>(black_box(42)))).unwrap()
+    });
+}
+
+/// A function that ran before.
+#[divan::bench]
+fn function_replay(bencher: Bencher<'_, '_>) {
+    let (runtime, engine) = (runtime(), Idempotency::new(MemoryStore::new()));
+    let charge = || engine.call("charge", "order-7").unwrap().payload(&ORDER);
+    let run = async |_| Ok::<u32, ()>(black_box(42));
+    runtime.block_on(charge().run(run)).unwrap();
+    bencher.bench_local(|| assert!(runtime.block_on(charge().run(run)).unwrap().is_replay()));
+}
+
+/// What a call costs before the store is asked: its storage key, its label, its fingerprint.
+#[divan::bench]
+fn payload_fingerprint(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| Fingerprint::of(black_box(&ORDER)));
+}
+
+#[divan::bench]
+fn storage_key(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| call(black_box(7)));
 }
 
 fn record() -> Record {

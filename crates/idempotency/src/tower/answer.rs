@@ -1,7 +1,7 @@
 //! [`Ending`]: an answer is captured on its way out, and stored before its last byte goes.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use ::http::request::Parts;
@@ -15,7 +15,7 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::attempt::Attempt;
-use super::body::{BoxError, Part, Passing, RequestBody, ResponseBody, Whole};
+use super::body::{Part, Passing, RequestBody, ResponseBody, Whole};
 use super::future::Answered;
 use super::grpc;
 use super::layer::{Config, Outcome, Settle};
@@ -40,7 +40,7 @@ impl Refused {
     }
 
     /// The answer to a refusal.
-    pub(super) fn answer<R>(&self, problem: &Problem) -> Response<ResponseBody<R>> {
+    pub(super) fn answer<R: Body>(&self, problem: &Problem) -> Response<ResponseBody<R>> {
         if self.is_grpc {
             let mut response = Response::new(ResponseBody::default());
             *response.headers_mut() = grpc::refusal_headers(problem);
@@ -53,7 +53,7 @@ impl Refused {
     }
 
     /// What is stored, as an answer.
-    pub(super) fn replay<R>(&self, stored: &[u8]) -> Response<ResponseBody<R>> {
+    pub(super) fn replay<R: Body>(&self, stored: &[u8]) -> Response<ResponseBody<R>> {
         let replayed = Replay::of(stored);
         let response = replayed.as_ref().ok().and_then(|replay| {
             let mut trailers = HeaderMap::new();
@@ -75,7 +75,7 @@ impl Refused {
     }
 }
 
-fn respond<'a, R>(
+fn respond<'a, R: Body>(
     status: u16,
     headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     body: Whole,
@@ -111,7 +111,7 @@ impl Ending {
     where
         S: Service<Request<RequestBody<B>>, Response = Response<R>>,
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         // What it leaves half done is seen by nobody: the panic goes on.
         let response = match caught(async { inner.call(request).await }).await {
@@ -149,7 +149,7 @@ impl Ending {
     async fn whole<R>(self, mut seen: Seen, body: R) -> Response<ResponseBody<R>>
     where
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         let mut body = std::pin::pin!(body);
         let mut broken = None;
@@ -160,7 +160,7 @@ impl Ending {
                 }
                 Err(error) => {
                     seen.body.break_off();
-                    broken = Some(error.into());
+                    broken = Some(error);
                     break;
                 }
             }
@@ -180,7 +180,7 @@ impl Ending {
     fn passing<R>(self, seen: Seen, body: R) -> Response<ResponseBody<R>>
     where
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         let (head, left) = (seen.head.clone(), body.size_hint());
         let (sender, parts) = mpsc::channel(1);
@@ -192,8 +192,8 @@ impl Ending {
             };
             drop(sender.send(last).await);
         };
-        let capture: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = if is_inline {
-            Some(Box::pin(pumped))
+        let capture: Option<Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>> = if is_inline {
+            Some(Mutex::new(Box::pin(pumped)))
         } else {
             tokio::spawn(pumped.in_current_span());
             None
@@ -202,10 +202,10 @@ impl Ending {
     }
 
     /// Hands an answer on part by part, to its end; its last part.
-    async fn pump<R>(self, mut seen: Seen, body: R, client: &mpsc::Sender<Part>) -> Part
+    async fn pump<R>(self, mut seen: Seen, body: R, client: &mpsc::Sender<Part<R::Error>>) -> Part<R::Error>
     where
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         let mut body = std::pin::pin!(body);
         let mut client = Client { parts: client, until: None };
@@ -215,7 +215,7 @@ impl Ending {
         let mut last = vec![];
         loop {
             let next = client.while_there(body.as_mut().frame(), grace).await;
-            let frame = match next.map(|next| next.map(|frame| frame.map_err(Into::into))) {
+            let frame = match next {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(None) => break,
                 Ok(Some(Err(error))) => {
@@ -326,13 +326,13 @@ impl Seen {
 }
 
 /// Who receives an answer.
-struct Client<'a> {
-    parts: &'a mpsc::Sender<Part>,
+struct Client<'a, E> {
+    parts: &'a mpsc::Sender<Part<E>>,
     /// Once it has left: when nobody waits for the answer any more.
     until: Option<Instant>,
 }
 
-impl Client<'_> {
+impl<E> Client<'_, E> {
     /// Sends a part, where somebody is there.
     async fn send(&mut self, frame: Frame<Bytes>, grace: std::time::Duration) {
         if self.until.is_none() && self.parts.send(Part::Frame(frame)).await.is_err() {

@@ -73,12 +73,12 @@ impl<S> Protected<S> {
     pub(super) async fn serve<B, R>(self, request: Request<B>) -> Answered<R, S::Error>
     where
         S: Service<Request<RequestBody<B>>, Response = Response<R>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         let Self { mut inner, under } = self;
         let (mut parts, body) = request.into_parts();

@@ -1,0 +1,62 @@
+"""The native figures of `make bench`: requests per second through the tower layer, beside its rival in Rust.
+
+Writes native.md here. Exits non-zero where a bar is missed that `KNOWN_MISSES` does not explain.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+from load import GET, POST, Row, Subject, head, measure, table, write
+from run import HERE, ROOT, machine
+
+TARGET = ROOT / ".bench" / "native"
+
+#: Rows whose bar is missed, and why. A row that is missed and not here fails the run.
+KNOWN_MISSES: dict[tuple[str, str], str] = {}
+
+
+def server(subject: str, store: str = "memory://") -> Subject:
+    return Subject((str(TARGET / "release" / "native-bench"), "{port}"), {"SUBJECT": subject, "STORE": store})
+
+
+SUBJECTS = {
+    "plain": server("plain"),
+    "memory": server("ours"),
+    "redis": server("ours", "{redis}"),
+    "idempotent memory": server("rival"),
+    "idempotent redis": server("rival", "{redis}"),
+    "one GET": server("floor", "{redis}"),
+}
+
+ROWS = [
+    Row("memory, new key", POST, "new", "memory", {"idempotent memory": 1.3, "plain": None}),
+    Row("memory, replay", POST, "same", "memory", {"idempotent memory": 1.4, "plain": None}),
+    Row("Redis, new key", POST, "new", "redis", {"idempotent redis": 1.5, "plain": None}),
+    Row("Redis, replay", POST, "same", "redis", {"idempotent redis": 1.3, "one GET": 1 / 1.15}),
+    Row("no key", POST, "none", "redis", {"plain": 0.98, "idempotent redis": None}, is_close=True),
+    Row("GET", GET, "same", "redis", {"plain": 0.98, "idempotent redis": None}, is_close=True),
+]
+
+
+def prepare() -> None:
+    """Builds the servers. The rival asks for a newer Rust than it needs."""
+    build = ["cargo", "build", "--release", "--locked", "--ignore-rust-version", "--quiet", "--target-dir", str(TARGET)]
+    subprocess.run(build, cwd=HERE / "native", check=True)
+
+
+def main() -> None:
+    """Prepares, measures, writes."""
+    prepare()
+    others = measure(ROWS, SUBJECTS)
+    rust = " ".join(subprocess.check_output(["rustc", "--version"], text=True).split()[:2])
+    lines, missed = table(ROWS)
+    lines += [
+        "",
+        "The rival is idempotent 2.0.0 of crates.io with its defaults; all servers are axum's, on one runtime thread.",
+    ]
+    write("native.md", head("Native figures", machine(rust), others) + lines, missed, KNOWN_MISSES)
+
+
+if __name__ == "__main__":
+    main()
