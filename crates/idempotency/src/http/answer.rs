@@ -51,7 +51,7 @@ pub enum Malformed {
 }
 
 /// Fields of the connection, not of the answer (RFC 9110, section 7.6.1), and the one that a replay makes wrong.
-const NOT_KEPT: [&[u8]; 10] = [
+const NEVER_STORED: [&[u8]; 10] = [
     b"connection",
     b"date",
     b"keep-alive",
@@ -114,7 +114,7 @@ impl<B: AsRef<[u8]>> Answer<B> {
             .collect();
         self.headers.retain(|(name, _)| {
             let is = |other: &[u8]| name.as_ref().eq_ignore_ascii_case(other);
-            !NOT_KEPT.into_iter().any(is)
+            !NEVER_STORED.into_iter().any(is)
                 && !named.iter().any(|other| is(other))
                 && !is(REPLAYED.as_bytes())
                 && (store_set_cookie || !is(b"set-cookie"))

@@ -1,7 +1,7 @@
 //! The replay of a stored answer, and its marks.
 
 use super::answer::{Answer, Malformed, REPLAYED, decode_lines, encode_lines, has_body};
-use crate::payload::{ANSWER, ANSWER_WITH_TRAILERS};
+use crate::result_tags::{ANSWER, ANSWER_WITH_TRAILERS};
 
 /// The stored form of an answer, with what comes after its body.
 ///
