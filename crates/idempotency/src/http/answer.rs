@@ -64,6 +64,33 @@ const NEVER_STORED: [&[u8]; 10] = [
     b"upgrade",
 ];
 
+/// Which fields of an answer are stored, before its body and after it.
+pub(super) struct Lasting {
+    /// Those that `Connection` names are not.
+    named: Vec<Vec<u8>>,
+    set_cookie: bool,
+}
+
+impl Lasting {
+    /// Those of an answer with these headers.
+    pub(super) fn of<B: AsRef<[u8]>>(headers: &[(B, B)], store_set_cookie: bool) -> Self {
+        let named = headers
+            .iter()
+            .filter(|(name, _)| name.as_ref().eq_ignore_ascii_case(b"connection"))
+            .flat_map(|(_, value)| value.as_ref().split(|byte| *byte == b',').map(|name| name.trim_ascii().to_vec()))
+            .collect();
+        Self { named, set_cookie: store_set_cookie }
+    }
+
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+        !NEVER_STORED.into_iter().any(is)
+            && !self.named.iter().any(|other| is(other))
+            && !is(REPLAYED.as_bytes())
+            && (self.set_cookie || !is(b"set-cookie"))
+    }
+}
+
 impl<B: AsRef<[u8]>> Answer<B> {
     /// The wire form of what is stored: status (2 bytes), the number of headers (2), then for each name and value their
     /// length (4) and bytes; the rest is the body. All numbers big endian.
@@ -106,19 +133,8 @@ impl<B: AsRef<[u8]>> Answer<B> {
     }
 
     fn without_transient(mut self, store_set_cookie: bool) -> Self {
-        let named: Vec<Vec<u8>> = self
-            .headers
-            .iter()
-            .filter(|(name, _)| name.as_ref().eq_ignore_ascii_case(b"connection"))
-            .flat_map(|(_, value)| value.as_ref().split(|byte| *byte == b',').map(|name| name.trim_ascii().to_vec()))
-            .collect();
-        self.headers.retain(|(name, _)| {
-            let is = |other: &[u8]| name.as_ref().eq_ignore_ascii_case(other);
-            !NEVER_STORED.into_iter().any(is)
-                && !named.iter().any(|other| is(other))
-                && !is(REPLAYED.as_bytes())
-                && (store_set_cookie || !is(b"set-cookie"))
-        });
+        let lasting = Lasting::of(&self.headers, store_set_cookie);
+        self.headers.retain(|(name, _)| lasting.has(name.as_ref()));
         self
     }
 
