@@ -15,7 +15,7 @@ from pyidempotent._calls.flow import advance, protect
 from pyidempotent._calls.function import Function, FunctionCall, json_body
 from pyidempotent._calls.tasks import PASSING, is_put_back, put_back
 from pyidempotent._options import Site
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import TaskOptions
 from pyidempotent._values.results import Outcome
 from pyidempotent.backends import Backend
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["idempotent_task"]
 
-FACE = Face("idempotent_task()", TaskOptions)
+FACE = OptionReader("idempotent_task()", TaskOptions)
 
 
 @FACE.shows

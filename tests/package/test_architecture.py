@@ -21,14 +21,14 @@ ARROWS: dict[str, set[str]] = {
     "function": {"calls", "value", "boundary"},
     "http": {"calls", "value", "boundary"},
     "flow": {"http", "function", "calls", "value", "boundary"},
-    "floor": {"boundary"},
+    "bare_get": {"boundary"},
 }
 
 #: Of the core: a part, and what it may import of it. What is not named is the pure core, which knows none of these.
 PARTS: dict[str, set[str]] = {
-    "http": {"fingerprint", "payload"},
+    "http": {"fingerprint", "result_tags"},
     "tower": {"decide", "engine", "fingerprint", "http", "key"},
-    "function": {"decide", "engine", "error", "fingerprint", "key", "payload", "process"},
+    "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags"},
     "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},

@@ -1,7 +1,7 @@
 """The table of options: a field of a TypedDict is an option, with its name, type, default, check and documentation.
 
-Type checkers read the fields, and editors show the text below a field at the option's name. `faces` reads them when the
-program runs. A group is what some faces take; a face's options are joined of groups.
+Type checkers read the fields, and editors show the text below a field at the option's name. `reading` reads them when
+the program runs. A group is what some faces take; a face's options are joined of groups.
 """
 
 # The annotations are objects here, not text: Option() in them is read when the program runs.

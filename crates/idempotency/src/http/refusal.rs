@@ -7,7 +7,7 @@ use serde::ser::SerializeMap as _;
 use serde_json::{Map, Value};
 
 use super::answer::Answer;
-use super::note::Note;
+use super::not_kept::Note;
 
 /// Why a request gets no answer of its own: the status table, one row each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
