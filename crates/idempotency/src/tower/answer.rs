@@ -19,12 +19,21 @@ use super::body::{Part, Passing, RequestBody, ResponseBody, Whole};
 use super::future::Answered;
 use super::grpc;
 use super::layer::{Config, Outcome, Settle};
-use super::request::path_of;
 use super::running::Running;
 use crate::engine::{self, Settled, Verdict, caught};
 use crate::http::{
     Answer, Capture, Fate, Note, Problem, Refusal, Replay, declared_length, has_body, is_refusal, store_answer,
 };
+
+/// The path as the client sent it.
+pub(super) fn path_of(parts: &Parts) -> &str {
+    // A nested router takes its prefix off the URI.
+    #[cfg(feature = "axum")]
+    if let Some(original) = parts.extensions.get::<::axum::extract::OriginalUri>() {
+        return original.0.path();
+    }
+    parts.uri.path()
+}
 
 /// What is needed of a request to answer it without the service.
 pub(super) struct Refused {

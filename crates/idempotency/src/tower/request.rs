@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, LengthLimitError};
 use tower_service::Service;
 use tracing::Instrument as _;
 
-use super::answer::{Ending, Refused};
+use super::answer::{Ending, Refused, path_of};
 use super::attempt::Attempt;
 use super::body::{BoxError, RequestBody, ResponseBody};
 use super::future::Answered;
@@ -283,16 +283,6 @@ impl Under {
             }
         }
     }
-}
-
-/// The path as the client sent it.
-pub(super) fn path_of(parts: &Parts) -> &str {
-    // A nested router takes its prefix off the URI.
-    #[cfg(feature = "axum")]
-    if let Some(original) = parts.extensions.get::<::axum::extract::OriginalUri>() {
-        return original.0.path();
-    }
-    parts.uri.path()
 }
 
 /// A limit that a layer further out has set is met while the body is read; how much it is, nothing says.
