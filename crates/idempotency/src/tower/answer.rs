@@ -19,7 +19,7 @@ use super::body::{Part, Passing, RequestBody, ResponseBody, Whole};
 use super::future::Answered;
 use super::grpc;
 use super::layer::{Config, Outcome, Settle};
-use super::request::path_of;
+use super::path::path_of;
 use super::running::Running;
 use crate::engine::{self, Settled, Verdict, caught};
 use crate::http::{

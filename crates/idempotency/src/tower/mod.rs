@@ -29,6 +29,13 @@
 //!
 //! [`AfterCrash::Refuse`]: crate::AfterCrash::Refuse
 //!
+//! # Two layers on one request
+//!
+//! There is one attempt for a request: the inner layer joins the outer one's, where its options are the same but for
+//! [`required`](IdempotencyLayer::required) and [`methods`](IdempotencyLayer::methods), as a clone's are. With others,
+//! which the outer layer would not follow, nothing runs: the client gets a 500, and the log names the option. Give a
+//! route with options of its own its own layer, and leave it out of the outer one.
+//!
 //! # Caveats
 //!
 //! - The layer replays before whatever stands inside of it. Put it inside of authentication.
@@ -71,7 +78,9 @@ mod axum;
 mod body;
 mod future;
 mod grpc;
+mod joined;
 mod layer;
+mod path;
 mod request;
 mod running;
 mod service;

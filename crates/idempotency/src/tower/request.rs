@@ -19,6 +19,7 @@ use super::body::{BoxError, RequestBody, ResponseBody};
 use super::future::Answered;
 use super::grpc::{self, GrpcStreams};
 use super::layer::{Config, FingerprintBy, ScopeBy};
+use super::path::path_of;
 use super::running::Tracker;
 use crate::decide::Start;
 use crate::engine::{self, Begun, Call};
@@ -106,7 +107,7 @@ impl<S> Protected<S> {
             let problem = Problem { retry_after: Some(under.config.retry_after), ..Refusal::OVERLOADED.into() };
             return Ok(refused.answer(&problem));
         };
-        let current = Attempt::new(attempt.current(), key, caller);
+        let current = Attempt::new(attempt.current(), key, caller, under.config.clone());
         parts.extensions.insert(current.clone());
         let is_inline = under.config.inline;
         let ending = Ending { config: under.config, attempt, current, refused, running };
@@ -283,16 +284,6 @@ impl Under {
             }
         }
     }
-}
-
-/// The path as the client sent it.
-pub(super) fn path_of(parts: &Parts) -> &str {
-    // A nested router takes its prefix off the URI.
-    #[cfg(feature = "axum")]
-    if let Some(original) = parts.extensions.get::<::axum::extract::OriginalUri>() {
-        return original.0.path();
-    }
-    parts.uri.path()
 }
 
 /// A limit that a layer further out has set is met while the body is read; how much it is, nothing says.

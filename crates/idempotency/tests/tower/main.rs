@@ -2,5 +2,11 @@
 
 mod bad_input;
 mod builds;
+mod callers;
+mod layers;
+mod leaving;
+mod panics;
+mod shutdown;
+mod stores;
 mod streams;
 mod support;
