@@ -66,6 +66,8 @@ impl Refused {
             }
             let added = replay.added_headers();
             let added = added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            // Headers of a gRPC answer are metadata, and its messages have lengths of their own.
+            let added = added.filter(|(name, _)| !self.is_grpc || *name != CONTENT_LENGTH.as_str().as_bytes());
             let Answer { status, headers, body } = &replay.answer;
             let trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
             let body = Whole::new(Bytes::copy_from_slice(body), trailers);

@@ -3,6 +3,7 @@
 mod bad_input;
 mod builds;
 mod callers;
+mod grpc;
 mod layers;
 mod leaving;
 mod panics;

@@ -49,7 +49,7 @@ impl Faulty {
     }
 
     /// Operations of this name fail.
-    fn fail(&self, operation: &'static str) {
+    pub fn fail(&self, operation: &'static str) {
         *self.0.down.lock().unwrap() = operation;
     }
 
