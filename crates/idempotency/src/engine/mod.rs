@@ -102,6 +102,12 @@ impl Idempotency {
         Ok(Self { engine: self.engine.clone(), options })
     }
 
+    /// Whether both are of one engine, whatever their options are.
+    #[cfg(feature = "tower")]
+    pub(crate) fn shares_engine(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.engine, &other.engine)
+    }
+
     /// Its options.
     pub fn options(&self) -> Options {
         self.options

@@ -64,6 +64,10 @@ refusals! {
     SCOPE_MISSING = "scope-missing" 500 "none"
         "This service does not say whose the Idempotency-Key is"
         "This service is not set up to keep the keys of its callers apart.";
+    /// The request is under a layer already, whose options are other ones.
+    LAYERS_DIFFER = "layers-differ" 500 "none"
+        "This service protects the request twice, and not in one way"
+        "This service is not set up to protect the request. Nothing was run.";
     /// The request's body is too large to be compared with that of a repeat.
     PAYLOAD_TOO_LARGE = "payload-too-large" 413 "none"
         "The request is too large to be protected by an Idempotency-Key"

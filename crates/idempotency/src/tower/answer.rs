@@ -19,21 +19,12 @@ use super::body::{Part, Passing, RequestBody, ResponseBody, Whole};
 use super::future::Answered;
 use super::grpc;
 use super::layer::{Config, Outcome, Settle};
+use super::path::path_of;
 use super::running::Running;
 use crate::engine::{self, Settled, Verdict, caught};
 use crate::http::{
     Answer, Capture, Fate, Note, Problem, Refusal, Replay, declared_length, has_body, is_refusal, store_answer,
 };
-
-/// The path as the client sent it.
-pub(super) fn path_of(parts: &Parts) -> &str {
-    // A nested router takes its prefix off the URI.
-    #[cfg(feature = "axum")]
-    if let Some(original) = parts.extensions.get::<::axum::extract::OriginalUri>() {
-        return original.0.path();
-    }
-    parts.uri.path()
-}
 
 /// What is needed of a request to answer it without the service.
 pub(super) struct Refused {
@@ -75,6 +66,8 @@ impl Refused {
             }
             let added = replay.added_headers();
             let added = added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            // Headers of a gRPC answer are metadata, and its messages have lengths of their own.
+            let added = added.filter(|(name, _)| !self.is_grpc || *name != CONTENT_LENGTH.as_str().as_bytes());
             let Answer { status, headers, body } = &replay.answer;
             let trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
             let body = Whole::new(Bytes::copy_from_slice(body), trailers);

@@ -2,22 +2,37 @@
 
 use std::sync::Arc;
 
+use super::layer::Config;
 use crate::engine::CurrentAttempt;
 use crate::key::Key;
 
 /// The attempt that a request runs under, in the request's extensions.
 ///
 /// With axum it is an extractor: `async fn pay(attempt: Attempt, …)`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Attempt {
     seen: CurrentAttempt,
     key: Key,
     caller: Option<Arc<[u8]>>,
+    /// Of the layer that holds it.
+    config: Arc<Config>,
+}
+
+impl std::fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { seen, key, caller, .. } = self;
+        let attempt = &mut f.debug_struct("Attempt");
+        attempt.field("seen", seen).field("key", key).field("caller", caller).finish_non_exhaustive()
+    }
 }
 
 impl Attempt {
-    pub(super) fn new(seen: CurrentAttempt, key: Key, caller: Option<Arc<[u8]>>) -> Self {
-        Self { seen, key, caller }
+    pub(super) fn new(seen: CurrentAttempt, key: Key, caller: Option<Arc<[u8]>>, config: Arc<Config>) -> Self {
+        Self { seen, key, caller, config }
+    }
+
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     /// The client's key.

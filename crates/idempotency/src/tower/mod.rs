@@ -15,7 +15,18 @@
 //! # What a client sees
 //!
 //! Refusals are problem documents (RFC 9457), one type each: see [`Refusal`](crate::http::Refusal). A gRPC request
-//! (`content-type: application/grpc`) gets them as a status.
+//! (`content-type: application/grpc`) gets them as a status, with `idempotency-refusal` and `idempotency-effect` in the
+//! metadata:
+//!
+//! | refusal | status |
+//! |---|---|
+//! | `key-missing`, `key-invalid`, `conflict` | `INVALID_ARGUMENT` |
+//! | `not-kept` | `ALREADY_EXISTS` |
+//! | `payload-too-large` | `RESOURCE_EXHAUSTED` |
+//! | `unknown` | `FAILED_PRECONDITION` |
+//! | `stream` | `UNIMPLEMENTED` |
+//! | `processing`, `store-unavailable`, `overloaded` | `UNAVAILABLE`, with `grpc-retry-pushback-ms` |
+//! | any other | `INTERNAL` |
 //!
 //! # What becomes of a key
 //!
@@ -29,12 +40,22 @@
 //!
 //! [`AfterCrash::Refuse`]: crate::AfterCrash::Refuse
 //!
+//! # Two layers on one request
+//!
+//! There is one attempt for a request: the inner layer joins the outer one's, where its options are the same but for
+//! [`required`](IdempotencyLayer::required) and [`methods`](IdempotencyLayer::methods), as a clone's are. With others,
+//! which the outer layer would not follow, nothing runs: the client gets a 500, and the log names the option. Give a
+//! route with options of its own its own layer, and leave it out of the outer one.
+//!
 //! # Caveats
 //!
 //! - The layer replays before whatever stands inside of it. Put it inside of authentication.
 //! - The whole request body is read before the service runs, up to
 //!   [`max_request_bytes`](IdempotencyLayer::max_request_bytes).
-//! - Extensions of an answer are not stored; a replay has none.
+//! - Extensions of an answer are not stored; a replay has none. Nor is an upgrade (101): a repeat gets 410.
+//! - gRPC-Web has its status in its body: put the layer inside of the one that translates it.
+//! - A gRPC client that waits for an answer before it sends its second message, or ends, waits for its deadline: a request
+//!   with a key is read to its end first. Send such streams without a key.
 //!
 //! # Example
 //!
@@ -71,7 +92,9 @@ mod axum;
 mod body;
 mod future;
 mod grpc;
+mod joined;
 mod layer;
+mod path;
 mod request;
 mod running;
 mod service;

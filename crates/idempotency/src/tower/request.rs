@@ -13,12 +13,13 @@ use http_body_util::{BodyExt as _, LengthLimitError};
 use tower_service::Service;
 use tracing::Instrument as _;
 
-use super::answer::{Ending, Refused, path_of};
+use super::answer::{Ending, Refused};
 use super::attempt::Attempt;
 use super::body::{BoxError, RequestBody, ResponseBody};
 use super::future::Answered;
 use super::grpc::{self, GrpcStreams};
 use super::layer::{Config, FingerprintBy, ScopeBy};
+use super::path::path_of;
 use super::running::Tracker;
 use crate::decide::Start;
 use crate::engine::{self, Begun, Call};
@@ -106,7 +107,7 @@ impl<S> Protected<S> {
             let problem = Problem { retry_after: Some(under.config.retry_after), ..Refusal::OVERLOADED.into() };
             return Ok(refused.answer(&problem));
         };
-        let current = Attempt::new(attempt.current(), key, caller);
+        let current = Attempt::new(attempt.current(), key, caller, under.config.clone());
         parts.extensions.insert(current.clone());
         let is_inline = under.config.inline;
         let ending = Ending { config: under.config, attempt, current, refused, running };

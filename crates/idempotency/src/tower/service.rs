@@ -72,8 +72,13 @@ where
         let config = &self.under.config;
         let is_protected = config.methods.contains(request.method())
             && (config.required || request.headers().contains_key(&config.key_header));
-        // A layer further out may hold an attempt already: there is one for a request.
-        if !is_protected || request.extensions().get::<Attempt>().is_some() {
+        // A layer further out may hold an attempt already: there is one for a request, and this layer joins it.
+        let held = request.extensions().get::<Attempt>().filter(|_| is_protected);
+        if let Some(option) = held.and_then(|held| config.differs_from(held.config())) {
+            let (parts, _) = request.into_parts();
+            return ResponseFuture::protected(std::future::ready(Ok(self.under.apart(&parts, option))));
+        }
+        if !is_protected || held.is_some() {
             return ResponseFuture::passed(self.inner.call(request.map(RequestBody::passed)));
         }
         // The service that is ready is the one that is called.

@@ -2,5 +2,12 @@
 
 mod bad_input;
 mod builds;
+mod callers;
+mod grpc;
+mod layers;
+mod leaving;
+mod panics;
+mod shutdown;
+mod stores;
 mod streams;
 mod support;

@@ -141,14 +141,14 @@ impl http_body::Body for Lies {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.said.clone()
+        self.said
     }
 }
 
 async fn after(layer: &IdempotencyLayer, parts: &[&'static str], said: SizeHint) -> String {
     let parts = parts.to_vec();
     let plain = service_fn(move |_: Request<RequestBody<Empty<Bytes>>>| {
-        let body = Lies { parts: parts.clone(), said: said.clone() };
+        let body = Lies { parts: parts.clone(), said };
         async { Ok::<_, Infallible>(Response::new(body)) }
     });
     let request = || post_("/pay", "1").body(Empty::new()).unwrap();
