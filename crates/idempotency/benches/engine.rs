@@ -47,6 +47,28 @@ fn replay(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| runtime.block_on(async { matches!(engine.begin(&call).await, Ok(Begun::Replay(_))) }));
 }
 
+/// A typed function with a payload of two fields: a new key.
+#[divan::bench]
+fn function_first(bencher: Bencher<'_, '_>) {
+    let (runtime, engine, next) = (runtime(), Idempotency::new(MemoryStore::new()), AtomicU64::new(0));
+    let new_key = || format!("order-{}", next.fetch_add(1, Ordering::Relaxed));
+    bencher.with_inputs(new_key).bench_refs(|key| assert!(!charge(&runtime, &engine, key)));
+}
+
+/// A typed function with a payload of two fields: a repeat.
+#[divan::bench]
+fn function_replay(bencher: Bencher<'_, '_>) {
+    let (runtime, engine) = (runtime(), Idempotency::new(MemoryStore::new()));
+    charge(&runtime, &engine, "order-7");
+    bencher.bench_local(|| assert!(charge(&runtime, &engine, "order-7")));
+}
+
+/// Whether it was a repeat.
+fn charge(runtime: &Runtime, engine: &Idempotency, order: &str) -> bool {
+    let call = engine.call("charge", order).unwrap().payload(&("42.00", "EUR"));
+    runtime.block_on(call.run(async |_| Ok::<_, std::io::Error>(4200_u32))).unwrap().is_replay()
+}
+
 fn record() -> Record {
     Record {
         state: State::Completed,
