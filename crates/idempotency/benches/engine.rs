@@ -8,6 +8,7 @@ use idempotency::engine::{Begun, Call, Verdict};
 use idempotency::http::{Answer, RequestFacts, canonical_json};
 use idempotency::stores::MemoryStore;
 use idempotency::{AfterCrash, Fingerprint, Idempotency, Key, Operation, Record, Scope, State, Token};
+use serde::Serialize;
 use tokio::runtime::Runtime;
 
 fn main() {
@@ -47,26 +48,44 @@ fn replay(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| runtime.block_on(async { matches!(engine.begin(&call).await, Ok(Begun::Replay(_))) }));
 }
 
-/// A typed function with a payload of two fields: a new key.
+#[derive(Serialize)]
+struct Order {
+    to: &'static str,
+    amount: u32,
+}
+
+const ORDER: Order = Order { to: "alice", amount: 1050 };
+
+/// A function that runs: its payload is digested, its result encoded.
 #[divan::bench]
 fn function_first(bencher: Bencher<'_, '_>) {
     let (runtime, engine, next) = (runtime(), Idempotency::new(MemoryStore::new()), AtomicU64::new(0));
-    let new_key = || format!("order-{}", next.fetch_add(1, Ordering::Relaxed));
-    bencher.with_inputs(new_key).bench_refs(|key| assert!(!charge(&runtime, &engine, key)));
+    let key = || Key::new(next.fetch_add(1, Ordering::Relaxed).to_string()).unwrap();
+    bencher.with_inputs(key).bench_values(|key| {
+        let call = engine.call("charge", key).unwrap().payload(&ORDER);
+        runtime.block_on(call.run(async |_| Ok::<u32, ()>(black_box(42)))).unwrap()
+    });
 }
 
-/// A typed function with a payload of two fields: a repeat.
+/// A function that ran before.
 #[divan::bench]
 fn function_replay(bencher: Bencher<'_, '_>) {
     let (runtime, engine) = (runtime(), Idempotency::new(MemoryStore::new()));
-    charge(&runtime, &engine, "order-7");
-    bencher.bench_local(|| assert!(charge(&runtime, &engine, "order-7")));
+    let charge = || engine.call("charge", "order-7").unwrap().payload(&ORDER);
+    let run = async |_| Ok::<u32, ()>(black_box(42));
+    runtime.block_on(charge().run(run)).unwrap();
+    bencher.bench_local(|| assert!(runtime.block_on(charge().run(run)).unwrap().is_replay()));
 }
 
-/// Whether it was a repeat.
-fn charge(runtime: &Runtime, engine: &Idempotency, order: &str) -> bool {
-    let call = engine.call("charge", order).unwrap().payload(&("42.00", "EUR"));
-    runtime.block_on(call.run(async |_| Ok::<_, std::io::Error>(4200_u32))).unwrap().is_replay()
+/// What a call costs before the store is asked: its storage key, its label, its fingerprint.
+#[divan::bench]
+fn payload_fingerprint(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| Fingerprint::of(black_box(&ORDER)));
+}
+
+#[divan::bench]
+fn storage_key(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| call(black_box(7)));
 }
 
 fn record() -> Record {

@@ -95,6 +95,16 @@ impl From<&Key> for Key {
     }
 }
 
+/// The value of an `Idempotency-Key` header, quoted or bare: [`KeyFormat::Lenient`].
+#[cfg(feature = "tower")]
+impl TryFrom<&::http::HeaderValue> for Key {
+    type Error = KeyError;
+
+    fn try_from(value: &::http::HeaderValue) -> Result<Self, KeyError> {
+        KeyFormat::Lenient.parse(&[value.as_bytes()])
+    }
+}
+
 /// A key that is one already is no error.
 impl From<Infallible> for KeyError {
     fn from(never: Infallible) -> Self {

@@ -1,6 +1,19 @@
 //! Idempotency keys for backends: the effect happens once, every repeat gets the first answer.
 //!
-//! The core is pure and small: [`Key`] and [`Scope`], [`Fingerprint`], [`Record`], [`decide()`], and the [`Store`] trait.
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! use idempotency::{Done, Idempotency, stores};
+//!
+//! let payments = Idempotency::new(stores::open("memory://")?); // or sqlite:///payments.db, redis://localhost
+//! let charge = async |_| Ok::<_, std::io::Error>("receipt".to_owned());
+//!
+//! let first = payments.call("charge", "order-7")?.payload(&("alice", 42)).run(charge).await?;
+//! let second = payments.call("charge", "order-7")?.payload(&("alice", 42)).run(charge).await?;
+//! assert_eq!((first, second), (Done::Ran("receipt".into()), Done::Replayed("receipt".into())));
+//! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+//!
+//! [`function`] says which way to run work there is. The core is pure and small: [`Key`] and [`Scope`], [`Fingerprint`], [`Record`], [`decide()`], and the [`Store`] trait.
 //! [`Idempotency`] is the engine over it; [`stores`] are where records live; [`http`] has the rules of HTTP that every face shares.
 //!
 //! # What is promised

@@ -15,3 +15,20 @@ pub const ANSWER_WITH_TRAILERS: u8 = b'T';
 pub const EXCEPTION: u8 = b'X';
 /// The value of a Rust function, as JSON.
 pub const JSON: u8 = b'J';
+
+/// What a stored result is, in words, for whoever can't read it.
+///
+/// ```
+/// use idempotency::payload::{JSON, described};
+/// assert_eq!(described(&[JSON, b'1']), "the value of a Rust function");
+/// ```
+pub fn described(stored: &[u8]) -> &'static str {
+    match stored.first() {
+        Some(&VALUE) => "the value of a Python function",
+        Some(&ENDPOINT_VALUE) => "the value of a Python endpoint",
+        Some(&EXCEPTION) => "the exception of a Python function",
+        Some(&ANSWER | &ANSWER_WITH_TRAILERS) => "the answer to an HTTP request",
+        Some(&JSON) => "the value of a Rust function",
+        _ => "damaged, or of a newer version of this library",
+    }
+}

@@ -205,3 +205,26 @@ fn the_format_of_keys_and_fingerprints_does_not_change() {
     let fingerprint = Fingerprint(Digest::new("charge").part(b"42 EUR").option(None).option(Some(b"x")).finish());
     assert_eq!(hex(&fingerprint.0), "36e953aff117beac128338bc659f41320cc884846c9c143862555dbbea21c404");
 }
+
+#[test]
+fn a_key_is_read_and_written_as_a_string() {
+    let key: Key = "order-7".parse().unwrap();
+    assert_eq!((key.to_string(), serde_json::to_string(&key).unwrap()), ("order-7".into(), "\"order-7\"".into()));
+    assert_eq!(serde_json::from_str::<Key>("\"order-7\"").unwrap(), key);
+    let owned = "order-7".to_owned();
+    assert_eq!(
+        [Key::try_from("order-7"), Key::try_from(&owned), Key::try_from(owned)],
+        [Ok(key.clone()), Ok(key.clone()), Ok(key)]
+    );
+    let refused = serde_json::from_str::<Key>("\"\"").unwrap_err().to_string();
+    assert!(refused.starts_with("the idempotency key is empty; send 1 to 255 characters"), "{refused}");
+    assert!("".parse::<Key>().is_err() && Key::try_from("x".repeat(256)).is_err());
+}
+
+#[cfg(feature = "tower")]
+#[test]
+fn a_key_is_read_from_a_header() {
+    let read = |value: &'static str| Key::try_from(&http::HeaderValue::from_static(value));
+    assert_eq!((read("\"order-7\""), read("order-7")), (Key::new("order-7"), Key::new("order-7")));
+    assert!(read("\"order").is_err());
+}

@@ -154,25 +154,19 @@ async fn reads<T: serde::de::DeserializeOwned + std::fmt::Debug>(key: &str, stor
 #[tokio::test]
 async fn a_result_that_another_wrote_is_never_taken_for_another_value() {
     assert_eq!(reads::<u32>("0", b"J12").await.unwrap(), 12);
-    let python = |what| {
-        format!(
-            "it is the {what} of a Python function, in an encoding that only Python reads; let Python replay it, or give \
-             one of the two functions another name or namespace"
-        )
-    };
+    let foreign =
+        |what| format!("it is {what}, not that of a Rust function; give one of the two another name or namespace");
     let said = [
-        (vec![payload::VALUE, b'1', b'N'], python("value")),
-        (vec![payload::ENDPOINT_VALUE, b'1', b'N'], python("value")),
-        (vec![payload::EXCEPTION, b'1', b'N'], python("exception")),
-        (
-            vec![payload::ANSWER, 0, 200, 0, 0],
-            "it is the answer of an HTTP request, not the value of a function".into(),
-        ),
+        (vec![payload::VALUE, b'1', b'N'], foreign("the value of a Python function")),
+        (vec![payload::ENDPOINT_VALUE, b'1', b'N'], foreign("the value of a Python endpoint")),
+        (vec![payload::EXCEPTION, b'1', b'N'], foreign("the exception of a Python function")),
+        (vec![payload::ANSWER, 0, 200, 0, 0], foreign("the answer to an HTTP request")),
+        (vec![payload::ANSWER_WITH_TRAILERS, 0, 0, 0, 200, 0, 0], foreign("the answer to an HTTP request")),
+        (b"?12".to_vec(), foreign("damaged, or of a newer version of this library")),
+        (vec![], foreign("damaged, or of a newer version of this library")),
         (b"J\"text\"".to_vec(), "it is no u32: invalid type: string \"text\", expected u32 at line 1 column 6".into()),
         (b"J12 13".to_vec(), "it is no u32: trailing characters at line 1 column 4".into()),
         (b"J".to_vec(), "it is no u32: EOF while parsing a value at line 1 column 0".into()),
-        (b"?12".to_vec(), "it is damaged, or of a newer version of this library".into()),
-        (vec![], "it is damaged, or of a newer version of this library".into()),
     ];
     for (stored, words) in said {
         assert_eq!(reads::<u32>("1", &stored).await.unwrap_err().to_string(), words, "{stored:?}");

@@ -52,6 +52,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(boundary::lifecycle::shutdown, module)?)?;
     module.add_function(wrap_pyfunction!(value::encoding::encode, module)?)?;
     module.add_function(wrap_pyfunction!(value::encoding::decode, module)?)?;
+    module.add_function(wrap_pyfunction!(value::encoding::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(flow::protect, module)?)?;
     module.add_function(wrap_pyfunction!(value::key::key_text, module)?)?;
     module.add_function(wrap_pyfunction!(function::plan::find_instance, module)?)?;

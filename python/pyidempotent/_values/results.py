@@ -61,8 +61,12 @@ def pack(kind: bytes, value: Any, classes: Classes) -> bytes:
 
 
 def unpack(payload: bytes, classes: Classes) -> Any:
-    """The value that `pack` stored."""
-    return _native.decode(payload[1:], classes)
+    """The value that `pack` stored.
+
+    Raises:
+        ValueError: where something else stored it, as a function in another language.
+    """
+    return _native.unpack(payload, classes)
 
 
 def pack_exception(error: Exception, classes: Named, allowed: tuple[type[Exception], ...], **attributes: Any) -> bytes:

@@ -179,15 +179,9 @@ impl serde::ser::Error for ValueError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unreadable {
-    /// A Python function wrote it, in an encoding that only Python reads.
-    #[error(
-        "it is the {0} of a Python function, in an encoding that only Python reads; let Python replay it, or give one of \
-         the two functions another name or namespace"
-    )]
-    Python(&'static str),
-    /// It is the answer of an HTTP request.
-    #[error("it is the answer of an HTTP request, not the value of a function")]
-    Answer,
+    /// Something else wrote it, in a form that no Rust function reads.
+    #[error("it is {0}, not that of a Rust function; give one of the two another name or namespace")]
+    Foreign(&'static str),
     /// A Rust function wrote it, and it is of another type.
     #[error("it is no {expected}: {source}")]
     OtherType {
@@ -196,7 +190,4 @@ pub enum Unreadable {
         /// What does not fit.
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// It is damaged, or a later version of this library wrote it.
-    #[error("it is damaged, or of a newer version of this library")]
-    Damaged,
 }

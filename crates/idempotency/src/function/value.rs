@@ -25,9 +25,6 @@ pub(super) fn decode<T: DeserializeOwned>(stored: &[u8]) -> Result<T, Unreadable
     match stored.split_first() {
         Some((&payload::JSON, json)) => serde_json::from_slice(json)
             .map_err(|source| Unreadable::OtherType { expected: type_name::<T>(), source: source.into() }),
-        Some((&(payload::VALUE | payload::ENDPOINT_VALUE), _)) => Err(Unreadable::Python("value")),
-        Some((&payload::EXCEPTION, _)) => Err(Unreadable::Python("exception")),
-        Some((&payload::ANSWER, _)) => Err(Unreadable::Answer),
-        _ => Err(Unreadable::Damaged),
+        _ => Err(Unreadable::Foreign(payload::described(stored))),
     }
 }

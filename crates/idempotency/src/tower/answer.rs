@@ -1,7 +1,7 @@
 //! [`Ending`]: an answer is captured on its way out, and stored before its last byte goes.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use ::http::request::Parts;
@@ -15,13 +15,16 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::attempt::Attempt;
-use super::body::{BoxError, Part, Passing, RequestBody, ResponseBody, Whole};
+use super::body::{Part, Passing, RequestBody, ResponseBody, Whole};
 use super::future::Answered;
 use super::grpc;
 use super::layer::{Config, Outcome, Settle};
+use super::request::path_of;
 use super::running::Running;
 use crate::engine::{self, Settled, Verdict, caught};
-use crate::http::{Answer, Capture, Fate, Note, Problem, Refusal, Replay, declared_length, is_refusal, store_answer};
+use crate::http::{
+    Answer, Capture, Fate, Note, Problem, Refusal, Replay, declared_length, has_body, is_refusal, store_answer,
+};
 
 /// What is needed of a request to answer it without the service.
 pub(super) struct Refused {
@@ -33,14 +36,14 @@ pub(super) struct Refused {
 impl Refused {
     pub(super) fn new(parts: &Parts, config: &Config) -> Self {
         Self {
-            path: parts.uri.path().to_owned(),
+            path: path_of(parts).to_owned(),
             is_grpc: grpc::is_grpc(&parts.headers),
             docs: config.problem_docs.clone(),
         }
     }
 
     /// The answer to a refusal.
-    pub(super) fn answer<R>(&self, problem: &Problem) -> Response<ResponseBody<R>> {
+    pub(super) fn answer<R: Body>(&self, problem: &Problem) -> Response<ResponseBody<R>> {
         if self.is_grpc {
             let mut response = Response::new(ResponseBody::default());
             *response.headers_mut() = grpc::refusal_headers(problem);
@@ -49,16 +52,17 @@ impl Refused {
         let Answer { status, headers, body } = problem.answer(Some(&self.path), self.docs.as_deref());
         let lines = headers.iter().map(|(name, value)| (&name[..], &value[..]));
         let response = respond(status, lines, Whole::new(body.into(), None));
-        response.unwrap_or_else(|| Response::new(ResponseBody::default()))
+        response
+            .expect("a problem is made of what can be sent: its status, its names and its documentation are checked")
     }
 
     /// What is stored, as an answer.
-    pub(super) fn replay<R>(&self, stored: &[u8]) -> Response<ResponseBody<R>> {
+    pub(super) fn replay<R: Body>(&self, stored: &[u8]) -> Response<ResponseBody<R>> {
         let replayed = Replay::of(stored);
         let response = replayed.as_ref().ok().and_then(|replay| {
             let mut trailers = HeaderMap::new();
             for (name, value) in &replay.trailers {
-                trailers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+                add_line(&mut trailers, name, value)?;
             }
             let added = replay.added_headers();
             let added = added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
@@ -75,7 +79,7 @@ impl Refused {
     }
 }
 
-fn respond<'a, R>(
+fn respond<'a, R: Body>(
     status: u16,
     headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     body: Whole,
@@ -83,9 +87,14 @@ fn respond<'a, R>(
     let mut response = Response::new(ResponseBody::whole(body, None));
     *response.status_mut() = StatusCode::from_u16(status).ok()?;
     for (name, value) in headers {
-        response.headers_mut().append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+        add_line(response.headers_mut(), name, value)?;
     }
     Some(response)
+}
+
+/// `None` for what no server can send, and for more lines than a map holds.
+fn add_line(lines: &mut HeaderMap, name: &[u8], value: &[u8]) -> Option<()> {
+    lines.try_append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?).ok().map(drop)
 }
 
 /// A request that runs, and what its end needs.
@@ -95,7 +104,7 @@ pub(super) struct Ending {
     pub(super) current: Attempt,
     pub(super) refused: Refused,
     /// It counts until the end is in the store.
-    pub(super) _running: Running,
+    pub(super) running: Running,
 }
 
 /// What was seen of an answer.
@@ -111,7 +120,7 @@ impl Ending {
     where
         S: Service<Request<RequestBody<B>>, Response = Response<R>>,
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         // What it leaves half done is seen by nobody: the panic goes on.
         let response = match caught(async { inner.call(request).await }).await {
@@ -132,7 +141,7 @@ impl Ending {
         capture.start(head.status.as_u16(), length);
         let seen = Seen { head, body: capture, trailers: None };
         let is_small = length.is_some_and(|length| length <= self.config.max_response_bytes as u64);
-        if is_small || !crate::http::has_body(seen.head.status.as_u16()) {
+        if is_small || !has_body(seen.head.status.as_u16()) {
             Ok(self.whole(seen, body).await)
         } else {
             Ok(self.passing(seen, body))
@@ -145,22 +154,26 @@ impl Ending {
         self.attempt.settle(verdict).await;
     }
 
-    /// An answer whose length is known and small goes out when it is stored: another may take its place.
+    /// An answer whose length is known and small goes out when it is stored: another may take its place. Nothing is
+    /// asked of a body that no server sends, nor of what follows the length.
     async fn whole<R>(self, mut seen: Seen, body: R) -> Response<ResponseBody<R>>
     where
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         let mut body = std::pin::pin!(body);
         let mut broken = None;
-        while let Some(frame) = body.as_mut().frame().await {
+        while has_body(seen.head.status.as_u16())
+            && !seen.body.is_over()
+            && let Some(frame) = body.as_mut().frame().await
+        {
             match frame {
                 Ok(frame) => {
                     drop(seen.add(&frame).then(|| frame.into_trailers().map(|lines| seen.trailers = Some(lines))))
                 }
                 Err(error) => {
                     seen.body.break_off();
-                    broken = Some(error.into());
+                    broken = Some(error);
                     break;
                 }
             }
@@ -169,10 +182,8 @@ impl Ending {
         if let Settled::Replaced(stored) = self.attempt.settle(verdict).await {
             return self.refused.replay(&stored);
         }
-        let data = match seen.body.parts() {
-            [one] => one.clone(),
-            parts => parts.concat().into(),
-        };
+        let mut data = joined(seen.body.parts());
+        data.truncate(seen.body.length().unwrap_or(data.len()));
         Response::from_parts(seen.head, ResponseBody::whole(Whole::new(data, seen.trailers), broken))
     }
 
@@ -180,7 +191,7 @@ impl Ending {
     fn passing<R>(self, seen: Seen, body: R) -> Response<ResponseBody<R>>
     where
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         let (head, left) = (seen.head.clone(), body.size_hint());
         let (sender, parts) = mpsc::channel(1);
@@ -192,8 +203,8 @@ impl Ending {
             };
             drop(sender.send(last).await);
         };
-        let capture: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = if is_inline {
-            Some(Box::pin(pumped))
+        let capture: Option<Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>> = if is_inline {
+            Some(Mutex::new(Box::pin(pumped)))
         } else {
             tokio::spawn(pumped.in_current_span());
             None
@@ -202,10 +213,10 @@ impl Ending {
     }
 
     /// Hands an answer on part by part, to its end; its last part.
-    async fn pump<R>(self, mut seen: Seen, body: R, client: &mpsc::Sender<Part>) -> Part
+    async fn pump<R>(self, mut seen: Seen, body: R, client: &mpsc::Sender<Part<R::Error>>) -> Part<R::Error>
     where
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
+        R::Error: Send,
     {
         let mut body = std::pin::pin!(body);
         let mut client = Client { parts: client, until: None };
@@ -215,7 +226,8 @@ impl Ending {
         let mut last = vec![];
         loop {
             let next = client.while_there(body.as_mut().frame(), grace).await;
-            let frame = match next.map(|next| next.map(|frame| frame.map_err(Into::into))) {
+            let frame = match next {
+                Ok(Some(Ok(_))) if seen.body.is_over() => break,
                 Ok(Some(Ok(frame))) => frame,
                 Ok(None) => break,
                 Ok(Some(Err(error))) => {
@@ -238,6 +250,7 @@ impl Ending {
         }
         let verdict = self.verdict(&seen);
         self.attempt.settle(verdict).await;
+        drop(self.running);
         for frame in last {
             client.send(frame, grace).await;
         }
@@ -296,10 +309,7 @@ impl Ending {
             };
             lines.iter().map(line).collect()
         };
-        let body = match seen.body.parts() {
-            [one] => one.clone(),
-            parts => parts.concat().into(),
-        };
+        let body = joined(seen.body.parts());
         let answer = Answer { status: seen.head.status.as_u16(), headers: lines(&seen.head.headers), body };
         let trailers = seen.trailers.as_ref().map_or_else(Vec::new, lines);
         let stored =
@@ -325,14 +335,22 @@ impl Seen {
     }
 }
 
+/// Most bodies come in one part, which is not copied.
+fn joined(parts: &[Bytes]) -> Bytes {
+    match parts {
+        [one] => one.clone(),
+        parts => parts.concat().into(),
+    }
+}
+
 /// Who receives an answer.
-struct Client<'a> {
-    parts: &'a mpsc::Sender<Part>,
+struct Client<'a, E> {
+    parts: &'a mpsc::Sender<Part<E>>,
     /// Once it has left: when nobody waits for the answer any more.
     until: Option<Instant>,
 }
 
-impl Client<'_> {
+impl<E> Client<'_, E> {
     /// Sends a part, where somebody is there.
     async fn send(&mut self, frame: Frame<Bytes>, grace: std::time::Duration) {
         if self.until.is_none() && self.parts.send(Part::Frame(frame)).await.is_err() {

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use ::http::HeaderMap;
@@ -33,8 +34,10 @@ impl Whole {
         self.data.is_none() && self.trailers.is_none()
     }
 
-    fn left(&self) -> u64 {
-        self.data.as_ref().map_or(0, |data| data.len() as u64)
+    /// HTTP/1 sends no trailers behind a length that is known.
+    fn size_hint(&self) -> SizeHint {
+        let left = self.data.as_ref().map_or(0, |data| data.len() as u64);
+        if self.trailers.is_none() { SizeHint::with_exact(left) } else { SizeHint::new() }
     }
 }
 
@@ -103,76 +106,84 @@ impl<B: Body<Data = Bytes>> Body for RequestBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             RequestKind::Passed { body } => body.size_hint(),
-            RequestKind::Whole { body } => SizeHint::with_exact(body.left()),
+            RequestKind::Whole { body } => body.size_hint(),
             RequestKind::Begun { .. } => SizeHint::new(),
         }
     }
 }
 
 /// A part of an answer, from the task that sees all of it.
-pub(super) enum Part {
+pub(super) enum Part<E> {
     Frame(Frame<Bytes>),
-    Error(BoxError),
+    Error(E),
     Panic(Box<dyn Any + Send>),
     End,
 }
 
 /// An answer that passes while it is captured.
-pub(super) struct Passing {
-    pub(super) parts: mpsc::Receiver<Part>,
-    /// What captures it, where it has no task of its own.
-    pub(super) capture: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+pub(super) struct Passing<E> {
+    pub(super) parts: mpsc::Receiver<Part<E>>,
+    /// What captures it, where it has no task of its own. Nobody else locks it: a body may have to be [`Sync`].
+    pub(super) capture: Option<Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     /// What follows of its length.
     pub(super) left: SizeHint,
     pub(super) is_ended: bool,
 }
 
-impl Passing {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+impl<E> Passing<E> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
         if self.is_ended {
             return Poll::Ready(None);
         }
         if let Some(capture) = &mut self.capture
-            && capture.as_mut().poll(context).is_ready()
+            && capture.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context).is_ready()
         {
             self.capture = None;
         }
-        let Poll::Ready(part) = self.parts.poll_recv(context) else { return Poll::Pending };
-        self.is_ended = !matches!(part, Some(Part::Frame(_)));
+        // Without a last part the runtime shuts down, and this body is about to be dropped with it.
+        let Poll::Ready(Some(part)) = self.parts.poll_recv(context) else { return Poll::Pending };
+        self.is_ended = !matches!(part, Part::Frame(_));
         Poll::Ready(match part {
-            Some(Part::Frame(frame)) => {
-                if let (Some(data), Some(left)) = (frame.data_ref(), self.left.exact()) {
-                    self.left = SizeHint::with_exact(left.saturating_sub(data.len() as u64));
-                }
+            Part::Frame(frame) => {
+                self.left = frame.data_ref().map_or_else(SizeHint::new, |data| rest_of(&self.left, data.len() as u64));
                 Some(Ok(frame))
             }
-            Some(Part::End) => None,
-            Some(Part::Error(error)) => Some(Err(error)),
-            Some(Part::Panic(panic)) => std::panic::resume_unwind(panic),
-            None => Some(Err("the task that sends this answer has ended before it".into())),
+            Part::End => None,
+            Part::Error(error) => Some(Err(error)),
+            Part::Panic(panic) => std::panic::resume_unwind(panic),
         })
     }
 }
 
+/// What is left of a length after so many bytes.
+fn rest_of(length: &SizeHint, seen: u64) -> SizeHint {
+    let mut rest = SizeHint::new();
+    if let Some(most) = length.upper() {
+        rest.set_upper(most.saturating_sub(seen));
+    }
+    rest.set_lower(length.lower().saturating_sub(seen));
+    rest
+}
+
 pin_project! {
     #[project = KindPinned]
-    enum Kind<R> {
+    enum Kind<R: Body> {
         Passed { #[pin] body: R },
-        Whole { body: Whole, broken: Option<BoxError> },
-        Passing { passing: Passing },
+        Whole { body: Whole, broken: Option<R::Error> },
+        Passing { passing: Passing<R::Error> },
     }
 }
 
 pin_project! {
     /// The body of an answer: the service's own where the request is not protected, and otherwise one that is stored
     /// as it goes out.
-    pub struct ResponseBody<R> {
+    pub struct ResponseBody<R: Body> {
         #[pin]
         kind: Kind<R>,
     }
 }
 
-impl<R> std::fmt::Debug for ResponseBody<R> {
+impl<R: Body> std::fmt::Debug for ResponseBody<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match self.kind {
             Kind::Passed { .. } => "passed",
@@ -184,40 +195,37 @@ impl<R> std::fmt::Debug for ResponseBody<R> {
 }
 
 /// An empty body.
-impl<R> Default for ResponseBody<R> {
+impl<R: Body> Default for ResponseBody<R> {
     fn default() -> Self {
         Self::whole(Whole::default(), None)
     }
 }
 
-impl<R> ResponseBody<R> {
+impl<R: Body> ResponseBody<R> {
     pub(super) fn passed(body: R) -> Self {
         Self { kind: Kind::Passed { body } }
     }
 
     /// - `broken`: an error that follows it.
-    pub(super) fn whole(body: Whole, broken: Option<BoxError>) -> Self {
+    pub(super) fn whole(body: Whole, broken: Option<R::Error>) -> Self {
         Self { kind: Kind::Whole { body, broken } }
     }
 
-    pub(super) fn passing(passing: Passing) -> Self {
+    pub(super) fn passing(passing: Passing<R::Error>) -> Self {
         Self { kind: Kind::Passing { passing } }
     }
 }
 
-impl<R: Body<Data = Bytes>> Body for ResponseBody<R>
-where
-    R::Error: Into<BoxError>,
-{
+impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = R::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match self.project().kind.project() {
-            KindPinned::Passed { body } => body.poll_frame(context).map_err(Into::into),
+            KindPinned::Passed { body } => body.poll_frame(context),
             KindPinned::Whole { body, broken } => Poll::Ready(body.next().map(Ok).or_else(|| broken.take().map(Err))),
             KindPinned::Passing { passing } => passing.poll(context),
         }
@@ -235,7 +243,7 @@ where
         match &self.kind {
             Kind::Passed { body } => body.size_hint(),
             Kind::Whole { broken: Some(_), .. } => SizeHint::new(),
-            Kind::Whole { body, .. } => SizeHint::with_exact(body.left()),
+            Kind::Whole { body, .. } => body.size_hint(),
             Kind::Passing { passing } => passing.left,
         }
     }

@@ -53,12 +53,12 @@ impl<S> IdempotencyService<S> {
 impl<S, B, R> Service<Request<B>> for IdempotencyService<S>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
     R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
+    R::Error: Send,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;

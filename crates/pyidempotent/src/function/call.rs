@@ -14,7 +14,7 @@ use crate::boundary::{errors, python};
 use crate::calls::outcome::Outcome;
 use crate::calls::site::Site;
 use crate::value::digest::fingerprint_call;
-use crate::value::encoding::{Classes, decode_value, encode_value};
+use crate::value::encoding::{Classes, encode_value, unpack_value};
 use crate::value::key::text_of;
 
 /// A call of a function that is protected as a function: its arguments are the payload, its value the result.
@@ -112,7 +112,7 @@ impl FunctionCall {
             let error = unpack.call1((PyBytes::new(py, payload), classes.get(py)?, Self::stored(slf)?))?;
             return Ok(Outcome::of_exception(error));
         }
-        decode_value(py, payload.get(1..).unwrap_or_default(), classes).map(Outcome::of_value)
+        unpack_value(py, payload, classes).map(Outcome::of_value)
     }
 
     pub fn name<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {

@@ -16,6 +16,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use idempotency::payload::{ENDPOINT_VALUE, EXCEPTION, VALUE, described};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -343,6 +344,17 @@ pub fn decode_value<'py>(py: Python<'py>, encoded: &[u8], classes: Classes<'_, '
     if decoder.rest.is_empty() { Ok(value) } else { Err(damaged()) }
 }
 
+/// The value of a stored payload, whose tag says that it is one.
+pub fn unpack_value<'py>(py: Python<'py>, payload: &[u8], classes: Classes<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    match payload.split_first() {
+        Some((&(VALUE | ENDPOINT_VALUE | EXCEPTION), encoded)) => decode_value(py, encoded, classes),
+        _ => {
+            let said = format!("it is {}, not that of a Python function", described(payload));
+            Err(PyValueError::new_err(said))
+        }
+    }
+}
+
 /// The bytes of a value.
 #[pyfunction]
 pub fn encode<'py>(value: &Bound<'py, PyAny>, classes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
@@ -353,4 +365,10 @@ pub fn encode<'py>(value: &Bound<'py, PyAny>, classes: &Bound<'py, PyAny>) -> Py
 #[pyfunction]
 pub fn decode<'py>(py: Python<'py>, encoded: &[u8], classes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     decode_value(py, encoded, Classes::These(classes))
+}
+
+/// The value of a stored payload.
+#[pyfunction]
+pub fn unpack<'py>(py: Python<'py>, payload: &[u8], classes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    unpack_value(py, payload, Classes::These(classes))
 }
