@@ -53,6 +53,7 @@ __all__ = [
     "replayed",
     "shutdown",
     "too_large",
+    "unpack",
     "verdict_of",
 ]
 

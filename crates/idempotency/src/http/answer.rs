@@ -14,7 +14,7 @@ pub struct Answer<B = Vec<u8>> {
     pub body: B,
 }
 
-/// Statuses of answers that have no body (RFC 9110, section 6.4.1), and so no length.
+/// Statuses of answers that have no body (RFC 9110, section 6.4.1), and so no length; beside those under 200.
 const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
 
 /// Whether an answer of this status has a body.
@@ -24,7 +24,7 @@ const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
 /// assert!(has_body(200) && !has_body(204));
 /// ```
 pub fn has_body(status: u16) -> bool {
-    !WITHOUT_BODY.contains(&status)
+    status >= 200 && !WITHOUT_BODY.contains(&status)
 }
 
 /// The number that a `Content-Length` declares: `None` for what is no number, the most for what is too large for one.
@@ -42,6 +42,9 @@ pub fn declared_length(value: &[u8]) -> Option<u64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
+    /// A status under 200: what follows is another protocol, or the answer itself.
+    #[error("it is no final answer")]
+    Interim,
     /// More than 65,535 headers.
     #[error("it has more headers than can be told")]
     Headers,
@@ -120,6 +123,19 @@ impl<B: AsRef<[u8]>> Answer<B> {
     ///
     /// Where no server could send the answer.
     pub fn store_into(self, store_set_cookie: bool, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        self.store_before(false, store_set_cookie, out)
+    }
+
+    /// - `has_trailers`: whether its trailers are stored too, and with them the `Trailer` field that announces them.
+    pub(super) fn store_before(
+        self,
+        has_trailers: bool,
+        store_set_cookie: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Malformed> {
+        if self.status < 200 {
+            return Err(Malformed::Interim);
+        }
         if self.headers.len() > usize::from(u16::MAX) {
             return Err(Malformed::Headers);
         }
@@ -128,13 +144,14 @@ impl<B: AsRef<[u8]>> Answer<B> {
         if has_body(self.status) && length.is_some_and(|length| self.body.as_ref().len() as u64 > length) {
             return Err(Malformed::Length);
         }
-        self.without_transient(store_set_cookie).encode_into(out);
+        self.without_transient(has_trailers, store_set_cookie).encode_into(out);
         Ok(())
     }
 
-    fn without_transient(mut self, store_set_cookie: bool) -> Self {
+    fn without_transient(mut self, has_trailers: bool, store_set_cookie: bool) -> Self {
         let lasting = Lasting::of(&self.headers, store_set_cookie);
-        self.headers.retain(|(name, _)| lasting.has(name.as_ref()));
+        let announces = |name: &[u8]| has_trailers && name.eq_ignore_ascii_case(b"trailer");
+        self.headers.retain(|(name, _)| lasting.has(name.as_ref()) || announces(name.as_ref()));
         self
     }
 
@@ -205,7 +222,7 @@ mod tests {
 
     #[test]
     fn an_answer_survives_its_wire_form() {
-        let kept = answer().without_transient(true);
+        let kept = answer().without_transient(false, true);
         assert_eq!(Answer::decode(&answer().stored(true).unwrap()), Some(kept));
         let bytes = answer().stored(false).unwrap();
         assert!((0..20).all(|length| Answer::decode(&bytes[..length]).is_none()));
@@ -213,9 +230,9 @@ mod tests {
 
     #[test]
     fn transient_headers_are_dropped_and_the_others_stay_in_order() {
-        let kept = answer().without_transient(false).headers;
+        let kept = answer().without_transient(false, false).headers;
         assert_eq!(kept, [(&b"Link"[..], &b"a"[..]), (b"Link", b"\xff")]);
-        assert_eq!(answer().without_transient(true).headers.len(), 3);
+        assert_eq!(answer().without_transient(false, true).headers.len(), 3);
     }
 
     #[test]
@@ -227,5 +244,6 @@ mod tests {
         assert_eq!(of(200, "3"), Err(Malformed::Length));
         assert!(["4", "5", "three"].iter().all(|length| of(200, length).is_ok()));
         assert!(of(304, "3").is_ok());
+        assert_eq!([101, 103].map(|status| of(status, "4")), [Err(Malformed::Interim), Err(Malformed::Interim)]);
     }
 }

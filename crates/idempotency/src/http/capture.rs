@@ -1,6 +1,6 @@
 //! [`Capture`]: an answer as it is seen on its way out, part by part, within its limit.
 
-use super::answer::has_body;
+use super::answer::{Malformed, has_body};
 
 /// What is seen of an answer on its way out.
 ///
@@ -42,13 +42,28 @@ impl<B> Capture<B> {
     /// A part of its body, of `size` bytes; whether it completes the declared length.
     pub fn add(&mut self, part: B, size: usize) -> bool {
         self.size += size;
-        if self.size > self.limit {
+        if self.is_over() {
+            match self.cut.replace(Malformed::Length.to_string()) {
+                None => self.parts.push(part),
+                Some(_) => self.parts.clear(),
+            }
+        } else if self.size > self.limit {
             self.cut = Some(format!("it has more than {} bytes, which is max_response_bytes", self.limit));
             self.parts.clear();
         } else {
             self.parts.push(part);
         }
         self.length.is_some_and(|length| self.size as u64 >= length)
+    }
+
+    /// Whether it is longer than the length that was declared.
+    pub fn is_over(&self) -> bool {
+        self.length.is_some_and(|length| self.size as u64 > length) && !self.has_no_body()
+    }
+
+    /// The length that was declared, where it is one of memory.
+    pub fn length(&self) -> Option<usize> {
+        self.length.and_then(|length| length.try_into().ok())
     }
 
     /// It can't be kept, and why.
@@ -108,6 +123,18 @@ mod tests {
         assert!(!seen.add("ab", 2) && !seen.add("cd", 2));
         assert_eq!(seen.cut(), Some("it has more than 3 bytes, which is max_response_bytes"));
         assert!(seen.parts().is_empty() && seen.is_whole());
+    }
+
+    #[test]
+    fn what_is_longer_than_it_said_is_cut() {
+        let mut seen = Capture::new(9);
+        seen.start(200, Some(3));
+        assert!(!seen.add("ab", 2) && !seen.is_over());
+        assert!(seen.add("cd", 2) && seen.is_over() && seen.is_whole());
+        assert_eq!(seen.cut(), Some("its body is longer than its Content-Length"));
+        assert_eq!(seen.parts(), ["ab", "cd"]);
+        seen.add("ef", 2);
+        assert!(seen.parts().is_empty());
     }
 
     #[test]

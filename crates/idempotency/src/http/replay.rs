@@ -37,7 +37,7 @@ pub fn store_answer<B: AsRef<[u8]>>(
         out.push(ANSWER_WITH_TRAILERS);
         encode_lines(&trailers, &mut out);
     }
-    answer.store_into(store_set_cookie, &mut out)?;
+    answer.store_before(!trailers.is_empty(), store_set_cookie, &mut out)?;
     Ok(out)
 }
 

@@ -21,7 +21,19 @@ use super::grpc;
 use super::layer::{Config, Outcome, Settle};
 use super::running::Running;
 use crate::engine::{self, Settled, Verdict, caught};
-use crate::http::{Answer, Capture, Fate, Note, Problem, Refusal, Replay, declared_length, is_refusal, store_answer};
+use crate::http::{
+    Answer, Capture, Fate, Note, Problem, Refusal, Replay, declared_length, has_body, is_refusal, store_answer,
+};
+
+/// The path as the client sent it.
+pub(super) fn path_of(parts: &Parts) -> &str {
+    // A nested router takes its prefix off the URI.
+    #[cfg(feature = "axum")]
+    if let Some(original) = parts.extensions.get::<::axum::extract::OriginalUri>() {
+        return original.0.path();
+    }
+    parts.uri.path()
+}
 
 /// What is needed of a request to answer it without the service.
 pub(super) struct Refused {
@@ -33,7 +45,7 @@ pub(super) struct Refused {
 impl Refused {
     pub(super) fn new(parts: &Parts, config: &Config) -> Self {
         Self {
-            path: parts.uri.path().to_owned(),
+            path: path_of(parts).to_owned(),
             is_grpc: grpc::is_grpc(&parts.headers),
             docs: config.problem_docs.clone(),
         }
@@ -49,7 +61,8 @@ impl Refused {
         let Answer { status, headers, body } = problem.answer(Some(&self.path), self.docs.as_deref());
         let lines = headers.iter().map(|(name, value)| (&name[..], &value[..]));
         let response = respond(status, lines, Whole::new(body.into(), None));
-        response.unwrap_or_else(|| Response::new(ResponseBody::default()))
+        response
+            .expect("a problem is made of what can be sent: its status, its names and its documentation are checked")
     }
 
     /// What is stored, as an answer.
@@ -58,7 +71,7 @@ impl Refused {
         let response = replayed.as_ref().ok().and_then(|replay| {
             let mut trailers = HeaderMap::new();
             for (name, value) in &replay.trailers {
-                trailers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+                add_line(&mut trailers, name, value)?;
             }
             let added = replay.added_headers();
             let added = added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
@@ -83,9 +96,14 @@ fn respond<'a, R: Body>(
     let mut response = Response::new(ResponseBody::whole(body, None));
     *response.status_mut() = StatusCode::from_u16(status).ok()?;
     for (name, value) in headers {
-        response.headers_mut().append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+        add_line(response.headers_mut(), name, value)?;
     }
     Some(response)
+}
+
+/// `None` for what no server can send, and for more lines than a map holds.
+fn add_line(lines: &mut HeaderMap, name: &[u8], value: &[u8]) -> Option<()> {
+    lines.try_append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?).ok().map(drop)
 }
 
 /// A request that runs, and what its end needs.
@@ -95,7 +113,7 @@ pub(super) struct Ending {
     pub(super) current: Attempt,
     pub(super) refused: Refused,
     /// It counts until the end is in the store.
-    pub(super) _running: Running,
+    pub(super) running: Running,
 }
 
 /// What was seen of an answer.
@@ -132,7 +150,7 @@ impl Ending {
         capture.start(head.status.as_u16(), length);
         let seen = Seen { head, body: capture, trailers: None };
         let is_small = length.is_some_and(|length| length <= self.config.max_response_bytes as u64);
-        if is_small || !crate::http::has_body(seen.head.status.as_u16()) {
+        if is_small || !has_body(seen.head.status.as_u16()) {
             Ok(self.whole(seen, body).await)
         } else {
             Ok(self.passing(seen, body))
@@ -145,7 +163,8 @@ impl Ending {
         self.attempt.settle(verdict).await;
     }
 
-    /// An answer whose length is known and small goes out when it is stored: another may take its place.
+    /// An answer whose length is known and small goes out when it is stored: another may take its place. Nothing is
+    /// asked of a body that no server sends, nor of what follows the length.
     async fn whole<R>(self, mut seen: Seen, body: R) -> Response<ResponseBody<R>>
     where
         R: Body<Data = Bytes> + Send + 'static,
@@ -153,7 +172,10 @@ impl Ending {
     {
         let mut body = std::pin::pin!(body);
         let mut broken = None;
-        while let Some(frame) = body.as_mut().frame().await {
+        while has_body(seen.head.status.as_u16())
+            && !seen.body.is_over()
+            && let Some(frame) = body.as_mut().frame().await
+        {
             match frame {
                 Ok(frame) => {
                     drop(seen.add(&frame).then(|| frame.into_trailers().map(|lines| seen.trailers = Some(lines))))
@@ -169,10 +191,8 @@ impl Ending {
         if let Settled::Replaced(stored) = self.attempt.settle(verdict).await {
             return self.refused.replay(&stored);
         }
-        let data = match seen.body.parts() {
-            [one] => one.clone(),
-            parts => parts.concat().into(),
-        };
+        let mut data = joined(seen.body.parts());
+        data.truncate(seen.body.length().unwrap_or(data.len()));
         Response::from_parts(seen.head, ResponseBody::whole(Whole::new(data, seen.trailers), broken))
     }
 
@@ -216,6 +236,7 @@ impl Ending {
         loop {
             let next = client.while_there(body.as_mut().frame(), grace).await;
             let frame = match next {
+                Ok(Some(Ok(_))) if seen.body.is_over() => break,
                 Ok(Some(Ok(frame))) => frame,
                 Ok(None) => break,
                 Ok(Some(Err(error))) => {
@@ -238,6 +259,7 @@ impl Ending {
         }
         let verdict = self.verdict(&seen);
         self.attempt.settle(verdict).await;
+        drop(self.running);
         for frame in last {
             client.send(frame, grace).await;
         }
@@ -296,10 +318,7 @@ impl Ending {
             };
             lines.iter().map(line).collect()
         };
-        let body = match seen.body.parts() {
-            [one] => one.clone(),
-            parts => parts.concat().into(),
-        };
+        let body = joined(seen.body.parts());
         let answer = Answer { status: seen.head.status.as_u16(), headers: lines(&seen.head.headers), body };
         let trailers = seen.trailers.as_ref().map_or_else(Vec::new, lines);
         let stored =
@@ -322,6 +341,14 @@ impl Seen {
             Some(data) => self.body.add(data.clone(), data.len()),
             None => true,
         }
+    }
+}
+
+/// Most bodies come in one part, which is not copied.
+fn joined(parts: &[Bytes]) -> Bytes {
+    match parts {
+        [one] => one.clone(),
+        parts => parts.concat().into(),
     }
 }
 

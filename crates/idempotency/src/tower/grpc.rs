@@ -28,9 +28,10 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// <https://github.com/grpc/proposal/blob/master/A6-client-retries.md>
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// Whether a request is gRPC's.
+/// Whether a request is gRPC's, and not gRPC-Web's, whose status is in its body.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Whether a body has more than its first message: each is a flag, its length in 4 bytes, big endian, and its bytes.
@@ -107,6 +108,13 @@ mod tests {
         let one = [0, 0, 0, 0, 2, b'a', b'b'];
         assert!(!has_second_message(&[]) && !has_second_message(&one[..6]) && !has_second_message(&one));
         assert!(has_second_message(&[&one[..], &one[..1]].concat()));
+    }
+
+    #[test]
+    fn grpc_web_is_not_grpc() {
+        let is = |kind| is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]));
+        assert!(is("application/grpc") && is("application/grpc+proto") && is("application/grpc; charset=utf-8"));
+        assert!(!is("application/grpc-web") && !is("application/grpc-web+proto") && !is_grpc(&HeaderMap::new()));
     }
 
     #[test]

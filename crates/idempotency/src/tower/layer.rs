@@ -295,10 +295,10 @@ impl IdempotencyLayer {
     /// For what is no absolute URL.
     pub fn problem_docs(self, url: impl Into<String>) -> Result<Self, LayerError> {
         let url = url.into();
-        // A fragment is no part of what is parsed.
+        // A fragment is no part of what is parsed. All of it goes between angle brackets into a header.
         let is_absolute =
             url.split('#').next().unwrap_or_default().parse::<Uri>().is_ok_and(|uri| uri.scheme().is_some());
-        if !is_absolute {
+        if !is_absolute || !url.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte)) {
             return Err(LayerError::ProblemDocs(url));
         }
         Ok(self.with(|config| config.problem_docs = Some(url.into())))

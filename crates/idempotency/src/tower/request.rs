@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, LengthLimitError};
 use tower_service::Service;
 use tracing::Instrument as _;
 
-use super::answer::{Ending, Refused};
+use super::answer::{Ending, Refused, path_of};
 use super::attempt::Attempt;
 use super::body::{BoxError, RequestBody, ResponseBody};
 use super::future::Answered;
@@ -49,8 +49,7 @@ struct Read {
 
 /// Why a body was not read to its end.
 enum Unread<B> {
-    TooLarge,
-    Broken(BoxError),
+    Refused(Box<Problem>),
     /// It is a stream of gRPC's: what was read of it, and the rest.
     Stream(Bytes, Pin<Box<B>>),
 }
@@ -89,13 +88,7 @@ impl<S> Protected<S> {
         };
         let read = match under.read(&parts.headers, body).await {
             Ok(read) => read,
-            Err(Unread::TooLarge) => {
-                return Ok(refused.answer(&Problem::payload_too_large(under.config.max_request_bytes as u64)));
-            }
-            Err(Unread::Broken(error)) => {
-                tracing::debug!("the body of a request broke off: {error}");
-                return Ok(refused.answer(&Refusal::BODY_BROKEN.into()));
-            }
+            Err(Unread::Refused(problem)) => return Ok(refused.answer(&problem)),
             Err(Unread::Stream(begun, rest)) if under.config.grpc_streams == GrpcStreams::Pass => {
                 let request = Request::from_parts(parts, RequestBody::begun(begun, rest));
                 return Ok(inner.call(request).await?.map(ResponseBody::passed));
@@ -109,14 +102,14 @@ impl<S> Protected<S> {
             Err(problem) => return Ok(refused.answer(&problem)),
         };
         let Some(running) = under.tracker.enter(under.config.max_in_flight) else {
-            attempt.settle_later(engine::Verdict::Release);
+            attempt.settle(engine::Verdict::Release).await;
             let problem = Problem { retry_after: Some(under.config.retry_after), ..Refusal::OVERLOADED.into() };
             return Ok(refused.answer(&problem));
         };
         let current = Attempt::new(attempt.current(), key, caller);
         parts.extensions.insert(current.clone());
         let is_inline = under.config.inline;
-        let ending = Ending { config: under.config, attempt, current, refused, _running: running };
+        let ending = Ending { config: under.config, attempt, current, refused, running };
         let request = Request::from_parts(parts, RequestBody::whole(read.body, read.trailers));
         let run = ending.run(inner, request);
         if is_inline {
@@ -159,7 +152,7 @@ impl Under {
                 "{} {}: scope named no caller for a request with an Idempotency-Key; nothing runs. Return a name for \
                  every request that is protected, or use .shared() if callers share answers",
                 parts.method,
-                parts.uri.path()
+                path_of(parts)
             );
         }
         refusal(Refusal::SCOPE_MISSING)
@@ -179,7 +172,7 @@ impl Under {
                      Idempotency-Key is; nothing runs. Give the layer .scope(…), .scope(by_authorization) for static \
                      API keys, or .shared() if callers share answers",
                     parts.method,
-                    parts.uri.path()
+                    path_of(parts)
                 );
             }
             let detail = format!("{} The request names one in: {certain}.", Refusal::SCOPE_MISSING.detail);
@@ -191,7 +184,7 @@ impl Under {
                 "{} {}: requests with different values of {possible} share their keys; if it names the caller, give \
                  the layer .scope(…)",
                 parts.method,
-                parts.uri.path()
+                path_of(parts)
             );
         }
         Ok(None)
@@ -203,9 +196,10 @@ impl Under {
         B::Error: Into<BoxError>,
     {
         let limit = self.config.max_request_bytes;
+        let too_large = || Unread::Refused(Box::new(Problem::payload_too_large(limit as u64)));
         let declared = headers.get(CONTENT_LENGTH).and_then(|length| declared_length(length.as_bytes()));
         if declared.is_some_and(|length| length > limit as u64) {
-            return Err(Unread::TooLarge);
+            return Err(too_large());
         }
         let is_grpc = grpc::is_grpc(headers);
         let (mut seen, mut trailers) = (BytesMut::new(), None);
@@ -223,7 +217,7 @@ impl Under {
             }
             let so_far = if seen.is_empty() { &first[..] } else { &seen[..] };
             if so_far.len() > limit {
-                return Err(Unread::TooLarge);
+                return Err(too_large());
             }
             if is_grpc && grpc::has_second_message(so_far) {
                 let read = if seen.is_empty() { first } else { seen.freeze() };
@@ -234,7 +228,7 @@ impl Under {
     }
 
     fn call(&self, parts: &Parts, key: &Key, caller: Option<&[u8]>, body: &Bytes) -> Call {
-        let (method, path) = (parts.method.as_str(), path_of(parts));
+        let (method, path) = (parts.method.as_str(), path_of(parts).as_bytes());
         let name = self.config.name.as_ref().and_then(|name| name(parts));
         let operation = match &name {
             Some(name) => Operation::Call(name),
@@ -291,24 +285,15 @@ impl Under {
     }
 }
 
-/// The path as the client sent it.
-fn path_of(parts: &Parts) -> &[u8] {
-    // A nested router takes its prefix off the URI.
-    #[cfg(feature = "axum")]
-    if let Some(original) = parts.extensions.get::<::axum::extract::OriginalUri>() {
-        return original.0.path().as_bytes();
-    }
-    parts.uri.path().as_bytes()
-}
-
-/// A limit that a layer further out has set is met while the body is read.
+/// A limit that a layer further out has set is met while the body is read; how much it is, nothing says.
 fn unread<B>(error: BoxError) -> Unread<B> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
     while let Some(error) = cause {
         if error.is::<LengthLimitError>() {
-            return Unread::TooLarge;
+            return Unread::Refused(refusal(Refusal::PAYLOAD_TOO_LARGE));
         }
         cause = error.source();
     }
-    Unread::Broken(error)
+    tracing::debug!("the body of a request broke off: {error}");
+    Unread::Refused(refusal(Refusal::BODY_BROKEN))
 }
