@@ -64,7 +64,7 @@ REPLAYED: bytes
 SAFE_METHODS: frozenset[str]
 """The methods that nothing protects: a request with one of them changes nothing (RFC 9110, section 9.2.1)."""
 METHODS: frozenset[str]
-"""The methods that middleware protects unless told: the others are idempotent (RFC 9110, section 9.2.2)."""
+"""The methods that middleware protects by default: the others are idempotent (RFC 9110, section 9.2.2)."""
 RESULT_TAGS: tuple[bytes, bytes, bytes, bytes]
 """The first byte of a stored function's value, endpoint's value, whole answer, exception."""
 

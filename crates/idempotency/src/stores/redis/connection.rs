@@ -24,9 +24,9 @@ use super::{StoreError, StoreErrorKind};
 pub struct RedisOptions {
     /// Where, with credentials and database.
     pub address: redis::ConnectionInfo,
-    /// What every storage key starts with; `idem:` unless told.
+    /// What every storage key starts with, by default `idem:`.
     pub prefix: String,
-    /// The longest any command may take, connecting included; 1 s unless told.
+    /// The longest any command may take, connecting included: by default 1 s.
     pub time_limit: Duration,
     /// Certificates for `rediss://`, where the system's are not enough.
     pub tls: RedisTls,
