@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_trailer_is_stored_where_a_header_of_its_name_would_be() {
         let stored = |trailers: &[(&str, &str)], store_set_cookie| {
-            let headers = vec![("Connection", "X-Hop")];
+            let headers = [("Connection", "X-Hop")];
             let lines: Vec<_> = trailers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
             let headers = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
             store_answer(Answer { status: 200, headers, body: &b"done"[..] }, &lines, store_set_cookie).unwrap()
