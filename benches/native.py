@@ -5,9 +5,10 @@ Writes native.md here. Exits non-zero where a bar is missed that `KNOWN_MISSES` 
 
 from __future__ import annotations
 
+import re
 import subprocess
 
-from load import GET, POST, Row, Subject, head, measure, table, write
+from load import GET, POST, Miss, Row, Subject, head, measure, table, write
 from run import HERE, ROOT, machine
 
 TARGET = ROOT / ".bench" / "native"
@@ -45,17 +46,38 @@ def prepare() -> None:
     subprocess.run(build, cwd=HERE / "native", check=True)
 
 
+#: A typed function on memory, by divan: its name in benches/engine.rs → what it is, and the most microseconds.
+FUNCTIONS = {"function_first": ("first", 1.5), "function_replay": ("replay", 0.6)}
+
+
+def functions() -> tuple[list[str], list[Miss]]:
+    """What a function takes without a server, as Markdown, and which bars were missed."""
+    bench = ["cargo", "bench", "--quiet", "-p", "idempotency", "--bench", "engine", "--", "function_"]
+    printed = subprocess.check_output(bench, cwd=ROOT, text=True)
+    lines, missed = ["", "| a function on memory, by itself | µs | bar | |", "|---|---|---|---|"], []
+    for name, (what, most) in FUNCTIONS.items():
+        # fastest │ slowest │ median
+        median = re.search(rf"{name} +[^│]*│[^│]*│ +([\d.]+) (ns|µs|ms)", printed)
+        assert median is not None, printed
+        took = float(median[1]) * {"ns": 1e-3, "µs": 1, "ms": 1e3}[median[2]]
+        lines.append(f"| {what} | **{took:.2f}** | under {most} | {'✓' if took < most else 'missed'} |")
+        if took >= most:
+            missed.append((("a function on memory", what), f"{took:.2f} µs, the bar is {most} µs"))
+    return lines, missed
+
+
 def main() -> None:
     """Prepares, measures, writes."""
     prepare()
     others = measure(ROWS, SUBJECTS)
     rust = " ".join(subprocess.check_output(["rustc", "--version"], text=True).split()[:2])
     lines, missed = table(ROWS)
+    own, too_slow = functions()
     lines += [
         "",
         "The rival is idempotent 2.0.0 of crates.io with its defaults; all servers are axum's, on one runtime thread.",
     ]
-    write("native.md", head("Native figures", machine(rust), others) + lines, missed, KNOWN_MISSES)
+    write("native.md", head("Native figures", machine(rust), others) + lines + own, missed + too_slow, KNOWN_MISSES)
 
 
 if __name__ == "__main__":

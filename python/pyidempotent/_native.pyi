@@ -17,8 +17,8 @@ from pyidempotent._values.binding import Selector
 
 __all__ = [
     "METHODS",
-    "PAYLOAD_TAGS",
     "REPLAYED",
+    "RESULT_TAGS",
     "SAFE_METHODS",
     "Answer",
     "Backend",
@@ -53,6 +53,7 @@ __all__ = [
     "replayed",
     "shutdown",
     "too_large",
+    "unpack",
     "verdict_of",
 ]
 
@@ -63,8 +64,8 @@ REPLAYED: bytes
 SAFE_METHODS: frozenset[str]
 """The methods that nothing protects: a request with one of them changes nothing (RFC 9110, section 9.2.1)."""
 METHODS: frozenset[str]
-"""The methods that middleware protects unless told: the others are idempotent (RFC 9110, section 9.2.2)."""
-PAYLOAD_TAGS: tuple[bytes, bytes, bytes, bytes]
+"""The methods that middleware protects by default: the others are idempotent (RFC 9110, section 9.2.2)."""
+RESULT_TAGS: tuple[bytes, bytes, bytes, bytes]
 """The first byte of a stored function's value, endpoint's value, whole answer, exception."""
 
 _Operation = str | tuple[str, bytes]

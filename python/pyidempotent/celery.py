@@ -15,7 +15,7 @@ from pyidempotent._calls.flow import advance, protect
 from pyidempotent._calls.function import Function, FunctionCall, json_body
 from pyidempotent._calls.tasks import PASSING, is_put_back, put_back
 from pyidempotent._options import Site
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import TaskOptions
 from pyidempotent._values.results import Outcome
 from pyidempotent.backends import Backend
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["idempotent_task"]
 
-FACE = Face("idempotent_task()", TaskOptions)
+FACE = OptionReader("idempotent_task()", TaskOptions)
 
 
 @FACE.shows
 def idempotent_task(backend: Backend | str, **options: Unpack[TaskOptions]) -> type[Task]:
     """A base class of tasks whose body runs once per key, however often their message arrives.
 
-    The key is the task's id unless told, the operation the task's name. A message that arrives again after the body
+    By default the key is the task's id, and the operation the task's name. A message that arrives again after the body
     has ended gets the stored result. One that arrives while the body still runs, or while the store can't be reached,
     is put back for later as it is: it takes no slot of the worker and no retry. ``self.retry()``, ``autoretry_for`` and
     ``Reject`` free the key, also under ``after_crash="refuse"``; ``Ignore`` (and with it ``self.replace()``) is a

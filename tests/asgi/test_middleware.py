@@ -168,7 +168,7 @@ def test_a_lifespan_ends_when_what_is_under_way_is_stored(redis_server: RedisSer
     code = """
     import asyncio, os, signal, sys
     from pyidempotent.asgi import IdempotencyMiddleware
-    from faults import Proxy
+    from proxy import Proxy
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from clients import until
-from faults import Proxy, until_answered
+from proxy import Proxy, until_answered
 from pyidempotent import IdempotencyStoreUnavailable, IdempotencyUnknown, idempotent
 from pyidempotent.backends.redis import RedisBackend
 from scripts import line, start

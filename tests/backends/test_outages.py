@@ -12,8 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from clients import until
-from faults import Proxy, until_answered
 from outage_lab import Cell, measure
+from proxy import Proxy, until_answered
 from pyidempotent import IdempotencyProcessing, IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends.redis import RedisBackend
 from servers import RedisServer

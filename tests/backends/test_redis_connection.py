@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clients import until
-from faults import Proxy
+from proxy import Proxy
 from pyidempotent import IdempotencyStoreUnavailable, idempotent
 from servers import RedisServer, free_port
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from clients import until
-from faults import until_answered
+from proxy import until_answered
 from pyidempotent import IdempotencyProcessing, IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends.redis import RedisBackend
 from servers import RedisServer

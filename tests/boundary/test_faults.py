@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clients import until
-from faults import Proxy
+from proxy import Proxy
 from pyidempotent import IdempotencyProcessing, IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends import Backend
 from pyidempotent.backends.redis import RedisBackend

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from faults import Proxy
+from proxy import Proxy
 from pyidempotent import IdempotencyProcessing, idempotent
 from pyidempotent.backends import Backend
 from pyidempotent.backends.redis import RedisBackend

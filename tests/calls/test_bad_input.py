@@ -74,7 +74,7 @@ async def async_generator(order: str) -> Any:
         (lambda: idempotent(BACKEND, key=lambda a, b: "")(function), TypeError, "key= must be a callable whose"),
         (lambda: idempotent(BACKEND, scope="user")(function), TypeError, "scope= must be a callable"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, fingerprint=lambda x, y: 1)(function), TypeError, "fingerprint= must be a"),
-        (lambda: idempotent(BACKEND, settle="store"), TypeError, "settle= must be a callable on the Outcome"),  # type: ignore[arg-type]
+        (lambda: idempotent(BACKEND, settle="store"), TypeError, "settle= must be a callable that gets the Outcome"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, store_exceptions=(7,)), TypeError, "exception classes"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, store_exceptions=(KeyboardInterrupt,)), TypeError, "exception classes"),  # type: ignore[arg-type]
         (lambda: idempotent(BACKEND, after_crash="retry"), ValueError, "'rerun', 'refuse', not 'retry'"),  # type: ignore[arg-type]

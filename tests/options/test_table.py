@@ -19,7 +19,7 @@ import pages
 from asgi_client import App, protected
 from pyidempotent import attempt, idempotent, shared
 from pyidempotent._options.checks import flag
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import (
     UNSET,
     BlockOptions,
@@ -158,7 +158,7 @@ def test_a_default_is_what_its_check_returns() -> None:
 def test_a_field_is_all_that_a_new_option_needs() -> None:
     foo = Annotated[bool, Option(False, flag, formerly=("fooo",))]
     more_options = TypedDict("more_options", {"foo": foo})  # noqa: UP013  # a field of a class would be text here
-    face = Face("@more", more_options)
+    face = OptionReader("@more", more_options)
 
     @face.shows
     def more(backend: str, **options: Any) -> dict[str, Any]:

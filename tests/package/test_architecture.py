@@ -21,14 +21,14 @@ ARROWS: dict[str, set[str]] = {
     "function": {"calls", "value", "boundary"},
     "http": {"calls", "value", "boundary"},
     "flow": {"http", "function", "calls", "value", "boundary"},
-    "floor": {"boundary"},
+    "bare_get": {"boundary"},
 }
 
 #: Of the core: a part, and what it may import of it. What is not named is the pure core, which knows none of these.
 PARTS: dict[str, set[str]] = {
-    "http": {"fingerprint", "payload"},
+    "http": {"fingerprint", "result_tags"},
     "tower": {"decide", "engine", "fingerprint", "http", "key"},
-    "function": {"decide", "engine", "error", "fingerprint", "key", "payload", "process"},
+    "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags"},
     "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},
@@ -208,9 +208,35 @@ def test_the_reader_of_imports_sees_them() -> None:
     assert circles({"a": {"b"}, "b": {"a", "c"}, "c": set()}) == [["a", "b"]]
 
 
+PAGE = (ROOT / "ARCHITECTURE.md").read_text()
+
+#: The folders that the page calls by a short name.
+FOLDERS = {"py": PACKAGE, "ext": EXTENSION, "core": CORE}
+
+#: A path on the page that starts with such a name, and a name in code font behind it.
+NAMED = re.compile(r"\b(py|ext|core)/([\w/.]+\w|[\w/]+/)(?:\s+`([\w:.]+)`)?")
+
+
 def test_what_the_page_names_is_there() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    named = set(re.findall(r"`([\w/.-]+\.(?:py|rs|toml)|[\w/-]+/)`", text))
-    roots = (ROOT, PACKAGE, CORE, EXTENSION, ROOT / "crates/idempotency")
-    assert {name for name in named if not any((root / name).exists() for root in roots)} == set()
-    assert len(named) > 20
+    named = [match for match in NAMED.finditer(PAGE) if "NAME" not in match[2]]
+    files = {match[0]: FOLDERS[match[1]] / match[2] for match in named}
+    paths = re.findall(r"`([\w/.-]+/[\w.-]*)`|`([\w.-]+\.(?:toml|md))`", PAGE)
+    files |= {name: ROOT / name for pair in paths for name in pair if name and "NAME" not in name}
+    assert {name for name, file in files.items() if not file.exists()} == set()
+    assert len(files) > 60
+    inside = {
+        match[0]
+        for match in named
+        if match[3] and re.split(r"::|\.", match[3])[-1] not in (FOLDERS[match[1]] / match[2]).read_text()
+    }
+    assert inside == set()
+
+
+def test_the_page_lists_every_room() -> None:
+    tree = PAGE.partition("## The tree")[2].split("```")[1]
+    starts = [tree.index(f"(below: {name}/)") for name in FOLDERS] + [tree.index("\nconformance/ ")]
+    for folder, start, end in zip(FOLDERS.values(), starts, starts[1:], strict=False):
+        rooms = {entry.name.partition(".")[0] for entry in folder.iterdir()} - {"__init__", "__pycache__", "lib", "py"}
+        assert rooms - set(re.findall(r"\w+", tree[start:end])) == set(), folder
+    rest = {folder.name for folder in (ROOT / "tests").iterdir() if folder.is_dir()}
+    assert rest - {"__pycache__"} - set(re.findall(r"\w+", tree)) == set()

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clients import APPS
-from faults import Proxy
+from proxy import Proxy
 from servers import RedisServer
 
 PROGRAM = APPS / "operations.py"

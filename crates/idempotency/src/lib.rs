@@ -42,9 +42,9 @@ pub mod function;
 #[cfg(feature = "http")]
 pub mod http;
 mod key;
-pub mod payload;
 pub mod process;
 mod record;
+pub mod result_tags;
 pub mod step;
 pub mod store;
 pub mod stores;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use common::place::{Place, call};
 use idempotency::engine::{Begun, Call, Verdict};
 use idempotency::function::Unreadable;
-use idempotency::{Digest, Error, Fingerprint, Idempotency, Key, Operation, Scope, hex, payload};
+use idempotency::{Digest, Error, Fingerprint, Idempotency, Key, Operation, Scope, hex, result_tags};
 use serde::Serialize;
 
 fn of(payload: &(impl Serialize + ?Sized)) -> Fingerprint {
@@ -157,11 +157,11 @@ async fn a_result_that_another_wrote_is_never_taken_for_another_value() {
     let foreign =
         |what| format!("it is {what}, not that of a Rust function; give one of the two another name or namespace");
     let said = [
-        (vec![payload::VALUE, b'1', b'N'], foreign("the value of a Python function")),
-        (vec![payload::ENDPOINT_VALUE, b'1', b'N'], foreign("the value of a Python endpoint")),
-        (vec![payload::EXCEPTION, b'1', b'N'], foreign("the exception of a Python function")),
-        (vec![payload::ANSWER, 0, 200, 0, 0], foreign("the answer to an HTTP request")),
-        (vec![payload::ANSWER_WITH_TRAILERS, 0, 0, 0, 200, 0, 0], foreign("the answer to an HTTP request")),
+        (vec![result_tags::VALUE, b'1', b'N'], foreign("the value of a Python function")),
+        (vec![result_tags::ENDPOINT_VALUE, b'1', b'N'], foreign("the value of a Python endpoint")),
+        (vec![result_tags::EXCEPTION, b'1', b'N'], foreign("the exception of a Python function")),
+        (vec![result_tags::ANSWER, 0, 200, 0, 0], foreign("the answer to an HTTP request")),
+        (vec![result_tags::ANSWER_WITH_TRAILERS, 0, 0, 0, 200, 0, 0], foreign("the answer to an HTTP request")),
         (b"?12".to_vec(), foreign("damaged, or of a newer version of this library")),
         (vec![], foreign("damaged, or of a newer version of this library")),
         (b"J\"text\"".to_vec(), "it is no u32: invalid type: string \"text\", expected u32 at line 1 column 6".into()),

@@ -318,3 +318,46 @@ fn a_store_is_shown_without_its_password() {
     assert!(shown.contains("RedisStore { prefix: \"idem:\"") && shown.contains("Idempotency { options:"), "{shown}");
     assert!(!shown.contains("secret") && !shown.contains("alice"), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_tasks_ask_at_the_same_time_travels_together_and_is_answered_apart() {
+    let server = Redis::start(&[]);
+    let store = Arc::new(redis_store(&server.url()));
+    let reads = || -> u64 {
+        let stats = server.cli(&["INFO", "stats"]);
+        let reads = stats.lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+        reads.expect("Redis counts them").trim().parse().unwrap()
+    };
+    // From a thread of the runtime's, which runs every task as soon as it is woken.
+    let claim_all = async |first: u8| {
+        let store = store.clone();
+        let all = async move {
+            let claim = |number: u8| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    let claim = Claim { record: attempt(), takes_over: None };
+                    store.claim(&StorageKey([first + number; 32]), &claim).await
+                })
+            };
+            let mut answers = vec![];
+            for asked in (0..64).map(claim).collect::<Vec<_>>() {
+                answers.push(asked.await.unwrap());
+            }
+            answers
+        };
+        tokio::spawn(all).await.unwrap()
+    };
+    store.get(&KEY).await.unwrap(); // the connection is open
+    claimed(&store, &attempt(), None).await; // and the server has the script
+    let before = reads();
+    let answers = claim_all(100).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(Claimed::Yes { .. }))), "{answers:?}");
+    assert!(reads() - before < 32, "{} reads", reads() - before);
+    // A command that fails, and a script that every one of them misses.
+    server.cli(&["LPUSH", &name(&StorageKey([7; 32])), "not ours"]);
+    server.cli(&["SCRIPT", "FLUSH"]);
+    let answers = claim_all(2).await;
+    let failed: Vec<_> = (0..64).filter(|number| answers[*number].is_err()).collect();
+    assert_eq!(failed, [5], "{answers:?}");
+    assert_eq!(answers[5].as_ref().unwrap_err().kind(), StoreErrorKind::Foreign);
+}

@@ -1,10 +1,10 @@
 //! `pyidempotent._native`: the engine, for Python. Conversions, the boundary, and the flow of a protected call, which every
 //! face shares, sync or async (`flow`); what becomes of a key is decided in `idempotency`.
 
+#[cfg(feature = "bench")]
+mod bare_get;
 mod boundary;
 mod calls;
-#[cfg(feature = "bench")]
-mod floor;
 mod flow;
 mod function;
 mod http;
@@ -66,6 +66,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(http::answer::too_large, module)?)?;
     http::answer::add_constants(module)?;
     #[cfg(feature = "bench")]
-    module.add_function(wrap_pyfunction!(floor::bare_get, module)?)?;
+    module.add_function(wrap_pyfunction!(bare_get::bare_get, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -12,7 +12,7 @@ from pyidempotent._calls.current import CurrentAttempt, Operation
 from pyidempotent._calls.flow import Flow, advance, advance_async, enter, hurry, leave, protect, refuse_to_block
 from pyidempotent._calls.function import caller_bytes
 from pyidempotent._options import Site
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import BlockOptions
 from pyidempotent._values.results import VALUE, Outcome, pack, unpack
 from pyidempotent.backends import Backend
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attempt"]
 
-FACE = Face("attempt()", BlockOptions)
+FACE = OptionReader("attempt()", BlockOptions)
 
 
 @FACE.shows

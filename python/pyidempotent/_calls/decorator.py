@@ -15,7 +15,7 @@ from pyidempotent._calls.function import Function, FunctionCall
 from pyidempotent._calls.tasks import PASSING, is_task, put_back, running_task
 from pyidempotent._frameworks import call_of, parameters_of
 from pyidempotent._options import Site
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import FunctionOptions
 from pyidempotent.backends import Backend
 from pyidempotent.exceptions import IdempotencyError
@@ -29,7 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-FACE = Face("@idempotent", FunctionOptions)
+FACE = OptionReader("@idempotent", FunctionOptions)
 
 
 @FACE.shows

@@ -205,7 +205,7 @@ class Function:
 
     @property
     def asks_fingerprint(self) -> bool:
-        """Whether ``fingerprint=`` is a callable on the arguments, also of an endpoint."""
+        """Whether ``fingerprint=`` is a callable that gets the arguments, also of an endpoint."""
         return self.fingerprint is not None and not self.by_json_body
 
     @property

@@ -12,13 +12,13 @@ from pyidempotent import _native
 from pyidempotent._calls.function import by_authorization, json_body, shared
 from pyidempotent._http.callers import named_caller
 from pyidempotent._options import Site
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import MiddlewareOptions, RouteOptions
 
 #: ASGI's and Django's.
-MIDDLEWARE = Face("IdempotencyMiddleware", MiddlewareOptions)
+MIDDLEWARE = OptionReader("IdempotencyMiddleware", MiddlewareOptions)
 
-_ROUTE = Face("a route", RouteOptions)
+_ROUTE = OptionReader("a route", RouteOptions)
 
 
 class Routes:
@@ -36,7 +36,7 @@ class Routes:
     (True, None, False)
     """
 
-    def __init__(self, options: Mapping[str, Any], face: Face = MIDDLEWARE) -> None:
+    def __init__(self, options: Mapping[str, Any], face: OptionReader = MIDDLEWARE) -> None:
         routes = face.read(options)["routes"] or {}
         every = {name: value for name, value in options.items() if name != "routes"}
         self.default = Plan(every)
@@ -52,9 +52,9 @@ class Routes:
         return self.default
 
 
-def _route(face: Face, pattern: str, every: Mapping[str, Any], own: Mapping[str, Any]) -> Plan:
+def _route(face: OptionReader, pattern: str, every: Mapping[str, Any], own: Mapping[str, Any]) -> Plan:
     """The options of one path; what is wrong with them is said with the path."""
-    Face(f"{face.name}, routes[{pattern!r}]", RouteOptions).refuse_unknown(own)
+    OptionReader(f"{face.name}, routes[{pattern!r}]", RouteOptions).refuse_unknown(own)
     try:
         return Plan({**every, **own})
     except (TypeError, ValueError) as error:

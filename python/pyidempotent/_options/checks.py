@@ -34,7 +34,7 @@ class TakesOne:
     def __call__(self, name: str, value: Any) -> Any:
         """Checks one."""
         if not callable(value):
-            raise TypeError(f"{name}= must be a callable on {self.what}, not {value!r}")
+            raise TypeError(f"{name}= must be a callable that gets {self.what}, not {value!r}")
         try:
             inspect.signature(value).bind(None)
         except ValueError:  # some built-in callables do not tell

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import TAKERS, FunctionOptions, options_of
 from pyidempotent.backends import Backend, open_backend
 
 #: What counts of an option that a face does not take.
-_DEFAULTS = Face("Site", FunctionOptions).read({})
+_DEFAULTS = OptionReader("Site", FunctionOptions).read({})
 
 #: The options that a protection inside of another may have of its own.
 _APART = {name for fields in TAKERS.values() for name, (_, option) in options_of(fields).items() if option.apart}

@@ -1,7 +1,7 @@
 """The table of options: a field of a TypedDict is an option, with its name, type, default, check and documentation.
 
-Type checkers read the fields, and editors show the text below a field at the option's name. `faces` reads them when the
-program runs. A group is what some faces take; a face's options are joined of groups.
+Type checkers read the fields, and editors show the text below a field at the option's name. `reading` reads them when
+the program runs. A group is what some faces take; a face's options are joined of groups.
 """
 
 # The annotations are objects here, not text: Option() in them is read when the program runs.
@@ -23,9 +23,9 @@ from pyidempotent.backends import Backend
 #: The default of an option that must be given.
 UNSET: Any = object()
 
-#: A callable of the user's on a function's arguments, by their names.
+#: A callable of the user's that gets a function's arguments, by their names.
 OnArguments = Callable[..., Any]
-#: A callable of the user's on the framework's request.
+#: A callable of the user's that gets the framework's request.
 OnRequest = Callable[[Any], Any]
 
 AfterCrash = Literal["rerun", "refuse"]
@@ -54,48 +54,49 @@ class Option:
 
 class _OfFunctions(TypedDict, total=False):
     key: Annotated[OnArguments | str | None, Option(None, formerly=("key_extractor",))]
-    """What the key is: a callable on the function's arguments, by their names, that returns a str, an int, a UUID or
-    None; the name of a parameter; or `arguments`. Without it: the header of the request, the id of the task. A
-    Starlette endpoint that has it needs a parameter ``request: Request``; FastAPI gives the request to every endpoint.
+    """What the key is: a callable that gets the function's arguments by name and returns a str, an int, a UUID or None;
+    the name of a parameter; or `arguments`. By default it is the header of the request, or the id of the task. A
+    Starlette endpoint that has a callable needs a parameter ``request: Request``; FastAPI gives the request to every
+    endpoint.
     """
 
     required: Annotated[bool, Option(True, checks.flag, apart=True)]
-    """Whether a call without a key is refused. True unless told; otherwise such a call runs unprotected."""
+    """True, the default, refuses a call without a key. False lets it run unprotected."""
 
     scope: Annotated[OnArguments | None, Option(None)]
-    """Who calls: a callable on the function's arguments (and ``request``), `by_authorization` or `shared`."""
+    """Who calls: a callable that gets the function's arguments (and ``request``), `by_authorization` or `shared`."""
 
     fingerprint: Annotated[OnArguments | None, Option(None)]
-    """What tells two payloads apart: a callable on the function's arguments; on an endpoint also `json_body`. Without
-    it: the arguments, or the request of an endpoint.
+    """What tells two payloads apart: a callable that gets the function's arguments; on an endpoint also `json_body`. By
+    default the arguments do, or the request of an endpoint.
     """
 
     store_exceptions: Annotated[
         tuple[type[Exception], ...] | type[Exception],
         Option((), checks.exception_classes, elsewhere="middleware stores answers, and settle= says which"),
     ]
-    """Exception types that are results too. Any other exception releases the key."""
+    """Types of exceptions that are stored as results. Any other exception releases the key."""
 
 
 class _OfRequests(TypedDict, total=False):
     key: Annotated[OnRequest | None, Option(None, checks.TakesOne("the request"), formerly=("key_extractor",))]
-    """What the key is, instead of the header: a callable on the request."""
+    """What the key is, instead of the header: a callable that gets the request."""
 
     required: Annotated[bool, Option(False, checks.flag, apart=True)]
-    """Whether a request without a key is refused. False unless told: such a request runs unprotected."""
+    """True refuses a request without a key. False, the default, lets it run unprotected."""
 
     scope: Annotated[OnRequest | None, Option(None, checks.TakesOne("the request"))]
-    """Who calls: a callable on the request, `by_authorization` or `shared`. Without it: the framework's user, where it
-    has one.
+    """Who calls: a callable that gets the request, `by_authorization` or `shared`. By default it is the framework's
+    user, if there is one.
     """
 
     fingerprint: Annotated[OnRequest | None, Option(None, checks.TakesOne("the request"))]
-    """What tells two requests apart: a callable on the request, or `json_body`. Without it: method, path, query,
-    content type and body.
+    """What tells two requests apart: a callable that gets the request, or `json_body`. By default method, path, query,
+    content type and body do.
     """
 
     methods: Annotated[Iterable[str], Option(METHODS, checks.http_methods, apart=True)]
-    """The methods that are protected: POST and PATCH unless told, never GET, HEAD, OPTIONS or TRACE."""
+    """The methods that are protected, by default POST and PATCH; never GET, HEAD, OPTIONS or TRACE."""
 
 
 class _KeyOfBlocks(TypedDict):
@@ -105,7 +106,7 @@ class _KeyOfBlocks(TypedDict):
 
 class _OfBlocks(_KeyOfBlocks, total=False):
     payload: Annotated[Any, Option(None)]
-    """What is asked for, as a value: another payload under the same key is an `IdempotencyConflict`."""
+    """What is asked for, as a value. Another payload under the same key raises `IdempotencyConflict`."""
 
     caller: Annotated[Any, Option(None)]
     """Who calls, as a value. None is the anonymous caller."""
@@ -116,71 +117,76 @@ class _OfBlocks(_KeyOfBlocks, total=False):
 
 class _Always(TypedDict, total=False):
     name: Annotated[str | None, Option(None, checks.text)]
-    """What is done: the same key under another name is another key. Without it: the request's method and path, the
-    function's qualified name, the task's name; of a block ``attempt``.
+    """What is done: the same key under another name is another key. By default it is the request's method and path, the
+    function's qualified name, or the task's name; of a block it is ``attempt``.
     """
 
     ttl: Annotated[Seconds, Option(86400, seconds)]
-    """How long a result is kept, counted from completion: seconds or a timedelta, 86400 (a day) unless told. Choose it
-    beyond every retry.
+    """How long a result is kept, counted from completion: seconds or a timedelta, by default 86400 (a day). Choose it
+    longer than any retry may take.
     """
 
     lease: Annotated[Seconds | None, Option(None, seconds)]
-    """How long a crash blocks the key; renewed while the work runs. 30 s unless told, at most ``ttl``."""
+    """How long a crash blocks the key: by default 30 s, at most ``ttl``. It is renewed while the work runs."""
 
     run_limit: Annotated[Seconds | None, Option(None, seconds)]
-    """How long the lease is renewed at the most. The ``ttl`` unless told."""
+    """How long the lease is renewed at the most, by default for the ``ttl``."""
 
     after_crash: Annotated[AfterCrash, Option("rerun", checks.one_of(AfterCrash))]
-    """What a crash does to the key. ``"rerun"``: a repeat runs (at least once), unless told. ``"refuse"``: the outcome
-    is unknown until an operator resolves it (at most once).
+    """What a crash does to the key. ``"rerun"``, the default, lets a repeat run (at least once). ``"refuse"`` makes the
+    outcome unknown until an operator resolves it (at most once).
     """
 
     retry_after: Annotated[Seconds, Option(1, seconds, apart=True)]
-    """The most seconds that a repeat is told to wait while the first still runs; of a task, the longest pause before a
-    message that was put back arrives again. 1 unless told.
+    """The longest wait that a repeat is asked for while the first still runs, by default 1 s. For a task it is the
+    longest pause before a message that was put back arrives again.
     """
 
     max_response_bytes: Annotated[int, Option(1024 * 1024, checks.byte_count)]
-    """A larger result is not kept: a repeat is told so (over HTTP with 410), and runs nothing. 1 MiB unless told."""
+    """The most bytes of a result that is kept, by default 1 MiB. A repeat of a larger one is refused (over HTTP with
+    410), and nothing runs.
+    """
 
 
 class _Waiting(TypedDict, total=False):
     wait: Annotated[Seconds, Option(0, seconds, formerly=("wait_on_processing", "wait_timeout"))]
-    """How long a repeat waits for the first answer. 0 unless told: it learns at once that the first still runs."""
+    """How long a repeat waits for the first answer. With 0, the default, it is refused at once while the first still
+    runs.
+    """
 
 
 class _Asking(TypedDict, total=False):
     namespace: Annotated[str | Callable[..., str], Option("", checks.namespace)]
-    """Keeps applications apart that share a store; or a callable, as ``scope=`` takes, that keeps tenants apart:
-    ``namespace=lambda request: request.url.hostname``.
+    """Keeps applications apart that share a store. A callable keeps tenants apart; it gets what one of ``scope=``
+    gets: ``namespace=lambda request: request.url.hostname``.
     """
 
     settle: Annotated[Settle | None, Option(None, checks.TakesOne("the Outcome"))]
-    """Which results are stored: a callable on an `Outcome` that returns ``"store"``, ``"release"``, ``"hold"`` or None
-    for the default.
+    """Which results are stored: a callable that gets an `Outcome` and returns ``"store"``, ``"release"``, ``"hold"`` or
+    None for the default.
     """
 
 
 class _OverHttp(TypedDict, total=False):
     key_header: Annotated[str, Option("Idempotency-Key", checks.header_name)]
-    """The name of the header with the key: ``"Idempotency-Key"`` unless told."""
+    """The name of the header with the key, by default ``"Idempotency-Key"``."""
 
     key_format: Annotated[KeyFormat, Option("lenient", checks.one_of(KeyFormat))]
-    """How a key is written. ``"lenient"`` takes a bare key beside the quoted String of RFC 9651, unless told;
+    """How a key is written. ``"lenient"``, the default, takes the quoted String of RFC 9651 and a bare key.
     ``"strict"`` takes only the String.
     """
 
     disconnect_grace: Annotated[Seconds | None, Option(None, seconds)]
-    """How long a request goes on after its client has left, so that a repeat finds the answer. The lease unless told; 0
-    tells the application at once. A request that ends without an answer is held.
+    """How long a request goes on after its client has left, so that a repeat finds the answer: by default for the
+    lease. With 0 the application learns at once that its client has left. The key of a request that ends without an
+    answer is held.
     """
 
     max_request_bytes: Annotated[int, Option(10 * 1024 * 1024, checks.byte_count)]
-    """A larger request body is refused with 413. 10 MiB unless told."""
+    """The most bytes of a request body, by default 10 MiB. A larger one is refused with 413."""
 
     store_set_cookie: Annotated[bool, Option(False, checks.flag)]
-    """Whether ``Set-Cookie`` headers are stored and replayed. False unless told."""
+    """True stores and replays ``Set-Cookie`` headers. False, the default, leaves them out."""
 
     problem_docs: Annotated[str | None, Option(None, checks.url)]
     """The URL of your documentation of the refusals. A problem's ``type`` is this and the refusal's name

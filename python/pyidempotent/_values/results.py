@@ -29,7 +29,7 @@ __all__ = [
     "unpack_exception",
 ]
 
-VALUE, ENDPOINT_VALUE, ANSWER, EXCEPTION = _native.PAYLOAD_TAGS
+VALUE, ENDPOINT_VALUE, ANSWER, EXCEPTION = _native.RESULT_TAGS
 
 
 class Unstorable(Exception):

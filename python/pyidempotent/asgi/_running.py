@@ -7,7 +7,7 @@ from contextvars import Token
 
 from pyidempotent._calls.current import CurrentAttempt, _current, asgi_fence
 from pyidempotent._calls.flow import Flow, advance_async, enter, hurry, leave
-from pyidempotent._http.departure import Departure
+from pyidempotent._http.client_left import Departure
 from pyidempotent._http.endpoint import ATTEMPT
 from pyidempotent._native import Capture
 from pyidempotent._values.results import Answer

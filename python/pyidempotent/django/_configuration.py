@@ -13,13 +13,13 @@ from django.utils.module_loading import import_string
 
 from pyidempotent._http.routes import Plan, Routes
 from pyidempotent._options.checks import TakesOne
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import MiddlewareOptions, RouteOptions, options_of
 from pyidempotent.backends import Backend, open_backend
 
 SETTING = "PYIDEMPOTENT"
 
-FACE = Face(SETTING, MiddlewareOptions, "exception_handler")
+FACE = OptionReader(SETTING, MiddlewareOptions, "exception_handler")
 
 #: The options of the setting and of its routes, as they are called there.
 OPTIONS = {name.upper(): name for name in options_of(RouteOptions)}

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from pyidempotent._http.routes import Plan
 from pyidempotent._http.rules import METHODS, SAFE_METHODS
 from pyidempotent._http.wsgi import environ_name
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import ViewOptions
 from pyidempotent.backends import Backend
 
@@ -23,7 +23,7 @@ __all__ = ["idempotency_exempt", "idempotency_options", "idempotency_required"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-_FACE = Face("idempotency_options", ViewOptions)
+_FACE = OptionReader("idempotency_options", ViewOptions)
 
 #: The attribute of a marked view that says so; each option has one of its own, since ``method_decorator`` copies them
 #: one by one.

@@ -21,7 +21,7 @@ from django.http.response import HttpResponseBase
 
 from pyidempotent._calls.current import CurrentAttempt, _current
 from pyidempotent._calls.flow import Flow, advance, advance_async, enter, protect
-from pyidempotent._http.departure import to_its_end
+from pyidempotent._http.client_left import to_its_end
 from pyidempotent._http.endpoint import ATTEMPT
 from pyidempotent._http.routes import Plan, RequestCall, Routes
 from pyidempotent._http.rules import SAFE_METHODS, who_of

@@ -17,7 +17,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 
 from pyidempotent._calls.function import Function, FunctionCall, modules_above
-from pyidempotent._http.departure import to_its_end
+from pyidempotent._http.client_left import to_its_end
 from pyidempotent._http.endpoint import EndpointCall
 from pyidempotent._http.rules import REPLAYED, once
 from pyidempotent._http.wsgi import is_held_above

@@ -18,7 +18,7 @@ from pyidempotent._http.rules import SAFE_METHODS, who_of
 from pyidempotent._http.wsgi import environ_name, is_held_above
 from pyidempotent._native import Facts
 from pyidempotent._options import Site
-from pyidempotent._options.faces import Face
+from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import MiddlewareOptions, RouteOptions
 from pyidempotent._values.results import Outcome
 from pyidempotent.backends import Backend
@@ -47,8 +47,8 @@ _OWN = "__idempotency__"
 _CONFIG = "IDEMPOTENCY_"
 _UNSET: Any = object()
 
-FACE = Face("Idempotency", MiddlewareOptions)
-_VIEW = Face("Idempotency.options", RouteOptions)
+FACE = OptionReader("Idempotency", MiddlewareOptions)
+_VIEW = OptionReader("Idempotency.options", RouteOptions)
 
 
 @FACE.shows

@@ -26,8 +26,8 @@ pub(super) const AT_ONCE: usize = 256;
 /// How many claims may wait for their release.
 const MOST_RELEASES: usize = 10_000;
 
-/// After so many refusals by a store that answers otherwise, a result is taken to be one that it can never take.
-const REFUSALS: u32 = 5;
+/// After so many refused tries at a store that answers otherwise, a result is taken to be one that it can never take.
+const REFUSED_TRIES: u32 = 5;
 
 /// How often a claim whose answer did not come is looked for. The pauses grow to a total of 34 s.
 const LOOKS: u32 = 6;
@@ -320,7 +320,7 @@ impl Keeper {
             state.refusals += 1;
         }
         let is_foreign = error.kind() == StoreErrorKind::Foreign;
-        let is_refused = error.kind() == StoreErrorKind::TooLarge || state.refusals >= REFUSALS;
+        let is_refused = error.kind() == StoreErrorKind::TooLarge || state.refusals >= REFUSED_TRIES;
         let work = state.work.rank();
         if is_foreign || work != Work::RENEW && now > give_up || work == Work::RELEASE && is_refused {
             drop(state);

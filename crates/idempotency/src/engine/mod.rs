@@ -192,8 +192,8 @@ impl Idempotency {
         self.engine.keeper.ask(self.engine.keeper.store.unfinished(most)).await
     }
 
-    /// Waits until every completion and release that goes on in the background has ended, or for `limit`; whether
-    /// all have. For a shutdown.
+    /// Waits until every completion and release in the background has ended, but not longer than `limit`. Returns
+    /// whether all have ended. Call it at a shutdown.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.engine.keeper.drain(limit).await
     }

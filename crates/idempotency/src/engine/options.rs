@@ -24,14 +24,14 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// How long a result is kept, from its completion on. 24 h unless told.
+    /// How long a result is kept, from its completion on: by default 24 h.
     pub ttl: Duration,
-    /// How long a claim or a renewal is good for. The lesser of 30 s and `ttl` unless told; half of a `ttl` of at most 30 s
+    /// How long a claim or a renewal is good for: by default the lesser of 30 s and `ttl`, but half of a `ttl` of at most 30 s
     /// under [`AfterCrash::Refuse`].
     pub lease: Option<Duration>,
-    /// How long a repeat waits for the first answer. Not at all unless told.
+    /// How long a repeat waits for the first answer. By default not at all.
     pub wait: Duration,
-    /// How long an attempt is renewed at the most. `ttl` unless told.
+    /// How long an attempt is renewed at the most: by default for the `ttl`.
     pub run_limit: Option<Duration>,
     /// What to do about an attempt that crashed.
     pub after_crash: AfterCrash,

@@ -1,4 +1,4 @@
-//! [`Begun`] and [`Attempt`]: a call whose end is told by hand.
+//! [`Begun`] and [`Attempt`]: a call that its caller ends.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::run::complete;
 use crate::engine::{self, CurrentAttempt, Verdict};
 use crate::key::StorageKey;
 
-/// How a call begins whose end is told by hand: [`Call::begin`](super::Call::begin).
+/// How a call begins that its caller ends: [`Call::begin`](super::Call::begin).
 #[derive(Debug)]
 pub enum Begun<T> {
     /// The key is claimed: do the work, then complete the attempt.
@@ -25,10 +25,10 @@ pub enum Begun<T> {
     },
 }
 
-/// A claim that is held, whose end is told by hand. Its lease is renewed in the background until then.
+/// A claim that is held until its owner ends it. Until then its lease is renewed in the background.
 ///
-/// Dropped without an end, as by a `?` in between, it is held: nobody knows what was done. Its lease lapses, and then the
-/// crash policy decides. Tell [`Attempt::fail`] or [`Attempt::release`] where you know better.
+/// If it is dropped without an end, as by a `?` in between, the key is held: nobody knows what was done. Its lease
+/// lapses, and then the crash policy decides. Call [`Attempt::fail`] or [`Attempt::release`] if you know better.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {

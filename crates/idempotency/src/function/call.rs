@@ -63,7 +63,7 @@ impl Idempotency {
     /// - `key`: what tells this call from others, the same in every repeat: 1 to 255 characters.
     ///
     /// # Errors
-    /// Where the key is no key.
+    /// [`KeyError`] if the key is empty or longer than 255 characters.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -85,8 +85,9 @@ impl Idempotency {
         Ok(Call { engine: self, scope, key: key.try_into()?, fingerprint: Ok(*WITHOUT_PAYLOAD) })
     }
 
-    /// Waits on a thread without a runtime until every completion and release that goes on in the background has ended,
-    /// or for `limit`; whether all have. For the end of a program that uses [`Call::run_blocking`].
+    /// Waits, on a thread without a runtime, until every completion and release in the background has ended, but not
+    /// longer than `limit`. Returns whether all have ended. A program that uses [`Call::run_blocking`] calls it at its
+    /// end.
     ///
     /// # Errors
     /// [`Error::InRuntime`] on a thread of a Tokio runtime, where there is [`Idempotency::drain`].
@@ -99,16 +100,17 @@ impl<'a> Call<'a> {
     /// What is asked for. A repeat with another payload is [`Error::Conflict`]; without a payload every repeat is the same
     /// request.
     ///
-    /// Any value of serde counts as what it serializes to: fields by name, in any order, maps in any order. A sequence
-    /// counts in its order; take a `BTreeSet` rather than a `HashSet`. A field that is added to a type, and not skipped, is
-    /// another payload.
+    /// Two payloads are the same if serde serializes them to the same values. The order of fields and of a map's
+    /// entries does not matter. The order of a sequence does: take a `BTreeSet` rather than a `HashSet`. If a type gets
+    /// a new field that serde does not skip, its values differ from those before.
     ///
     /// A payload that can't be told from others (a NaN, `Some(None)`) is [`Error::Payload`] when the call is run.
     pub fn payload<P: Serialize + ?Sized>(self, payload: &P) -> Self {
         Self { fingerprint: Fingerprint::of(payload), ..self }
     }
 
-    /// A fingerprint of your own in the place of a payload, as where another program has the same one.
+    /// Takes a fingerprint of your own instead of a payload, for example one that a program in another language makes
+    /// too.
     pub fn fingerprint(self, fingerprint: Fingerprint) -> Self {
         Self { fingerprint: Ok(fingerprint), ..self }
     }
@@ -150,8 +152,8 @@ impl<'a> Call<'a> {
         run::run(self.engine, &self.prepared()?, work).await
     }
 
-    /// Runs `work` as [`Call::run`] does, in a task of its own that ends whoever waits for it. Dropping the handle leaves it
-    /// running; its runtime's end drops it half-way, which holds the key.
+    /// Runs `work` as [`Call::run`] does, but in a task of its own: it goes on if the handle is dropped. If its runtime
+    /// ends first, the task is dropped half-way, and the key is held.
     ///
     /// # Errors
     /// The handle's own: the work panicked, or its runtime has ended. Within, an [`Error`] as of [`Call::run`].
@@ -214,7 +216,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Claims the key, for work whose end is told by hand. The work counts as begun from here on.
+    /// Claims the key for work of your own: you end it with the [`Attempt`] that this returns. The work counts as begun
+    /// from here on.
     ///
     /// # Errors
     /// [`Error`] says why nothing may run; another attempt that runs is [`Begun::InFlight`].

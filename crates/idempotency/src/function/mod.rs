@@ -2,12 +2,12 @@
 //!
 //! [`Idempotency::call`](crate::Idempotency::call) names the operation and the key. What follows says what is done:
 //!
-//! | | the work | its caller leaves |
+//! | | what runs the work | if its caller drops the future |
 //! |---|---|---|
-//! | [`Call::run`] | a future of the caller's | the key is held: nobody knows whether the work had its effect |
+//! | [`Call::run`] | the future that it returns | the key is held: nobody knows whether the work had its effect |
 //! | [`Call::spawn`] | a task of its own | the work goes on, and its result is stored |
-//! | [`Call::run_blocking`] | a plain function, on a thread without a runtime | it can't |
-//! | [`Call::begin`] | whatever stands between it and [`Attempt::complete`] | the key is held |
+//! | [`Call::run_blocking`] | the caller's thread, which has no runtime | there is no future to drop |
+//! | [`Call::begin`] | your own code, up to [`Attempt::complete`] | the key is held if the [`Attempt`] is dropped |
 //!
 //! It uses the engine and the core, and nothing of HTTP.
 

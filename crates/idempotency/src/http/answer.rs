@@ -54,7 +54,7 @@ pub enum Malformed {
 }
 
 /// Fields of the connection, not of the answer (RFC 9110, section 7.6.1), and the one that a replay makes wrong.
-const NOT_KEPT: [&[u8]; 10] = [
+const NEVER_STORED: [&[u8]; 10] = [
     b"connection",
     b"date",
     b"keep-alive",
@@ -66,6 +66,33 @@ const NOT_KEPT: [&[u8]; 10] = [
     b"transfer-encoding",
     b"upgrade",
 ];
+
+/// Which fields of an answer are stored, before its body and after it.
+pub(super) struct Lasting {
+    /// Those that `Connection` names are not.
+    named: Vec<Vec<u8>>,
+    set_cookie: bool,
+}
+
+impl Lasting {
+    /// Those of an answer with these headers.
+    pub(super) fn of<B: AsRef<[u8]>>(headers: &[(B, B)], store_set_cookie: bool) -> Self {
+        let named = headers
+            .iter()
+            .filter(|(name, _)| name.as_ref().eq_ignore_ascii_case(b"connection"))
+            .flat_map(|(_, value)| value.as_ref().split(|byte| *byte == b',').map(|name| name.trim_ascii().to_vec()))
+            .collect();
+        Self { named, set_cookie: store_set_cookie }
+    }
+
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+        !NEVER_STORED.into_iter().any(is)
+            && !self.named.iter().any(|other| is(other))
+            && !is(REPLAYED.as_bytes())
+            && (self.set_cookie || !is(b"set-cookie"))
+    }
+}
 
 impl<B: AsRef<[u8]>> Answer<B> {
     /// The wire form of what is stored: status (2 bytes), the number of headers (2), then for each name and value their
@@ -122,19 +149,9 @@ impl<B: AsRef<[u8]>> Answer<B> {
     }
 
     fn without_transient(mut self, has_trailers: bool, store_set_cookie: bool) -> Self {
-        let named: Vec<Vec<u8>> = self
-            .headers
-            .iter()
-            .filter(|(name, _)| name.as_ref().eq_ignore_ascii_case(b"connection"))
-            .flat_map(|(_, value)| value.as_ref().split(|byte| *byte == b',').map(|name| name.trim_ascii().to_vec()))
-            .collect();
-        self.headers.retain(|(name, _)| {
-            let is = |other: &[u8]| name.as_ref().eq_ignore_ascii_case(other);
-            (!NOT_KEPT.into_iter().any(is) || has_trailers && is(b"trailer"))
-                && !named.iter().any(|other| is(other))
-                && !is(REPLAYED.as_bytes())
-                && (store_set_cookie || !is(b"set-cookie"))
-        });
+        let lasting = Lasting::of(&self.headers, store_set_cookie);
+        let announces = |name: &[u8]| has_trailers && name.eq_ignore_ascii_case(b"trailer");
+        self.headers.retain(|(name, _)| lasting.has(name.as_ref()) || announces(name.as_ref()));
         self
     }
 

@@ -1,4 +1,4 @@
-//! [`Refusal`]: why a request gets no answer of its own; [`Problem`]: how it is told so.
+//! [`Refusal`]: why a request is refused; [`Problem`]: the answer that says so.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use serde::ser::SerializeMap as _;
 use serde_json::{Map, Value};
 
 use super::answer::Answer;
-use super::note::Note;
+use super::not_kept::Note;
 
-/// Why a request gets no answer of its own: the status table, one row each.
+/// A reason for which a request is refused: one row of the table of refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -17,12 +17,12 @@ pub struct Refusal {
     pub name: &'static str,
     /// The HTTP status.
     pub status: u16,
-    /// What became of the effect of the request: `none`, `running`, `done` or `unknown`. Where it is `none`, trying
-    /// again with a new key is safe.
+    /// What became of the effect of the request: `none`, `running`, `done` or `unknown`. If it is `none`, trying again
+    /// with a new key is safe.
     pub effect: &'static str,
     /// The problem's title.
     pub title: &'static str,
-    /// What its client is told in words, unless a face knows more.
+    /// The words for its client, if a face has no better ones.
     pub detail: &'static str,
 }
 
@@ -60,7 +60,7 @@ refusals! {
     NOT_KEPT = "not-kept" 410 "done"
         "The request with this Idempotency-Key is done, but its answer was not kept"
         "The first request with this key is done, but its answer could not be kept; it is not run again.";
-    /// The request says that somebody calls, and nothing says who.
+    /// The request has credentials, and the service does not say which caller they belong to.
     SCOPE_MISSING = "scope-missing" 500 "none"
         "This service does not say whose the Idempotency-Key is"
         "This service is not set up to keep the keys of its callers apart.";
@@ -103,7 +103,7 @@ impl Refusal {
     }
 }
 
-/// A refusal as its client is told: a problem document (RFC 9457) with its headers.
+/// A refusal as its client gets it: a problem document (RFC 9457) with its headers.
 ///
 /// ```
 /// use std::time::Duration;
@@ -114,11 +114,12 @@ impl Refusal {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    /// Why.
+    /// Why the request is refused.
     pub refusal: Refusal,
-    /// In words.
+    /// What went wrong here, in words for the client.
     pub detail: String,
-    /// After how long a repeat makes sense, where it does: told in whole seconds, rounded up, at least 1.
+    /// How long the client should wait before it repeats the request; `None` if repeating makes no sense. The header
+    /// has whole seconds, rounded up, at least 1.
     pub retry_after: Option<Duration>,
     /// Members of the document beside the standard ones.
     pub parameters: Map<String, Value>,
@@ -134,7 +135,7 @@ impl Problem {
     /// The first attempt still runs.
     ///
     /// - `lease_left`: what is left of its lease.
-    /// - `most`: the longest that a repeat is told to wait.
+    /// - `most`: the longest `Retry-After`.
     pub fn processing(lease_left: Duration, most: Duration) -> Self {
         Self { retry_after: Some(lease_left.min(most)), ..Refusal::PROCESSING.into() }
     }
@@ -146,7 +147,7 @@ impl Problem {
 
     /// The store failed. What exactly failed is for the log, not for the client.
     ///
-    /// - `retry_after`: none where waiting mends nothing, as with a wrong password or a server that is too old.
+    /// - `retry_after`: `None` if waiting does not help, for example with a wrong password or a server that is too old.
     pub fn store_unavailable(retry_after: Option<Duration>) -> Self {
         let problem = Self { retry_after, ..Refusal::STORE_UNAVAILABLE.into() };
         let set_up =
@@ -161,11 +162,11 @@ impl Problem {
         Self { detail, ..Refusal::PAYLOAD_TOO_LARGE.into() }
     }
 
-    /// The whole answer.
+    /// Makes the answer: status, headers and problem document.
     ///
-    /// - `instance`: what was asked for: the path of the request.
-    /// - `docs`: the URL of the service's own documentation of the refusals: with the name of the row it makes the
-    ///   problem type, and a `Link` header points there.
+    /// - `instance`: the path of the request.
+    /// - `docs`: the URL of the service's own documentation of the refusals. With the name of the refusal behind it, it
+    ///   is the problem type, and a `Link` header points there.
     pub fn answer(&self, instance: Option<&str>, docs: Option<&str>) -> Answer {
         let kind = docs.map_or_else(|| self.refusal.problem_type(), |docs| format!("{docs}{}", self.refusal.name));
         let body = self.document(&kind, instance);
@@ -206,7 +207,8 @@ impl Problem {
 /// What may have become of an effect.
 const EFFECTS: [&str; 4] = ["none", "running", "done", "unknown"];
 
-/// Whether an answer is the problem document of a refusal (RFC 9457): of this library in a service below, passed on.
+/// Whether an answer is the problem document (RFC 9457) of a refusal by this library: a service may pass on what it got
+/// from another one.
 ///
 /// ```
 /// use idempotency::http::is_refusal;

@@ -1,9 +1,12 @@
 //! The replay of a stored answer, and its marks.
 
-use super::answer::{Answer, Malformed, REPLAYED, decode_lines, encode_lines, has_body};
-use crate::payload::{ANSWER, ANSWER_WITH_TRAILERS};
+use super::answer::{Answer, Lasting, Malformed, REPLAYED, decode_lines, encode_lines, has_body};
+use crate::result_tags::{ANSWER, ANSWER_WITH_TRAILERS};
 
 /// The stored form of an answer, with what comes after its body.
+///
+/// A trailer is not stored if a header of its name would not be ([`Answer::stored`]): nobody may act on such a field where it
+/// comes after the body (RFC 9110, section 6.5.1).
 ///
 /// - `store_set_cookie`: whether `Set-Cookie` is stored.
 ///
@@ -22,6 +25,9 @@ pub fn store_answer<B: AsRef<[u8]>>(
     trailers: &[(B, B)],
     store_set_cookie: bool,
 ) -> Result<Vec<u8>, Malformed> {
+    let lasting = Lasting::of(&answer.headers, store_set_cookie);
+    let lines = trailers.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+    let trailers: Vec<_> = lines.filter(|(name, _)| lasting.has(name)).collect();
     let mut out = vec![];
     if trailers.is_empty() {
         out.push(ANSWER);
@@ -29,7 +35,7 @@ pub fn store_answer<B: AsRef<[u8]>>(
         return Err(Malformed::Headers);
     } else {
         out.push(ANSWER_WITH_TRAILERS);
-        encode_lines(trailers, &mut out);
+        encode_lines(&trailers, &mut out);
     }
     answer.store_before(!trailers.is_empty(), store_set_cookie, &mut out)?;
     Ok(out)
@@ -91,5 +97,25 @@ impl<'a> Replay<'a> {
         }
         added.push((REPLAYED, "true".to_owned()));
         added
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trailer_is_stored_where_a_header_of_its_name_would_be() {
+        let stored = |trailers: &[(&str, &str)], store_set_cookie| {
+            let headers = vec![("Connection", "X-Hop")];
+            let lines: Vec<_> = trailers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+            let headers = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+            store_answer(Answer { status: 200, headers, body: &b"done"[..] }, &lines, store_set_cookie).unwrap()
+        };
+        let all = [("grpc-status", "0"), ("Set-Cookie", "s=1"), ("date", "now"), ("x-hop", "1"), ("Keep-Alive", "5")];
+        let (status, cookie) = ((&b"grpc-status"[..], &b"0"[..]), (&b"Set-Cookie"[..], &b"s=1"[..]));
+        assert_eq!(Replay::of(&stored(&all, false)).unwrap().trailers, [status]);
+        assert_eq!(Replay::of(&stored(&all, true)).unwrap().trailers, [status, cookie]);
+        assert_eq!(stored(&all[1..], false), stored(&[], false));
     }
 }

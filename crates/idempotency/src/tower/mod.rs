@@ -32,11 +32,11 @@
 //!
 //! | the service | its key |
 //! |---|---|
-//! | answers with a status below 500 but 401, 403, 405, 408, 425, 429 | completed: every repeat gets the answer |
-//! | answers with one of these, or with a refusal of this library's | released: nothing was done, and a repeat runs |
+//! | answers with a status below 500, except 401, 403, 405, 408, 425 and 429 | completed: every repeat gets the answer |
+//! | answers with 401, 403, 405, 408, 425 or 429, or passes on a refusal by this library | released: nothing was done, and a repeat runs |
 //! | answers with 500 or above, returns an error or panics | failed: released, or unknown under [`AfterCrash::Refuse`] |
 //! | answers more than [`max_response_bytes`](IdempotencyLayer::max_response_bytes) | completed without its answer: a repeat gets 410 |
-//! | breaks off its answer; is dropped where it runs inline | held: the key waits for the end of its lease, or is unknown under [`AfterCrash::Refuse`] |
+//! | breaks off its answer, or runs [inline](IdempotencyLayer::inline) and is dropped | held: the key waits for the end of its lease, or is unknown under [`AfterCrash::Refuse`] |
 //!
 //! [`AfterCrash::Refuse`]: crate::AfterCrash::Refuse
 //!
@@ -49,7 +49,8 @@
 //!
 //! # Caveats
 //!
-//! - The layer replays before whatever stands inside of it. Put it inside of authentication.
+//! - A replay does not reach what is inside of the layer. Put authentication outside of it: otherwise a repeat is
+//!   answered without it.
 //! - The whole request body is read before the service runs, up to
 //!   [`max_request_bytes`](IdempotencyLayer::max_request_bytes).
 //! - Extensions of an answer are not stored; a replay has none. Nor is an upgrade (101): a repeat gets 410.

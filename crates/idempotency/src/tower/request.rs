@@ -112,7 +112,8 @@ impl<S> Protected<S> {
         let is_inline = under.config.inline;
         let ending = Ending { config: under.config, attempt, current, refused, running };
         let request = Request::from_parts(parts, RequestBody::whole(read.body, read.trailers));
-        let run = ending.run(inner, request);
+        // In a box: a task moves what it runs, and what that has come to, several times.
+        let run = Box::pin(ending.run(inner, request));
         if is_inline {
             return run.await;
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use idempotency::hex;
-use idempotency::payload::{EXCEPTION, VALUE};
+use idempotency::result_tags::{EXCEPTION, VALUE};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};

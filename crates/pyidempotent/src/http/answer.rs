@@ -1,7 +1,7 @@
 //! [`Answer`], for Python, and the tables.
 
 use idempotency::http::{self, Fate, NotReplayable, Problem, REFUSALS, Refusal, Replay};
-use idempotency::payload::{ANSWER, ENDPOINT_VALUE, EXCEPTION, VALUE};
+use idempotency::result_tags::{ANSWER, ENDPOINT_VALUE, EXCEPTION, VALUE};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -178,7 +178,7 @@ pub fn add_constants(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SAFE_METHODS", PyFrozenSet::new(py, http::SAFE_METHODS)?)?;
     module.add("METHODS", PyFrozenSet::new(py, http::METHODS)?)?;
     let tags = [VALUE, ENDPOINT_VALUE, ANSWER, EXCEPTION].map(|tag| PyBytes::new(py, &[tag]));
-    module.add("PAYLOAD_TAGS", PyTuple::new(py, tags)?)
+    module.add("RESULT_TAGS", PyTuple::new(py, tags)?)
 }
 
 /// Every refusal by its name: status, effect, and what its client is told in words.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use idempotency::http::Fate;
-use idempotency::payload::ANSWER;
+use idempotency::result_tags::ANSWER;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;

@@ -16,7 +16,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use idempotency::payload::{ENDPOINT_VALUE, EXCEPTION, VALUE, described};
+use idempotency::result_tags::{ENDPOINT_VALUE, EXCEPTION, VALUE, described};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;

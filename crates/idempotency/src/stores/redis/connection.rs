@@ -10,6 +10,7 @@ use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, RedisFuture, ServerErrorKind};
 use tokio::sync::oneshot;
 
+use super::wire::Wire;
 use super::{StoreError, StoreErrorKind};
 
 /// How to reach the server.
@@ -23,9 +24,9 @@ use super::{StoreError, StoreErrorKind};
 pub struct RedisOptions {
     /// Where, with credentials and database.
     pub address: redis::ConnectionInfo,
-    /// What every storage key starts with; `idem:` unless told.
+    /// What every storage key starts with, by default `idem:`.
     pub prefix: String,
-    /// The longest any command may take, connecting included; 1 s unless told.
+    /// The longest any command may take, connecting included: by default 1 s.
     pub time_limit: Duration,
     /// Certificates for `rediss://`, where the system's are not enough.
     pub tls: RedisTls,
@@ -144,7 +145,7 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct Current {
     number: u64,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Wire>,
 }
 
 impl Connection {
@@ -161,13 +162,13 @@ impl Connection {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ready(&self) -> Option<(u64, MultiplexedConnection)> {
+    fn ready(&self) -> Option<(u64, Wire)> {
         let current = self.current();
         current.connection.clone().map(|connection| (current.number, connection))
     }
 
     /// The connection and its number.
-    pub(super) async fn get(&self) -> Result<(u64, MultiplexedConnection), StoreError> {
+    pub(super) async fn get(&self) -> Result<(u64, Wire), StoreError> {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
@@ -178,10 +179,11 @@ impl Connection {
         let opened = self.client.get_multiplexed_async_connection_with_config(&self.config).await;
         let mut connection = opened.map_err(|source| not_connected(&self.client, source))?;
         check(&mut connection).await?;
+        let wire = Wire::new(connection);
         let mut current = self.current();
         current.number += 1;
-        current.connection = Some(connection.clone());
-        Ok((current.number, connection))
+        current.connection = Some(wire.clone());
+        Ok((current.number, wire))
     }
 
     /// The number of the connection that an operation begun now would use.

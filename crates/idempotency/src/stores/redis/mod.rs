@@ -3,6 +3,7 @@
 mod connection;
 mod hints;
 mod list;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,11 +123,11 @@ impl RedisStore {
         args(&mut command);
         self.anchor();
         self.within_limit(async {
-            let (number, mut connection) = self.connection.get().await?;
-            let mut answer = command.query_async(&mut connection).await;
+            let (number, mut wire) = self.connection.get().await?;
+            let mut answer = wire.ask(&command).await;
             if is_unknown_script(&answer) {
-                answer = match script.load_async(&mut connection).await {
-                    Ok(_) => command.query_async(&mut connection).await,
+                answer = match script.load_async(&mut wire.connection).await {
+                    Ok(_) => wire.ask(&command).await,
                     Err(error) => Err(error),
                 };
             }

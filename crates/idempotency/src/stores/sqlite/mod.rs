@@ -113,7 +113,7 @@ impl SqliteStore {
         Self { path: path.into(), time_limit: Duration::from_secs(5), jobs: OnceLock::new() }
     }
 
-    /// The longest an operation may take, waiting for other processes included; 5 s unless told.
+    /// The longest an operation may take, waiting for other processes included: by default 5 s.
     pub fn time_limit(self, time_limit: Duration) -> Self {
         Self { time_limit, ..self }
     }

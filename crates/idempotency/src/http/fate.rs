@@ -5,10 +5,10 @@ use super::refusal::REFUSALS;
 /// The methods that nothing protects: a request with one of them changes nothing (RFC 9110, section 9.2.1).
 pub const SAFE_METHODS: [&str; 4] = ["GET", "HEAD", "OPTIONS", "TRACE"];
 
-/// The methods that are protected unless told: the others are idempotent by themselves (RFC 9110, section 9.2.2).
+/// The methods that are protected by default: the others are idempotent by themselves (RFC 9110, section 9.2.2).
 pub const METHODS: [&str; 2] = ["PATCH", "POST"];
 
-/// What becomes of the key after an answer.
+/// What becomes of a key after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The answer is stored, and every repeat gets it.
@@ -23,9 +23,9 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// By the status of the answer:
+    /// What becomes of the key by the status of the answer:
     ///
-    /// | status | |
+    /// | status | the key is |
     /// |---|---|
     /// | 500 and above | failed |
     /// | 401, 403, 405, 408, 425, 429 | released: the client may try again, as nothing was done |
@@ -43,12 +43,12 @@ impl Fate {
         }
     }
 
-    /// Of an answer that the work has begun.
+    /// What becomes of the key after an answer that the work has begun.
     ///
-    /// - `is_whole`: whether it reached its end; otherwise it is held.
-    /// - `is_refusal`: whether it is a refusal of this library's, of a service below ([`is_refusal`](super::is_refusal)):
-    ///   that service's own key decides what runs there, and this one is released. Asked only where the status may be
-    ///   a refusal's.
+    /// - `is_whole`: whether the answer reached its end. If not, the key is held.
+    /// - `is_refusal`: whether the answer is a refusal by this library that another service gave
+    ///   ([`is_refusal`](super::is_refusal)). The key of that service decides what runs there, and this one is
+    ///   released. It is called only if the status may be a refusal's.
     pub fn of_answer(status: u16, is_whole: bool, is_refusal: impl FnOnce() -> bool) -> Self {
         if !is_whole {
             Self::Hold
@@ -59,9 +59,10 @@ impl Fate {
         }
     }
 
-    /// Of a whole answer of gRPC, by its `grpc-status` (<https://grpc.io/docs/guides/status-codes/>):
+    /// What becomes of the key after a whole answer of gRPC, by its `grpc-status`
+    /// (<https://grpc.io/docs/guides/status-codes/>):
     ///
-    /// | code | |
+    /// | code | the key is |
     /// |---|---|
     /// | 0 OK; 3 INVALID_ARGUMENT, 5 NOT_FOUND, 6 ALREADY_EXISTS, 9 FAILED_PRECONDITION, 11 OUT_OF_RANGE | stored |
     /// | 7 PERMISSION_DENIED, 8 RESOURCE_EXHAUSTED, 10 ABORTED, 12 UNIMPLEMENTED, 16 UNAUTHENTICATED | released |

@@ -19,7 +19,7 @@ pub const JSON: u8 = b'J';
 /// What a stored result is, in words, for whoever can't read it.
 ///
 /// ```
-/// use idempotency::payload::{JSON, described};
+/// use idempotency::result_tags::{JSON, described};
 /// assert_eq!(described(&[JSON, b'1']), "the value of a Rust function");
 /// ```
 pub fn described(stored: &[u8]) -> &'static str {

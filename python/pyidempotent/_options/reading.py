@@ -1,4 +1,4 @@
-"""`Face`: what a face takes from the table of options."""
+"""`OptionReader`: how a face reads the options that it takes from the table."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pyidempotent._options.table import TAKERS, UNSET, documentation, options_of
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-class Face:
-    """Somebody who takes options.
+class OptionReader:
+    """Reads the options that one face takes.
 
     Parameters:
-        name: as messages name it.
+        name: the face, as messages name it.
         fields: the TypedDict of its options.
         others: what else it takes by name.
 
     >>> from pyidempotent._options.table import BlockOptions
-    >>> Face("attempt()", BlockOptions).read({"key": "a", "leese": 5})
+    >>> OptionReader("attempt()", BlockOptions).read({"key": "a", "leese": 5})
     Traceback (most recent call last):
     TypeError: attempt(): unexpected keyword argument 'leese'; did you mean lease=?
     """
