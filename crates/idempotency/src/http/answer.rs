@@ -14,7 +14,7 @@ pub struct Answer<B = Vec<u8>> {
     pub body: B,
 }
 
-/// Statuses of answers that have no body (RFC 9110, section 6.4.1), and so no length; beside those under 200.
+/// Statuses of answers that have no body (RFC 9110, section 6.4.1), and so no length; beside the interim ones.
 const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
 
 /// Whether an answer of this status has a body.
@@ -24,7 +24,12 @@ const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
 /// assert!(has_body(200) && !has_body(204));
 /// ```
 pub fn has_body(status: u16) -> bool {
-    status >= 200 && !WITHOUT_BODY.contains(&status)
+    !is_interim(status) && !WITHOUT_BODY.contains(&status)
+}
+
+/// Whether another protocol follows a status, or the answer itself (RFC 9110, section 15.2).
+fn is_interim(status: u16) -> bool {
+    (100..200).contains(&status)
 }
 
 /// The number that a `Content-Length` declares: `None` for what is no number, the most for what is too large for one.
@@ -42,7 +47,7 @@ pub fn declared_length(value: &[u8]) -> Option<u64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
-    /// A status under 200: what follows is another protocol, or the answer itself.
+    /// A status from 100 to 199: what follows is another protocol, or the answer itself.
     #[error("it is no final answer")]
     Interim,
     /// More than 65,535 headers.
@@ -133,7 +138,7 @@ impl<B: AsRef<[u8]>> Answer<B> {
         store_set_cookie: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), Malformed> {
-        if self.status < 200 {
+        if is_interim(self.status) {
             return Err(Malformed::Interim);
         }
         if self.headers.len() > usize::from(u16::MAX) {

@@ -58,6 +58,9 @@ pub enum LayerError {
     MaxInFlight,
 }
 
+/// A year: moments that are further away than any clock tells can't be waited for.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 type AskedOfBody = Arc<dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync>;
 type Asked<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
 
@@ -256,7 +259,7 @@ impl IdempotencyLayer {
     /// How long an answer that streams is still read after its client has left, so that a repeat finds it. The lease
     /// unless told. What is cut off is held.
     pub fn disconnect_grace(self, grace: Duration) -> Self {
-        self.with(|config| config.disconnect_grace = Some(grace))
+        self.with(|config| config.disconnect_grace = Some(grace.min(LONGEST)))
     }
 
     /// A request with more bytes is refused with 413. 10 MiB unless told.
@@ -319,7 +322,7 @@ impl IdempotencyLayer {
     /// For a graceful shutdown, after the server has stopped to take requests: waits until every protected request has
     /// ended and its end is in the store, or for `limit`; whether all have.
     pub async fn drain(&self, limit: Duration) -> bool {
-        let end = tokio::time::Instant::now() + limit;
+        let end = tokio::time::Instant::now() + limit.min(LONGEST);
         let are_done = tokio::time::timeout_at(end, self.tracker.idle()).await.is_ok();
         let is_sent = self.config.idempotency.drain(end.saturating_duration_since(tokio::time::Instant::now())).await;
         are_done && is_sent

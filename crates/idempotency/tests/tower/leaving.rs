@@ -124,6 +124,23 @@ async fn a_stream_is_drained_for_no_longer_than_the_grace_and_then_held() {
 }
 
 #[tokio::test]
+async fn a_grace_may_be_as_long_as_it_likes() {
+    let layer = layer().disconnect_grace(Duration::MAX);
+    let (server, mut senders) = streaming(&layer).await;
+    let mut client = Raw::pay(&server, "1").await;
+    let mut sender = soon(senders.recv()).await.unwrap();
+    sender.send_data("one".into()).await.unwrap();
+    client.until("one\r\n").await;
+    client.leave();
+    for part in ["two", "three"] {
+        soon(sender.send_data(part.into())).await.unwrap();
+    }
+    drop(sender);
+    assert!(soon(layer.drain(Duration::MAX)).await);
+    assert!(pay(&server, "1").await.is_replay());
+}
+
+#[tokio::test]
 async fn whoever_leaves_before_the_first_byte_finds_the_stream_later() {
     let layer = layer();
     let (server, mut senders) = streaming(&layer).await;

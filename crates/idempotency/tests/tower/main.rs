@@ -7,6 +7,7 @@ mod grpc;
 mod layers;
 mod leaving;
 mod panics;
+mod service;
 mod shutdown;
 mod stores;
 mod streams;
