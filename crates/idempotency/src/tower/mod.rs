@@ -47,6 +47,13 @@
 //! which the outer layer would not follow, nothing runs: the client gets a 500, and the log names the option. Give a
 //! route with options of its own its own layer, and leave it out of the outer one.
 //!
+//! # OpenAPI
+//!
+//! What describes a protected operation (with `utoipa`, in its `params(…)` and `responses(…)`): a parameter
+//! `Idempotency-Key` in the header, a string of 1 to 255 characters, required where the layer's
+//! [`required`](IdempotencyLayer::required) says so; the header `Idempotent-Replayed` of its answers; and answers of type
+//! `application/problem+json` with 400, 409 (its `Retry-After` in seconds), 410, 413, 422 and 503.
+//!
 //! # Caveats
 //!
 //! - A replay does not reach what is inside of the layer. Put authentication outside of it: otherwise a repeat is
