@@ -14,14 +14,18 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
+/// What is asked for.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Money {
+    /// In cents.
     #[prost(uint32, tag = "1")]
     pub amount: u32,
 }
 
+/// What was done.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Receipt {
+    /// In words.
     #[prost(string, tag = "1")]
     pub text: String,
 }
