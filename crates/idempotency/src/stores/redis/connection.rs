@@ -10,7 +10,6 @@ use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, RedisFuture, ServerErrorKind};
 use tokio::sync::oneshot;
 
-use super::wire::Wire;
 use super::{StoreError, StoreErrorKind};
 
 /// How to reach the server.
@@ -145,7 +144,7 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct Current {
     number: u64,
-    connection: Option<Wire>,
+    connection: Option<MultiplexedConnection>,
 }
 
 impl Connection {
@@ -162,13 +161,13 @@ impl Connection {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ready(&self) -> Option<(u64, Wire)> {
+    fn ready(&self) -> Option<(u64, MultiplexedConnection)> {
         let current = self.current();
         current.connection.clone().map(|connection| (current.number, connection))
     }
 
     /// The connection and its number.
-    pub(super) async fn get(&self) -> Result<(u64, Wire), StoreError> {
+    pub(super) async fn get(&self) -> Result<(u64, MultiplexedConnection), StoreError> {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
@@ -179,11 +178,10 @@ impl Connection {
         let opened = self.client.get_multiplexed_async_connection_with_config(&self.config).await;
         let mut connection = opened.map_err(|source| not_connected(&self.client, source))?;
         check(&mut connection).await?;
-        let wire = Wire::new(connection);
         let mut current = self.current();
         current.number += 1;
-        current.connection = Some(wire.clone());
-        Ok((current.number, wire))
+        current.connection = Some(connection.clone());
+        Ok((current.number, connection))
     }
 
     /// The number of the connection that an operation begun now would use.

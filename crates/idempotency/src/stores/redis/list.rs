@@ -3,7 +3,6 @@
 use redis::{Cmd, Pipeline, Value};
 
 use super::RedisStore;
-use super::wire::Wire;
 use crate::error::StoreError;
 use crate::key::StorageKey;
 use crate::store::{Listed, Store};
@@ -39,7 +38,7 @@ impl RedisStore {
         scan.arg("SCAN").arg(cursor).arg("MATCH").arg(pattern(&self.prefix));
         scan.arg("COUNT").arg(STEP).arg("TYPE").arg("string");
         self.within_limit(async {
-            let (number, Wire { mut connection, .. }) = self.connection.get().await?;
+            let (number, mut connection) = self.connection.get().await?;
             let answer = scan.query_async(&mut connection).await;
             answer.map_err(|source| self.connection.failed(number, source, &self.all()))
         })
@@ -59,7 +58,7 @@ impl RedisStore {
         }
         let heads: Vec<Value> = self
             .within_limit(async {
-                let (number, Wire { mut connection, .. }) = self.connection.get().await?;
+                let (number, mut connection) = self.connection.get().await?;
                 let answer = heads.query_async(&mut connection).await;
                 answer.map_err(|source| self.connection.failed(number, source, &self.all()))
             })

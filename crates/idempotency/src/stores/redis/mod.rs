@@ -3,7 +3,6 @@
 mod connection;
 mod hints;
 mod list;
-mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,11 +122,11 @@ impl RedisStore {
         args(&mut command);
         self.anchor();
         self.within_limit(async {
-            let (number, mut wire) = self.connection.get().await?;
-            let mut answer = wire.ask(&command).await;
+            let (number, mut connection) = self.connection.get().await?;
+            let mut answer = command.query_async(&mut connection).await;
             if is_unknown_script(&answer) {
-                answer = match script.load_async(&mut wire.connection).await {
-                    Ok(_) => wire.ask(&command).await,
+                answer = match script.load_async(&mut connection).await {
+                    Ok(_) => command.query_async(&mut connection).await,
                     Err(error) => Err(error),
                 };
             }
