@@ -84,7 +84,7 @@ def test_a_stall_is_not_followed_by_a_storm_of_releases(stalls: str) -> None:
         assert {type(answer) for answer in answers} == {IdempotencyStoreUnavailable}
         took = time.monotonic() - began
         assert took < STALL, "the claims end within the time limit of 1 s"
-        time.sleep(STALL - took)
+        time.sleep(STALL - took)  # the stall goes on for its whole length
         proxy.let_answers_go() if stalls == "the network" else server.signal(signal.SIGCONT)
 
         # For 30 s, or until none has come for 5 s.

@@ -183,17 +183,17 @@ impl IdempotencyLayer {
         Ok(self.with(|config| config.idempotency = idempotency))
     }
 
-    /// Keeps applications apart that share a store. Empty unless told.
+    /// Keeps applications apart that share a store. By default it is empty.
     pub fn namespace(self, namespace: impl Into<Arc<str>>) -> Self {
         self.with(|config| config.namespace = namespace.into())
     }
 
-    /// Whether a request without a key is refused. It passes unprotected unless told.
+    /// Whether a request without a key is refused. By default it passes unprotected.
     pub fn required(self, required: bool) -> Self {
         self.with(|config| config.required = required)
     }
 
-    /// The methods that are protected: POST and PATCH unless told.
+    /// The methods that are protected: by default POST and PATCH.
     ///
     /// # Errors
     ///
@@ -207,12 +207,12 @@ impl IdempotencyLayer {
         }
     }
 
-    /// The header that the key is in: `Idempotency-Key` unless told.
+    /// The header that the key is in: by default `Idempotency-Key`.
     pub fn key_header(self, name: HeaderName) -> Self {
         self.with(|config| config.key_header = name)
     }
 
-    /// How the key may be written: bare or quoted unless told.
+    /// How the key may be written: by default bare or quoted.
     pub fn key_format(self, format: KeyFormat) -> Self {
         self.with(|config| config.key_format = format)
     }
@@ -251,29 +251,29 @@ impl IdempotencyLayer {
         self.with(|config| config.settle = Some(Arc::new(settle)))
     }
 
-    /// The longest that a repeat is told to wait while the first still runs. A second unless told.
+    /// The longest `Retry-After` of a repeat while the first request still runs: by default a second.
     pub fn retry_after(self, most: Duration) -> Self {
         self.with(|config| config.retry_after = most)
     }
 
-    /// How long an answer that streams is still read after its client has left, so that a repeat finds it. The lease
-    /// unless told. What is cut off is held.
+    /// How long an answer that streams is still read after its client has left, so that a repeat finds it: by default
+    /// the lease. An answer that is cut off is held.
     pub fn disconnect_grace(self, grace: Duration) -> Self {
         self.with(|config| config.disconnect_grace = Some(grace.min(LONGEST)))
     }
 
-    /// A request with more bytes is refused with 413. 10 MiB unless told.
+    /// A request with more bytes is refused with 413: by default 10 MiB.
     pub fn max_request_bytes(self, most: usize) -> Self {
         self.with(|config| config.max_request_bytes = most)
     }
 
-    /// An answer with more bytes passes and is not kept: a repeat gets 410. 1 MiB unless told.
+    /// An answer with more bytes passes and is not kept, and a repeat gets 410: by default 1 MiB.
     pub fn max_response_bytes(self, most: usize) -> Self {
         self.with(|config| config.max_response_bytes = most)
     }
 
     /// How many protected requests run at once; those beyond it get 503 with a `Retry-After`, and leave their key free.
-    /// Any number unless told. Clones share the count.
+    /// By default there is no limit. Clones share the count.
     ///
     /// # Errors
     ///
@@ -285,7 +285,7 @@ impl IdempotencyLayer {
         Ok(self.with(|config| config.max_in_flight = Some(most)))
     }
 
-    /// Whether `Set-Cookie` is stored and replayed. Not unless told.
+    /// Whether `Set-Cookie` is stored and replayed. By default it is not.
     pub fn store_set_cookie(self, store: bool) -> Self {
         self.with(|config| config.store_set_cookie = store)
     }
@@ -307,7 +307,7 @@ impl IdempotencyLayer {
         Ok(self.with(|config| config.problem_docs = Some(url.into())))
     }
 
-    /// What becomes of a gRPC request with more than one message. It is refused unless told.
+    /// What becomes of a gRPC request with more than one message. By default it is refused.
     pub fn grpc_streams(self, streams: GrpcStreams) -> Self {
         self.with(|config| config.grpc_streams = streams)
     }
