@@ -22,6 +22,7 @@ from pyidempotent.exceptions import (
     IdempotencyStoreUnavailable,
     IdempotencyUnknown,
 )
+from pyidempotent.transactions import transaction
 
 __all__ = [
     "CurrentAttempt",
@@ -46,6 +47,7 @@ __all__ = [
     "idempotent",
     "json_body",
     "shared",
+    "transaction",
 ]
 
 # At exit: completions and releases that are still on their way get five seconds, and nothing calls Python afterwards.

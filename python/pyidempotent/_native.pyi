@@ -70,6 +70,7 @@ RESULT_TAGS: tuple[bytes, bytes, bytes, bytes]
 
 _Operation = str | tuple[str, bytes]
 _T = TypeVar("_T")
+_Asks = tuple[str, tuple[int | bytes | None, ...]]
 _Found = tuple[str, str, int, float, bytes]
 
 @final
@@ -115,6 +116,36 @@ class Engine:
     def lease(self) -> float: ...
     def storage_key(self, operation: _Operation, caller: bytes | None, key: str) -> bytes: ...
 
+@final
+class InTransaction:
+    """One key in one transaction of the caller's: says which statement runs next, and is told its row."""
+
+    def __new__(
+        cls,
+        engine: Engine,
+        dialect: str,
+        key: str,
+        operation: str,
+        caller: bytes | None,
+        fingerprint: bytes,
+        *,
+        retry_after: float,
+    ) -> InTransaction: ...
+    def begin(self) -> _Asks: ...
+    def told(self, row: Sequence[int | bytes | memoryview | None] | None, /) -> _Asks | None: ...
+    def complete(self, payload: bytes, /) -> _Asks: ...
+    def undo(self) -> _Asks: ...
+    def derive(self, name: str) -> str: ...
+    @property
+    def fence(self) -> int | None: ...
+    @property
+    def payload(self) -> bytes | None: ...
+    @property
+    def storage_key(self) -> bytes: ...
+    @property
+    def who(self) -> str: ...
+
+def transaction_schema(dialect: str, /) -> list[str]: ...
 @final
 class Site:
     """The options of a call site that its calls need: the half of `pyidempotent._options.Site` that needs no Python

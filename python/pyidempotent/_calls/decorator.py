@@ -136,7 +136,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            refuse_to_block(plan.site)
+            refuse_to_block(plan.site.wait)
             call = enter(args, kwargs)
             run: Callable[..., Any] = function
             given, named = args, kwargs
