@@ -28,6 +28,11 @@ _PARAMETERS = {"fastapi": ("pyidempotent._http.starlette", "injected_parameters"
 #: The module by which a library of connections is there → the hook that says how a key is kept on one of them, or None
 #: where it is not one of its own. Those that stand over another library's come first.
 _CONNECTIONS = {
+    "sqlalchemy.engine": ("pyidempotent.transactions._sqlalchemy", "connection_of"),
+    "django.db.backends.base.base": ("pyidempotent.transactions._django", "connection_of"),
+    "psycopg": ("pyidempotent.transactions._psycopg", "connection_of"),
+    "asyncpg": ("pyidempotent.transactions._asyncpg", "connection_of"),
+    "aiosqlite": ("pyidempotent.transactions._aiosqlite", "connection_of"),
     "sqlite3": ("pyidempotent.transactions._sqlite3", "connection_of"),
 }
 
@@ -70,7 +75,7 @@ def connection_of(connection: Any) -> Any:
 
 def connection_libraries() -> list[str]:
     """The libraries whose connections are known."""
-    return list(_CONNECTIONS)
+    return [module.partition(".")[0] for module in _CONNECTIONS]
 
 
 def _find(hook: tuple[str, str]) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
@@ -70,7 +70,7 @@ RESULT_TAGS: tuple[bytes, bytes, bytes, bytes]
 
 _Operation = str | tuple[str, bytes]
 _T = TypeVar("_T")
-_Asks = tuple[str, tuple[int | bytes | None, ...]]
+_Asks = tuple[str, tuple[int | str | bytes | None, ...]]
 _Found = tuple[str, str, int, float, bytes]
 
 @final
@@ -131,13 +131,15 @@ class InTransaction:
         *,
         retry_after: float,
     ) -> InTransaction: ...
-    def begin(self) -> _Asks: ...
-    def told(self, row: Sequence[int | bytes | memoryview | None] | None, /) -> _Asks | None: ...
+    def begin(self, is_ready: bool, /) -> _Asks: ...
+    def told(self, row: Sequence[int | str | bytes | memoryview | None] | None, /) -> _Asks | None: ...
     def complete(self, payload: bytes, /) -> _Asks: ...
     def undo(self) -> _Asks: ...
     def derive(self, name: str) -> str: ...
     @property
     def fence(self) -> int | None: ...
+    @property
+    def gone(self) -> bool: ...
     @property
     def payload(self) -> bytes | None: ...
     @property
@@ -146,6 +148,7 @@ class InTransaction:
     def who(self) -> str: ...
 
 def transaction_schema(dialect: str, /) -> list[str]: ...
+
 @final
 class Site:
     """The options of a call site that its calls need: the half of `pyidempotent._options.Site` that needs no Python

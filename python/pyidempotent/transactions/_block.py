@@ -15,7 +15,17 @@ from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import TransactionOptions
 from pyidempotent._values.results import VALUE, Unstorable, pack, unpack
 from pyidempotent.exceptions import IdempotencyNotKept, IdempotencyProcessing
-from pyidempotent.transactions._connections import Connection, Steps, asks, connection_of, drive, drive_async
+from pyidempotent.transactions._connections import (
+    Connection,
+    State,
+    Steps,
+    asks,
+    connection_of,
+    drive,
+    drive_async,
+    is_known,
+    know,
+)
 from pyidempotent.transactions._errors import not_begun, not_stored
 
 if TYPE_CHECKING:
@@ -42,7 +52,7 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
     The tables must be there: `pyidempotent.transactions.create_table`.
 
     Parameters:
-        connection: your connection, a ``sqlite3.Connection``.
+        connection: your connection or session, of SQLAlchemy, Django, psycopg, asyncpg, sqlite3 or aiosqlite.
         options: each by its name, where an editor shows what it means; ``key=`` must be there. docs/options.md has all
             of them.
 
@@ -78,7 +88,7 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
         self._place = id(connection)
         self._wait: float = read["wait"]
         self._most: int = read["max_response_bytes"]
-        engine = _native.Engine(
+        self._engine = _native.Engine(
             _native.Backend.memory(0, 0),  # only the options are asked for
             ttl=read["ttl"],
             lease=None,
@@ -87,23 +97,27 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
             refuse_after_crash=False,
             namespace=read["namespace"],
         )
-        caller = None if read["caller"] is None else caller_bytes(read["caller"])
-        fingerprint = _native.fingerprint_call({"payload": read["payload"]})
-        self._made = lambda: _native.InTransaction(
-            engine,
-            self._connection.dialect,
-            self._key,
-            read["name"] or "attempt",
-            caller,
-            fingerprint,
-            retry_after=read["retry_after"],
-        )
-        self._call = self._made()
+        self._name: str = read["name"] or "attempt"
+        self._caller = None if read["caller"] is None else caller_bytes(read["caller"])
+        self._fingerprint = _native.fingerprint_call({"payload": read["payload"]})
+        self._retry_after: float = read["retry_after"]
+        self._call = self._new()
         self._is_entered = False
         #: Whether the block ran before, and must not run again.
         self.replayed = False
         #: What the block made; on a replay, what it made then. Any value that a function could return.
         self.result: Any = None
+
+    def _new(self) -> _native.InTransaction:
+        return _native.InTransaction(
+            self._engine,
+            self._connection.dialect,
+            self._key,
+            self._name,
+            self._caller,
+            self._fingerprint,
+            retry_after=self._retry_after,
+        )
 
     @property
     def key(self) -> str:
@@ -147,8 +161,10 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
         self._is_entered = True
         place = (self._place, self._call.storage_key)
         if place in _open.get():
-            raise RuntimeError(f"{self._call.who} is open on this connection already: its block can't be inside of itself")
-        if self._wait and self._connection.state == "open":
+            raise RuntimeError(
+                f"{self._call.who} is open on this connection already: its block can't be inside of itself"
+            )
+        if self._wait and self._connection.is_begun:
             raise RuntimeError(
                 "wait= waits before the transaction begins, and this connection is in one already: leave wait= out, or "
                 "enter the block first"
@@ -163,34 +179,42 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
                     raise
             yield self._connection.rollback
             yield asks(self._connection.sleep, pause)
-            self._call, pause = self._made(), min(2 * pause, _MOST)
+            self._call, pause = self._new(), min(2 * pause, _MOST)
         if self._call.payload is None:
             _open.set((*_open.get(), place))
         else:
             self.replayed, self.result = True, self._unpacked(self._call.payload)
 
     def _claim(self) -> Steps[None]:
-        self._refuse_state()
-        statement: tuple[str, tuple[Any, ...]] | None = self._call.begin()
+        is_ready = is_known(self._connection)
+        self._refuse_state("open", "idle")
+        # On SQLite a look begins no transaction yet.
+        allowed: tuple[State, ...] = ("open", "idle") if self._connection.dialect == "sqlite" else ("open",)
+        statement: tuple[str, tuple[Any, ...]] | None = self._call.begin(is_ready)
         while statement is not None:
             try:
                 row = yield asks(self._connection.run, *statement)
             except Exception as error:
                 raise not_begun(self._call.who, error) from error
             statement = self._call.told(row)
-            # A driver may know only now, and nothing has been written yet that outlasts this.
-            self._refuse_state()
-        if self._call.fence is not None and self._connection.state != "open":
-            raise RuntimeError(_AUTOCOMMIT)
+            # Some drivers know only now. What was written until here does no harm where it stays.
+            if self._call.payload is None:
+                self._refuse_state(*(("open",) if statement is None else allowed))
+            allowed = ("open",)
+        know(self._connection)
 
-    def _refuse_state(self) -> None:
-        state = self._connection.state
-        if state == "autocommit":
-            raise RuntimeError(_AUTOCOMMIT)
+    def _refuse_state(self, *allowed: State) -> None:
+        """Refuses to go on where a statement would stand alone, or fail."""
+        try:
+            state = self._connection.state
+        except Exception as error:
+            raise not_begun(self._call.who, error) from error
         if state == "failed":
             raise RuntimeError(
                 "the connection is in a transaction that has failed: roll it back before transaction(). Nothing ran"
             )
+        if state not in allowed:
+            raise RuntimeError(_AUTOCOMMIT)
 
     def _unpacked(self, payload: bytes) -> Any:
         try:
@@ -226,10 +250,12 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
             try:
                 row = yield asks(self._connection.run, *statement)
             except Exception as error:
-                if "no such savepoint" in str(error):
+                if self._call.gone or "no such savepoint" in str(error):
                     raise RuntimeError(_ENDED) from error
                 raise not_stored(who, error) from error
             statement = self._call.told(row)
+        if self._call.gone:
+            raise RuntimeError(_ENDED)
 
     def _undo(self) -> Steps[None]:
         """Sees to it that what the block wrote is not committed."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
+from importlib import import_module
 from typing import Any, Literal, Protocol, TypeVar
+from weakref import WeakSet
 
 from pyidempotent import _frameworks
 
@@ -30,6 +33,14 @@ class Connection(Protocol):
     @property
     def is_async(self) -> bool:
         """Whether what it does is awaited."""
+
+    @property
+    def place(self) -> Any:
+        """Whatever has the tables if this connection has: itself, or where it comes from."""
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the application has begun a transaction, though the database may not know of it yet."""
 
     @property
     def state(self) -> State:
@@ -102,6 +113,62 @@ async def drive_async(connection: Connection, steps: Steps[T]) -> T:
         steps.close()
 
 
+#: The places where the tables were found.
+_ready: WeakSet[Any] = WeakSet()
+
+
+def is_known(connection: Connection) -> bool:
+    """Whether a connection has found the tables before."""
+    try:
+        return connection.place in _ready
+    except TypeError:  # nothing refers to it weakly
+        return False
+
+
+def know(connection: Connection) -> None:
+    """A connection has found the tables."""
+    with suppress(TypeError):
+        _ready.add(connection.place)
+
+
+#: A database, as others name it → its name in the extension.
+_DIALECTS = {"postgresql": "postgres", "sqlite": "sqlite"}
+
+
+def dialect_of(name: str) -> str:
+    """A database by the name of SQLAlchemy's or of Django's.
+
+    Raises:
+        TypeError: for one that we do not know.
+    """
+    if name not in _DIALECTS:
+        raise TypeError(f"transaction() works with {' and '.join(_DIALECTS)}, not with {name}")
+    return _DIALECTS[name]
+
+
+#: The first part of a driver's module → where its connections are known.
+_DRIVERS = {
+    "aiosqlite": "_sqlite3",
+    "asyncpg": "_asyncpg",
+    "psycopg": "_psycopg",
+    "psycopg2": "_psycopg",
+    "sqlite3": "_sqlite3",
+}
+
+
+def state_of(driver: Any) -> State:
+    """Where a driver's connection stands.
+
+    Raises:
+        TypeError: for a driver that we do not know.
+    """
+    for cls in type(driver).__mro__:
+        if module := _DRIVERS.get(cls.__module__.partition(".")[0]):
+            state: State = import_module(f"pyidempotent.transactions.{module}").state_of(driver)
+            return state
+    raise TypeError(f"transaction() knows the drivers {', '.join(_DRIVERS)}, not {type(driver).__module__}")
+
+
 @lru_cache(64)
 def styled(sql: str, placeholder: str) -> str:
     """A statement with another style of placeholders; each stands there once, in order.
@@ -112,7 +179,5 @@ def styled(sql: str, placeholder: str) -> str:
     return re.sub(r"\$(\d+)", lambda place: placeholder.format(place[1]), sql)
 
 
-#: A step of ours that answers at once.
+#: A call, to be made when its turn comes.
 asks = partial
-#: What may be awaited or not.
-Maybe = T | Awaitable[T]

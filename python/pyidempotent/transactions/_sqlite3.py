@@ -35,6 +35,16 @@ class Sqlite3:
         self._connection = connection
 
     @property
+    def place(self) -> Any:
+        """Itself."""
+        return self._connection
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a transaction is open."""
+        return self._connection.in_transaction
+
+    @property
     def state(self) -> State:
         """Where it stands."""
         return state_of(self._connection)

@@ -7,7 +7,7 @@ use super::attempt::Attempt;
 use crate::decide::Decision;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, Scope, StorageKey};
-use crate::record::Record;
+use crate::record::{Micros, Record};
 
 /// A request, as the engine sees it.
 #[derive(Clone, Debug)]
@@ -54,9 +54,14 @@ impl Begun {
             Decision::Replay => Self::Replay(record.result),
             Decision::NotKept => Self::NotKept(record.result),
             Decision::Mismatch => Self::Mismatch,
-            Decision::InFlight { lease_left } => Self::InFlight { lease_left: Duration::from_micros(lease_left) },
+            Decision::InFlight { lease_left } => Self::in_flight(lease_left),
             // `Run` is followed by a claim, never returned as held; were it, "unknown" would be the safe word.
             Decision::Unknown | Decision::Run => Self::Unknown,
         }
+    }
+
+    /// Another attempt runs.
+    pub(crate) fn in_flight(lease_left: Micros) -> Self {
+        Self::InFlight { lease_left: Duration::from_micros(lease_left) }
     }
 }

@@ -11,13 +11,14 @@
 //! let scope = Scope { namespace: "", operation: Operation::Call("transfer"), caller: None };
 //! let call = Call::new(&scope, &Key::new("t-1")?, Fingerprint(Digest::new("transfer").part(b"42 EUR").finish()));
 //! let mut transfer = InTransaction::new(Dialect::Sqlite, &call, &Options::default());
-//! let look = transfer.begin()?;
+//! let look = transfer.begin(true)?;
 //! assert_eq!((&*look.sql, look.values.len()), ("SELECT record FROM idempotency_results WHERE key = $1", 1));
 //! let Next::Ask(lock) = transfer.told(None)? else { panic!("nothing stands under the key") };
 //! assert!(lock.sql.starts_with("UPDATE idempotency_clock"));
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+mod postgres;
 mod sqlite;
 
 use std::borrow::Cow;
@@ -36,6 +37,8 @@ use crate::record::{Micros, Record, State, Token};
 pub enum Dialect {
     /// SQLite 3.24 and later.
     Sqlite,
+    /// Postgres 13 and later, with the table and the functions of the Postgres store.
+    Postgres,
 }
 
 impl Dialect {
@@ -46,9 +49,11 @@ impl Dialect {
     /// assert_eq!(Dialect::Sqlite.schema().count(), 4);
     /// ```
     pub fn schema(self) -> impl Iterator<Item = &'static str> {
-        match self {
-            Self::Sqlite => sqlite::SCHEMA.split_inclusive(";\n").map(str::trim),
-        }
+        let (text, end) = match self {
+            Self::Sqlite => (sqlite::SCHEMA, ";\n"),
+            Self::Postgres => (postgres::SCHEMA, ";\n\n"),
+        };
+        text.split_inclusive(end).map(str::trim)
     }
 }
 
@@ -62,6 +67,8 @@ pub enum Value {
     Int(i64),
     /// Bytes.
     Bytes(Vec<u8>),
+    /// Text.
+    Text(String),
 }
 
 impl Value {
@@ -102,6 +109,10 @@ pub enum Next {
     },
     /// The work must not be done. It is never [`Begun::Run`].
     Held(Begun),
+    /// The work must not be done in this transaction: its isolation level can't see what was stored after it began. A new one can.
+    Stale,
+    /// The transaction that the work began in has ended, or its claim was undone. Nothing is stored: roll back.
+    Gone,
     /// Nothing more: the result is written, and counts when the transaction commits; or the work is undone.
     Ended,
 }
@@ -126,6 +137,7 @@ pub enum OutOfTurn {
 enum At {
     Start,
     Sqlite(sqlite::At),
+    Postgres(postgres::At),
     Running,
     End,
 }
@@ -140,6 +152,8 @@ pub struct InTransaction {
     claim: Claim,
     at: At,
     dialect: Dialect,
+    /// When the transaction of the claim began, by the database's clock.
+    began: i64,
     has_ended: bool,
 }
 
@@ -157,17 +171,23 @@ impl InTransaction {
             label: call.label.clone(),
             result: Arc::default(),
         };
-        Self { key: call.key, claim: Claim { record, takes_over: None }, at: At::Start, dialect, has_ended: false }
+        let claim = Claim { record, takes_over: None };
+        Self { key: call.key, claim, at: At::Start, dialect, began: 0, has_ended: false }
     }
 
     /// The first statement.
     ///
+    /// `is_ready` says that this connection has found the tables before. On Postgres, where a statement that fails takes the transaction
+    /// with it, they are looked for otherwise.
+    ///
     /// # Errors
     /// Where it was begun before.
-    pub fn begin(&mut self) -> Result<Statement, OutOfTurn> {
+    pub fn begin(&mut self, is_ready: bool) -> Result<Statement, OutOfTurn> {
         match self.at {
             At::Start => Ok(match self.dialect {
                 Dialect::Sqlite => self.look_sqlite(),
+                Dialect::Postgres if is_ready => self.claim_postgres(None),
+                Dialect::Postgres => self.check_postgres(),
             }),
             _ => Err(OutOfTurn::Begun),
         }
@@ -180,6 +200,7 @@ impl InTransaction {
     pub fn told(&mut self, row: Option<&[Value]>) -> Result<Next, StoreError> {
         match std::mem::replace(&mut self.at, At::End) {
             At::Sqlite(at) => self.told_sqlite(at, row),
+            At::Postgres(at) => self.told_postgres(at, row),
             at => {
                 self.at = at;
                 Err(StoreError::new(StoreErrorKind::Setup, "no statement was asked for"))
@@ -197,6 +218,7 @@ impl InTransaction {
         self.claim.record.result = result;
         Ok(match self.dialect {
             Dialect::Sqlite => self.release_sqlite(),
+            Dialect::Postgres => self.complete_postgres(),
         })
     }
 
@@ -208,6 +230,7 @@ impl InTransaction {
         self.end()?;
         Ok(match self.dialect {
             Dialect::Sqlite => self.undo_sqlite(),
+            Dialect::Postgres => self.refuse_postgres(),
         })
     }
 
@@ -227,11 +250,14 @@ impl InTransaction {
         &self.key
     }
 
+    fn request(&self) -> Request {
+        let record = &self.claim.record;
+        Request { fingerprint: record.fingerprint, token: record.token, after_crash: record.after_crash }
+    }
+
     /// What is decided over what stands under the key, by this clock of the store's. `None`: to run; the record is claimed.
     fn decided(&mut self, held: Option<Held>, now: Micros) -> Option<Begun> {
-        let record = &self.claim.record;
-        let request =
-            Request { fingerprint: record.fingerprint, token: record.token, after_crash: record.after_crash };
+        let request = self.request();
         let decision = decide(held.as_ref(), &request, now);
         if decision == Decision::Run {
             self.claim.takes_over = held.as_ref().map(|held| held.record.clone());

@@ -4,7 +4,7 @@ use idempotency::engine::Begun;
 use idempotency::transactions::{self, Dialect, Next, OutOfTurn, Statement, Value};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
 
 use crate::boundary::errors;
 use crate::calls::attempt::{Asked, Operation};
@@ -19,7 +19,11 @@ pub struct InTransaction {
     retry_after: f64,
     fence: Option<u64>,
     payload: Option<Py<PyBytes>>,
+    gone: bool,
 }
+
+const STALE: &str = "The first request with this key was done after this transaction began, and its isolation level does not \
+                     let it see that: repeat it in a new transaction.";
 
 /// A statement's text and its values.
 type Asks<'py> = (Bound<'py, PyString>, Bound<'py, PyTuple>);
@@ -27,6 +31,7 @@ type Asks<'py> = (Bound<'py, PyString>, Bound<'py, PyTuple>);
 fn dialect(name: &str) -> PyResult<Dialect> {
     match name {
         "sqlite" => Ok(Dialect::Sqlite),
+        "postgres" => Ok(Dialect::Postgres),
         _ => Err(PyValueError::new_err(format!("there is no dialect {name:?}"))),
     }
 }
@@ -62,12 +67,16 @@ impl InTransaction {
         let call = engine.scoped(py, &asked, fingerprint)?;
         let words = engine.who(py, &asked)?;
         let inner = transactions::InTransaction::new(dialect, &call, &engine.options());
-        Ok(Self { inner, words, retry_after, fence: None, payload: None })
+        Ok(Self { inner, words, retry_after, fence: None, payload: None, gone: false })
     }
 
     /// The first statement.
-    fn begin<'py>(&mut self, py: Python<'py>) -> PyResult<Asks<'py>> {
-        asks(py, self.inner.begin().map_err(out_of_turn)?)
+    ///
+    /// Parameters:
+    ///     is_ready: whether this connection has found the tables before.
+    #[pyo3(signature = (is_ready, /))]
+    fn begin<'py>(&mut self, py: Python<'py>, is_ready: bool) -> PyResult<Asks<'py>> {
+        asks(py, self.inner.begin(is_ready).map_err(out_of_turn)?)
     }
 
     /// The next statement, after the row of the last one; ``None``: the work is to run (``fence``), has its ``payload``
@@ -79,6 +88,12 @@ impl InTransaction {
             Next::Ask(statement) => return asks(py, statement).map(Some),
             Next::Run { fence } => self.fence = Some(fence),
             Next::Held(Begun::Replay(result)) => self.payload = Some(PyBytes::new(py, &result).unbind()),
+            Next::Stale => {
+                let parameters = PyDict::new(py);
+                parameters.set_item("retry_after", 0)?;
+                return Err(errors::refusal(py, "IdempotencyProcessing", (STALE,), Some(&parameters)));
+            }
+            Next::Gone => self.gone = true,
             Next::Held(begun) => return Err(refused(py, &begun, self.retry_after)),
             _ => {}
         }
@@ -100,6 +115,12 @@ impl InTransaction {
     #[getter]
     fn fence(&self) -> Option<u64> {
         self.fence
+    }
+
+    /// Whether the transaction of the claim has ended, so that nothing is stored.
+    #[getter]
+    fn gone(&self) -> bool {
+        self.gone
     }
 
     /// What was stored before.
@@ -134,6 +155,7 @@ fn asks(py: Python<'_>, statement: Statement) -> PyResult<Asks<'_>> {
     let values = statement.values.into_iter().map(|value| match value {
         Value::Int(int) => Ok(int.into_pyobject(py)?.into_any()),
         Value::Bytes(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
+        Value::Text(text) => Ok(PyString::new(py, &text).into_any()),
         _ => Ok(py.None().into_bound(py)),
     });
     let values = values.collect::<PyResult<Vec<_>>>()?;
@@ -146,6 +168,8 @@ fn value(value: &Bound<'_, PyAny>) -> PyResult<Value> {
         Ok(Value::Null)
     } else if value.is_instance_of::<PyInt>() {
         value.extract().map(Value::Int)
+    } else if value.is_instance_of::<PyString>() {
+        value.extract().map(Value::Text)
     } else {
         // A memoryview, of some drivers.
         let bytes = value.py().get_type::<PyBytes>().call1((value,))?;

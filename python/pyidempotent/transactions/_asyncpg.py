@@ -1,0 +1,59 @@
+"""Connections of asyncpg, and what its pool gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from pyidempotent.transactions._connections import Connection, State
+
+
+def connection_of(connection: Any) -> Connection | None:
+    """An ``asyncpg.Connection``, of a pool or not."""
+    return Asyncpg(connection) if isinstance(connection, asyncpg.Connection | PoolConnectionProxy) else None
+
+
+def state_of(connection: Any) -> State:
+    """Where a connection stands. It does not know whether a transaction has failed."""
+    return "open" if connection.is_in_transaction() else "autocommit"
+
+
+class Asyncpg:
+    """An ``asyncpg.Connection``."""
+
+    dialect = "postgres"
+    is_async = True
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    @property
+    def place(self) -> Any:
+        """Itself."""
+        return self._connection
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a transaction is open."""
+        return self.state == "open"
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return state_of(self._connection)
+
+    async def run(self, sql: str, values: Sequence[Any]) -> Any:
+        """Runs a statement; its row."""
+        row = await self._connection.fetchrow(sql, *values)
+        return None if row is None else tuple(row)
+
+    async def rollback(self) -> None:
+        """Nothing: a transaction of asyncpg's is always the application's."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await asyncio.sleep(seconds)
