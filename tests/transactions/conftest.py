@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from lanes import ACCOUNTS, LANES, ON_POSTGRES, Lane
@@ -20,15 +21,17 @@ MakeLane = Callable[[], Lane]
 def postgres() -> Iterator[PostgresServer]:
     """One Postgres for all of these tests."""
     with PostgresServer() as server:
-        server.sql(table_sql("postgres"))
+        server.sql(f"{table_sql('postgres')} {ACCOUNTS}")
         yield server
 
 
 @pytest.fixture
 def database(postgres: PostgresServer) -> str:
-    """The URL of Postgres, with one account."""
-    postgres.sql(f"DROP TABLE IF EXISTS accounts; {ACCOUNTS}; INSERT INTO accounts VALUES ('alice', 100);")
-    postgres.sql("TRUNCATE idempotency.records;")
+    """The URL of Postgres, with one account and no keys."""
+    with psycopg.connect(postgres.url) as connection:
+        connection.execute("DELETE FROM accounts")
+        connection.execute("DELETE FROM idempotency.records")
+        connection.execute("INSERT INTO accounts VALUES ('alice', 100)")
     return postgres.url
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
@@ -95,13 +94,14 @@ def drive(connection: Connection, steps: Steps[T]) -> T:
 
 async def drive_async(connection: Connection, steps: Steps[T]) -> T:
     """Does what steps ask for, in the running loop; what they return."""
+    if not connection.is_async:
+        steps.close()
+        raise TypeError("this connection is a sync one: use with")
     try:
         ask = next(steps)
         while True:
             try:
-                told = ask()
-                if inspect.isawaitable(told):
-                    told = await told
+                told = await ask()
             except Exception as error:
                 ask = steps.throw(error)
             else:

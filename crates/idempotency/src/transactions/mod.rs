@@ -111,9 +111,8 @@ pub enum Next {
     Held(Begun),
     /// The work must not be done in this transaction: its isolation level can't see what was stored after it began. A new one can.
     Stale,
-    /// The transaction that the work began in has ended, or its claim was undone. Nothing is stored: roll back.
-    Gone,
-    /// Nothing more: the result is written, and counts when the transaction commits; or the work is undone.
+    /// Nothing more: the result is written, and counts when the transaction commits, unless [`InTransaction::is_gone`]; or the work is
+    /// undone.
     Ended,
 }
 
@@ -155,6 +154,7 @@ pub struct InTransaction {
     /// When the transaction of the claim began, by the database's clock.
     began: i64,
     has_ended: bool,
+    is_gone: bool,
 }
 
 impl InTransaction {
@@ -172,7 +172,7 @@ impl InTransaction {
             result: Arc::default(),
         };
         let claim = Claim { record, takes_over: None };
-        Self { key: call.key, claim, at: At::Start, dialect, began: 0, has_ended: false }
+        Self { key: call.key, claim, at: At::Start, dialect, began: 0, has_ended: false, is_gone: false }
     }
 
     /// The first statement.
@@ -243,6 +243,11 @@ impl InTransaction {
             _ if self.has_ended => Err(OutOfTurn::Completed),
             _ => Err(OutOfTurn::NotRunning),
         }
+    }
+
+    /// Whether it was found at the end that the transaction of the work had ended, or that its claim was undone: roll back what there is.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone
     }
 
     /// The key that it is about.

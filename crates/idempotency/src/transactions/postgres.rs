@@ -67,12 +67,12 @@ impl InTransaction {
                  create_table(), and grant the role the use of them",
             )),
             (At::Claim { takeovers }, Some(row)) => self.claimed_postgres(takeovers, row),
-            (At::Complete, Some([Value::Text(outcome), Value::Int(began)])) => match &**outcome {
-                "stored" if *began == self.began => Ok(Next::Ended),
-                "stored" => Ok(Next::Gone),
-                _ => Ok(Next::Ask(self.refuse_postgres())),
-            },
-            (At::Refuse, _) => Ok(Next::Gone),
+            (At::Complete, Some([Value::Text(outcome), Value::Int(began)])) => {
+                self.is_gone = outcome != "stored" || *began != self.began;
+                // Where the work is committed without its record, the record had better follow.
+                Ok(if outcome == "stored" { Next::Ended } else { Next::Ask(self.refuse_postgres()) })
+            }
+            (At::Refuse, _) => Ok(Next::Ended),
             _ => Err(unexpected()),
         }
     }

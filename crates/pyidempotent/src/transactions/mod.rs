@@ -19,7 +19,6 @@ pub struct InTransaction {
     retry_after: f64,
     fence: Option<u64>,
     payload: Option<Py<PyBytes>>,
-    gone: bool,
 }
 
 const STALE: &str = "The first request with this key was done after this transaction began, and its isolation level does not \
@@ -67,7 +66,7 @@ impl InTransaction {
         let call = engine.scoped(py, &asked, fingerprint)?;
         let words = engine.who(py, &asked)?;
         let inner = transactions::InTransaction::new(dialect, &call, &engine.options());
-        Ok(Self { inner, words, retry_after, fence: None, payload: None, gone: false })
+        Ok(Self { inner, words, retry_after, fence: None, payload: None })
     }
 
     /// The first statement.
@@ -93,7 +92,6 @@ impl InTransaction {
                 parameters.set_item("retry_after", 0)?;
                 return Err(errors::refusal(py, "IdempotencyProcessing", (STALE,), Some(&parameters)));
             }
-            Next::Gone => self.gone = true,
             Next::Held(begun) => return Err(refused(py, &begun, self.retry_after)),
             _ => {}
         }
@@ -117,10 +115,10 @@ impl InTransaction {
         self.fence
     }
 
-    /// Whether the transaction of the claim has ended, so that nothing is stored.
+    /// Whether the transaction of the claim has ended, or the claim was undone.
     #[getter]
     fn gone(&self) -> bool {
-        self.gone
+        self.inner.is_gone()
     }
 
     /// What was stored before.
