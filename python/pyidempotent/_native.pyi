@@ -29,6 +29,7 @@ __all__ = [
     "Facts",
     "Flow",
     "FunctionCall",
+    "InTransaction",
     "Outcome",
     "Plan",
     "Rehearsal",
@@ -53,6 +54,7 @@ __all__ = [
     "replayed",
     "shutdown",
     "too_large",
+    "transaction_schema",
     "unpack",
     "verdict_of",
 ]

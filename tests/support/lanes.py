@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,19 @@ import pyidempotent
 
 #: What the tests' transactions write.
 ACCOUNTS = "CREATE TABLE accounts (name TEXT PRIMARY KEY, balance BIGINT NOT NULL)"
+
+
+def count_statements(block: pyidempotent.transaction) -> list[str]:
+    """The statements that a block runs from now on."""
+    statements: list[str] = []
+    run = block._connection.run
+
+    def counted(sql: str, values: Sequence[Any]) -> Any:
+        statements.append(sql)
+        return run(sql, values)
+
+    block._connection.run = counted  # type: ignore[method-assign]
+    return statements
 
 
 @dataclass

@@ -31,7 +31,7 @@ from pyidempotent.transactions._errors import not_begun, not_stored
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-FACE = OptionReader("transaction()", TransactionOptions, "connection")
+FACE = OptionReader("transaction()", TransactionOptions, place="connection")
 
 #: The blocks that are open here: the connection and the storage key of each.
 _open: ContextVar[tuple[tuple[int, bytes], ...]] = ContextVar("pyidempotent_transactions", default=())
