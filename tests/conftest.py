@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import redis_server
+from fixtures import postgres, redis_server
 from modes import mode
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
@@ -15,7 +15,7 @@ from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
 from servers import RedisServer
 
-__all__ = ["backend", "mode", "redis_server"]
+__all__ = ["backend", "mode", "postgres", "redis_server"]
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

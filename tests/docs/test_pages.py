@@ -12,7 +12,18 @@ from pyidempotent.backends.custom import Step
 from pyidempotent.testing import check_backend
 from servers import RedisServer
 
-EXECUTED = {"backends", "celery", "consumers", "django", "fastapi", "flask", "options", "servers", "testing"}
+EXECUTED = {
+    "backends",
+    "celery",
+    "consumers",
+    "django",
+    "fastapi",
+    "flask",
+    "options",
+    "servers",
+    "testing",
+    "transactions",
+}
 
 
 def test_every_page_with_code_is_executed() -> None:

@@ -22,7 +22,7 @@ import django_site  # noqa: F401  # sets Django up
 import pyidempotent
 
 #: What the tests' transactions write.
-ACCOUNTS = "CREATE TABLE accounts (name TEXT PRIMARY KEY, balance BIGINT NOT NULL)"
+ACCOUNTS = "CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, balance BIGINT NOT NULL)"
 
 
 def count_statements(block: pyidempotent.transaction) -> list[str]:

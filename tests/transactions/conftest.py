@@ -12,23 +12,16 @@ import pytest
 
 from lanes import ACCOUNTS, LANES, ON_POSTGRES, Lane
 from postgres import PostgresServer
-from pyidempotent.transactions import create_table, table_sql
+from pyidempotent.transactions import create_table
 
 MakeLane = Callable[[], Lane]
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """One Postgres for all of these tests."""
-    with PostgresServer() as server:
-        server.sql(f"{table_sql('postgres')} {ACCOUNTS}")
-        yield server
 
 
 @pytest.fixture
 def database(postgres: PostgresServer) -> str:
     """The URL of Postgres, with one account and no keys."""
     with psycopg.connect(postgres.url) as connection:
+        connection.execute(ACCOUNTS)
         connection.execute("DELETE FROM accounts")
         connection.execute("DELETE FROM idempotency.records")
         connection.execute("INSERT INTO accounts VALUES ('alice', 100)")

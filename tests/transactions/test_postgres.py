@@ -163,6 +163,15 @@ def test_a_snapshot_older_than_the_result(database: str, level: str) -> None:
             assert op.result == 1
 
 
+def test_under_read_committed_a_result_is_seen_at_once(database: str) -> None:
+    with connected(database) as two, connected(database) as one:
+        two.execute("INSERT INTO accounts VALUES ('bob', 1)")
+        with one.transaction(), transaction(one, key="a") as op:
+            op.result = 1
+        with transaction(two, key="a") as op:
+            assert op.result == 1
+
+
 def test_keys_in_opposite_order_are_no_deadlock(database: str) -> None:
     with psycopg.connect(database) as one, psycopg.connect(database) as two:
         with transaction(one, key="a"), transaction(two, key="b"):
