@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
 PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
     "tower": {"decide", "engine", "fingerprint", "http", "key"},
-    "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags"},
+    "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
     "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
     "transactions": {"clock", "decide", "engine", "error", "fingerprint", "key", "record", "step"},

@@ -18,6 +18,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+mod connection;
 mod postgres;
 mod sqlite;
 
@@ -30,6 +31,8 @@ use crate::engine::{Begun, Call, Options};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State, Token};
+
+pub use connection::Connection;
 
 /// What the connection is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
