@@ -55,6 +55,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(value::encoding::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(flow::protect, module)?)?;
     module.add_function(wrap_pyfunction!(value::key::key_text, module)?)?;
+    module.add_function(wrap_pyfunction!(stores::backend::postgres_schema, module)?)?;
     module.add_function(wrap_pyfunction!(function::plan::find_instance, module)?)?;
     module.add_function(wrap_pyfunction!(value::digest::fingerprint_call, module)?)?;
     module.add_function(wrap_pyfunction!(http::facts::authorization_caller, module)?)?;
