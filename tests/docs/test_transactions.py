@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 import django_site  # noqa: F401  # sets Django up
 import pages
-from postgres import PostgresServer
 from pyidempotent.transactions import create_table
+from servers import PostgresServer
 
 
 @pytest.fixture

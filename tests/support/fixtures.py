@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from postgres import PostgresServer
-from pyidempotent.transactions import table_sql
-from servers import RedisServer
+from pyidempotent.backends.postgres import PostgresBackend
+from servers import PostgresServer, RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +18,14 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """One Postgres for all tests of a session, with the schema of the keys."""
+def postgres_server() -> Iterator[PostgresServer]:
+    """One Postgres for all tests of a session; each has a schema of its own there (``new_url``)."""
     with PostgresServer() as server:
-        server.sql(table_sql("postgres"))
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server: PostgresServer) -> PostgresServer:
+    """The same server, where the schema of the usual name is made: an application's transactions use that one."""
+    PostgresBackend(postgres_server.url, time_limit=20).create_table()
+    return postgres_server

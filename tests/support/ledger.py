@@ -23,8 +23,9 @@ from typing import Any
 import psycopg
 
 from ledger_worker import PHASES
-from postgres import PostgresServer
-from pyidempotent.transactions import create_table, table_sql
+from pyidempotent.backends.postgres import PostgresBackend
+from pyidempotent.transactions import create_table
+from servers import PostgresServer
 
 ACCOUNTS, BALANCE = 20, 1_000
 
@@ -170,7 +171,7 @@ class Lab:
             time.sleep(self.choose.random() * 0.01)  # at no moment in particular
             if step == "crash":
                 assert self.server is not None
-                self.server.crash()
+                self.server.kill()
                 self.server.start()
                 self.report.crashes += 1
                 continue
@@ -260,7 +261,8 @@ TABLES = [
 def on_postgres(**size: int) -> Report:
     """A run on a Postgres of its own, with its default durability."""
     with PostgresServer() as server:
-        server.sql(";".join([*TABLES, table_sql("postgres")]))
+        server.sql(";".join(TABLES))
+        PostgresBackend(server.url, time_limit=20).create_table()
         return Lab(server.url, server, **size).run()
 
 

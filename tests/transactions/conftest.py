@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from lanes import ACCOUNTS, LANES, ON_POSTGRES, Lane
-from postgres import PostgresServer
 from pyidempotent.transactions import create_table
+from servers import PostgresServer
 
 MakeLane = Callable[[], Lane]
 

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 
 from lanes import ON_POSTGRES, Lane, count_statements
-from postgres import PostgresServer
 from pyidempotent import (
     IdempotencyNotKept,
     IdempotencyProcessing,
@@ -21,7 +20,8 @@ from pyidempotent import (
     IdempotencyUnknown,
     transaction,
 )
-from pyidempotent.transactions import table_sql
+from pyidempotent.backends.postgres import schema_sql
+from servers import PostgresServer
 
 MakeLane = Callable[[], Lane]
 LEVELS = ["read committed", "repeatable read", "serializable"]
@@ -309,7 +309,7 @@ def test_no_table(postgres: PostgresServer) -> None:
             with pytest.raises(IdempotencyStoreUnavailable, match="create_table"), transaction(connection, key="a"):
                 pytest.fail("it ran")
             assert connection.execute("SELECT 1").fetchone() == (1,)
-            connection.execute(table_sql("postgres"))
+            connection.execute(schema_sql())
             with transaction(connection, key="a") as op:
                 op.result = 1
     finally:

@@ -111,7 +111,7 @@ def test_no_table(tmp_path: Any) -> None:
         assert refused.value.retry_after is None
         connection.commit()
         assert connection.execute("SELECT * FROM t").fetchall() == [(1,)]
-        connection.executescript(table_sql("sqlite"))
+        connection.executescript(table_sql())
         create_table(connection)  # nothing more
         with transaction(connection, key="a") as op:
             op.result = 1

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::postgres::Postgres;
 use idempotency::function::InTx;
 use idempotency::stores::{MemoryStore, postgres_schema};
-use idempotency::transactions::Dialect;
+use idempotency::transactions::SQLITE_TABLES;
 use idempotency::{Error, Idempotency, StoreErrorKind};
 use tokio_postgres::{Client, IsolationLevel, NoTls, Transaction};
 
@@ -20,7 +20,7 @@ fn idem() -> Idempotency {
 fn file() -> (tempfile::TempDir, rusqlite::Connection) {
     let folder = tempfile::tempdir().unwrap();
     let connection = rusqlite::Connection::open(folder.path().join("shop.db")).unwrap();
-    Dialect::Sqlite.schema().for_each(|statement| connection.execute_batch(statement).unwrap());
+    connection.execute_batch(SQLITE_TABLES).unwrap();
     connection.execute_batch("CREATE TABLE orders (item TEXT)").unwrap();
     (folder, connection)
 }

@@ -43,7 +43,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<http::capture::Capture>()?;
     module.add_class::<flow::Flow>()?;
     module.add_class::<transactions::InTransaction>()?;
-    module.add_function(wrap_pyfunction!(transactions::transaction_schema, module)?)?;
+    module.add_function(wrap_pyfunction!(transactions::sqlite_tables, module)?)?;
     module.add_class::<calls::attempt::CurrentAttempt>()?;
     module.add_class::<calls::attempt::Completion>()?;
     module.add_class::<calls::outcome::Outcome>()?;
@@ -59,6 +59,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(value::encoding::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(flow::protect, module)?)?;
     module.add_function(wrap_pyfunction!(value::key::key_text, module)?)?;
+    module.add_function(wrap_pyfunction!(stores::backend::postgres_schema, module)?)?;
     module.add_function(wrap_pyfunction!(function::plan::find_instance, module)?)?;
     module.add_function(wrap_pyfunction!(value::digest::fingerprint_call, module)?)?;
     module.add_function(wrap_pyfunction!(http::facts::authorization_caller, module)?)?;

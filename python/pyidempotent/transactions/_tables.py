@@ -1,26 +1,28 @@
-"""The tables that hold the keys beside the application's own."""
+"""The tables that hold the keys beside the application's own, on SQLite."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pyidempotent import _native
-from pyidempotent.transactions._connections import asks, connection_of, drive
-
-Dialect = Literal["sqlite"]
+from pyidempotent.transactions._connections import Steps, asks, connection_of, drive
 
 
-def table_sql(dialect: Dialect) -> str:
-    """The statements that make the tables, for a migration. They do nothing where the tables are there.
+def table_sql() -> str:
+    """The SQL that makes the tables on SQLite, for a tool that migrates databases. It changes nothing that is there.
 
-    >>> print(table_sql("sqlite").splitlines()[1])
+    On Postgres there is `pyidempotent.backends.postgres.schema_sql`.
+
+    >>> print(table_sql().splitlines()[1])
     CREATE TABLE IF NOT EXISTS idempotency_results (
     """
-    return "\n".join(_native.transaction_schema(dialect)) + "\n"
+    return _native.sqlite_tables()
 
 
 def create_table(connection: Any) -> None:
-    """Makes the tables in the database of a connection, where they are not there. The caller commits.
+    """Makes the tables in the SQLite database of a connection, where they are not there. The caller commits.
+
+    On Postgres there is `pyidempotent.backends.postgres.PostgresBackend.create_table`.
 
     Parameters:
         connection: one that `transaction` takes, but no async one.
@@ -32,9 +34,15 @@ def create_table(connection: Any) -> None:
     >>> connection.commit()
     """
     own = connection_of(connection)
+    if own.dialect != "sqlite":
+        raise TypeError(
+            "create_table() makes the tables of SQLite; on Postgres call PostgresBackend(url).create_table(), or run "
+            "pyidempotent.backends.postgres.schema_sql() in a migration"
+        )
 
-    def steps() -> Any:
-        for statement in _native.transaction_schema(own.dialect):
-            yield asks(own.run, statement, ())
+    def steps() -> Steps[None]:
+        for statement in table_sql().split(";\n"):
+            if statement.strip():
+                yield asks(own.run, statement, ())
 
     drive(own, steps())

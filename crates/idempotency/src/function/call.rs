@@ -235,7 +235,7 @@ impl<'a> Call<'a> {
     /// Claims the key in your database transaction: what you write there and its record commit or roll back as one.
     ///
     /// You begin the transaction and you commit it. A crash at any moment leaves both or neither. The tables must be there:
-    /// [`Dialect::schema`](crate::transactions::Dialect::schema). Of the options `ttl` counts; nothing is waited for.
+    /// `stores::postgres_schema`, [`SQLITE_TABLES`](crate::transactions::SQLITE_TABLES). Of the options `ttl` counts; nothing is waited for.
     ///
     /// - `connection`: a `&tokio_postgres::Transaction` (feature `postgres`), or whatever else is a
     ///   [`Connection`](crate::transactions::Connection). For SQLite there is `in_tx_blocking`.
@@ -274,11 +274,11 @@ impl<'a> Call<'a> {
     ///
     /// ```
     /// use idempotency::function::InTx;
-    /// use idempotency::{Idempotency, stores::MemoryStore, transactions::Dialect};
+    /// use idempotency::{Idempotency, stores::MemoryStore, transactions};
     ///
     /// let idem = Idempotency::new(MemoryStore::new()); // for calls outside of a transaction
     /// let mut shop = rusqlite::Connection::open_in_memory()?;
-    /// Dialect::Sqlite.schema().try_for_each(|statement| shop.execute_batch(statement))?;
+    /// shop.execute_batch(transactions::SQLITE_TABLES)?;
     /// shop.execute_batch("CREATE TABLE orders (item TEXT)")?;
     /// for _ in 1..=2 {
     ///     let tx = shop.transaction()?;

@@ -44,21 +44,8 @@ pub enum Dialect {
     Postgres,
 }
 
-impl Dialect {
-    /// The statements that make the tables, each once, if they are not there.
-    ///
-    /// ```
-    /// use idempotency::transactions::Dialect;
-    /// assert_eq!(Dialect::Sqlite.schema().count(), 4);
-    /// ```
-    pub fn schema(self) -> impl Iterator<Item = &'static str> {
-        let (text, end) = match self {
-            Self::Sqlite => (sqlite::SCHEMA, ";\n"),
-            Self::Postgres => (postgres::SCHEMA, ";\n\n"),
-        };
-        text.split_inclusive(end).map(str::trim)
-    }
-}
+/// The SQL that makes the tables on SQLite, if they are not there. On Postgres there is `stores::postgres_schema`.
+pub const SQLITE_TABLES: &str = include_str!("sqlite/schema.sql");
 
 /// A value that a statement is given, or that stands in a row.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,6 @@ use crate::engine::Begun;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Micros, Record};
 
-pub(super) const SCHEMA: &str = include_str!("../stores/postgres/schema.sql");
-
 /// How many lapsed claims in a row are taken over before the key is called busy.
 const TAKEOVERS: u32 = 4;
 

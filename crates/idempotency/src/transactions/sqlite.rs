@@ -9,8 +9,6 @@ use crate::fingerprint::hex;
 use crate::record::Micros;
 use crate::step;
 
-pub(super) const SCHEMA: &str = include_str!("sqlite/schema.sql");
-
 #[derive(Debug)]
 pub(super) enum At {
     Look,

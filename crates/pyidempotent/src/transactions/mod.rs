@@ -35,11 +35,10 @@ fn dialect(name: &str) -> PyResult<Dialect> {
     }
 }
 
-/// The statements that make the tables for results in an application's own transactions.
+/// The SQL that makes the tables for an application's own transactions on SQLite.
 #[pyfunction]
-#[pyo3(signature = (dialect, /))]
-pub fn transaction_schema(#[pyo3(from_py_with = named)] dialect: Dialect) -> Vec<&'static str> {
-    dialect.schema().collect()
+pub fn sqlite_tables() -> &'static str {
+    transactions::SQLITE_TABLES
 }
 
 fn named(name: &Bound<'_, PyAny>) -> PyResult<Dialect> {

@@ -26,7 +26,7 @@ use crate::stores::anchor::Anchor;
 use connect::{Connection, For, Opening, Parameters, Which};
 use hints::Hints;
 pub use options::{PostgresOptions, PostgresTls};
-use pool::{Pool, Sent};
+use pool::Pool;
 pub use sql::postgres_schema;
 
 /// Records in PostgreSQL 13 or later: one row per record, one function call per operation, and the server's clock.
@@ -152,7 +152,9 @@ impl PostgresStore {
             });
             let sent = matches!(which, Which::Claim).then(|| self.pool.sends(key, connection));
             let answer = self.pool.rows(connection, which, sql, values).await;
-            sent.map(Sent::is_answered);
+            if let Some(sent) = sent {
+                sent.heard();
+            }
             let rows = answer?;
             rows.into_iter().next().ok_or_else(|| StoreError::new(StoreErrorKind::Unknown, "a function has no answer"))
         };

@@ -39,7 +39,8 @@ pub(super) struct Sent<'a> {
 }
 
 impl Sent<'_> {
-    pub(super) fn is_answered(mut self) {
+    /// Its answer came.
+    pub(super) fn heard(mut self) {
         self.is_answered = true;
     }
 }
