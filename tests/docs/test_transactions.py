@@ -10,13 +10,16 @@ from types import ModuleType
 from typing import Any
 
 import asyncpg
+import httpx
 import psycopg
 import pytest
 from django.db import connections
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 import django_site  # noqa: F401  # sets Django up
 import pages
+import pyidempotent
 from pyidempotent.transactions import create_table
 from servers import PostgresServer
 
@@ -24,7 +27,7 @@ from servers import PostgresServer
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.chdir(tmp_path)
-    return pages.run("transactions", "")
+    return pages.run("transactions", "", but="postgresql+asyncpg://localhost/shop")
 
 
 @pytest.fixture
@@ -97,6 +100,29 @@ def test_django(page: ModuleType) -> None:
             for table in ("accounts", "idempotency_results", "idempotency_clock"):
                 cursor.execute(f"DROP TABLE {table}")
         connection.close()
+
+
+def test_fastapi(url: str) -> None:
+    code = pages.block("transactions", "postgresql+asyncpg://localhost/shop")
+    code = code.replace("postgresql+asyncpg://localhost/shop", url.replace("postgresql:", "postgresql+asyncpg:"))
+    page: dict[str, Any] = {"pyidempotent": pyidempotent, "AsyncSession": AsyncSession, "text": text}
+    exec(compile(code, "transactions.md", "exec", dont_inherit=True), page)
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(page["app"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+
+            async def post(amount: int) -> httpx.Response:
+                asked = {"owner": "alice", "amount": amount}
+                return await client.post("/withdrawals", json=asked, headers={"Idempotency-Key": "a"})
+
+            first, again, other = [await post(amount) for amount in (42, 42, 43)]
+            assert first.json() == again.json() == {"withdrawn": 42}
+            assert other.status_code == 422
+        await page["make_session"].kw["bind"].dispose()
+
+    asyncio.run(main())
+    assert balances(url) == {"alice": 58, "bob": 0}
 
 
 def balances(url: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -303,11 +304,10 @@ class Django(Lane):
 
     def connect(self) -> Any:
         # A connection of its own, beside that of the thread.
-        alias = f"lane{len(connections.settings)}"
+        alias = f"lane-{uuid.uuid4()}"
         connections.settings[alias] = {**connections.settings["default"], **self.settings()}
-        connection = connections[alias]
-        connection.inc_thread_sharing()
-        return self.keep(connection)
+        self.opened.append(lambda: self.forget(alias))
+        return connections[alias]
 
     def settings(self) -> dict[str, Any]:
         if self.is_sqlite:
@@ -319,6 +319,14 @@ class Django(Lane):
 
     def autocommit(self) -> Any:
         return self.connect()
+
+    def close(self, connection: Any) -> None:
+        connection.close()
+
+    def forget(self, alias: str) -> None:
+        connections[alias].close()
+        del connections[alias]
+        del connections.settings[alias]
 
     @contextmanager
     def transaction(self, connection: Any) -> Iterator[None]:

@@ -84,10 +84,11 @@ class Lab:
             self.transfers.append((f"t{number}", source, target, choose.randint(1, 9)))
         sends = [(transfer, "-") for transfer in self.transfers for _ in range(copies)]
         choose.shuffle(sends)
-        # Among the first, where they are no repeats yet.
-        for phase in DELIBERATE:
-            at = choose.randrange(len(sends) // 10)
-            sends[at] = (sends[at][0], phase)
+        # The first of all, and their repeats the last: a repeat has not all of the phases.
+        dying = self.transfers[: len(DELIBERATE)]
+        for transfer in dying:
+            sends.remove((transfer, "-"))
+        sends = [*zip(dying, DELIBERATE, strict=True), *sorted(sends, key=lambda send: send[0] in dying)]
         self.sends: SimpleQueue[tuple[Transfer, str]] = SimpleQueue()
         for send in sends:
             self.sends.put(send)

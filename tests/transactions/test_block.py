@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -76,6 +77,7 @@ def test_another_payload_is_a_conflict(lane: Lane) -> None:
 def test_an_expired_result_is_none(lane: Lane) -> None:
     connection = lane.connect()
     charge(lane, connection, ttl=0.001)
+    time.sleep(0.01)
     assert not charge(lane, connection).replayed
     assert balance(lane) == 16
 

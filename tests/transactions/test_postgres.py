@@ -14,13 +14,16 @@ import pytest
 
 from lanes import ON_POSTGRES, Lane, count_statements
 from pyidempotent import (
+    IdempotencyConflict,
     IdempotencyNotKept,
     IdempotencyProcessing,
     IdempotencyStoreUnavailable,
     IdempotencyUnknown,
+    attempt,
     transaction,
 )
-from pyidempotent.backends.postgres import schema_sql
+from pyidempotent.backends.postgres import PostgresBackend, schema_sql
+from pyidempotent.transactions import create_table
 from servers import PostgresServer
 
 MakeLane = Callable[[], Lane]
@@ -350,6 +353,31 @@ def test_records_of_the_plain_mode(database: str) -> None:
             with pytest.raises(error), transaction(connection, key="a"):
                 pytest.fail("it ran")
             connection.execute("DELETE FROM idempotency.records")
+
+
+def test_a_key_is_the_same_in_both_modes(database: str) -> None:
+    backend = PostgresBackend(database, time_limit=20)
+    with psycopg.connect(database) as connection:
+        with transaction(connection, key="a", payload=1) as op:
+            with pytest.raises(IdempotencyProcessing), attempt(backend, key="a", payload=1):
+                pytest.fail("it ran")
+            op.result = {"by": "transaction"}
+        connection.commit()
+        with attempt(backend, key="a", payload=1) as run:
+            assert run.result == {"by": "transaction"}
+        with pytest.raises(IdempotencyConflict), attempt(backend, key="a", payload=2):
+            pytest.fail("it ran")
+        with attempt(backend, key="b", payload=1) as run:
+            with pytest.raises(IdempotencyProcessing), transaction(connection, key="b", payload=1):
+                pytest.fail("it ran")
+            run.result = {"by": "attempt"}
+        with transaction(connection, key="b", payload=1) as op:
+            assert op.result == {"by": "attempt"}
+
+
+def test_create_table_names_the_way_for_postgres(database: str) -> None:
+    with psycopg.connect(database) as connection, pytest.raises(TypeError, match=r"PostgresBackend\(url\)"):
+        create_table(connection)
 
 
 def test_a_record_that_is_not_ours(database: str) -> None:
