@@ -131,7 +131,7 @@ class InTransaction:
         engine: Engine,
         dialect: str,
         key: str,
-        operation: str,
+        operation: _Operation,
         caller: bytes | None,
         fingerprint: bytes,
         *,

@@ -56,12 +56,12 @@ impl InTransaction {
         engine: &Engine,
         #[pyo3(from_py_with = named)] dialect: Dialect,
         key: Py<PyString>,
-        operation: Py<PyString>,
+        operation: Operation,
         caller: Option<Py<PyBytes>>,
         fingerprint: [u8; 32],
         retry_after: f64,
     ) -> PyResult<Self> {
-        let asked = Asked { namespace: None, operation: Operation::Call(operation), caller, key };
+        let asked = Asked { namespace: None, operation, caller, key };
         let call = engine.scoped(py, &asked, fingerprint)?;
         let words = engine.who(py, &asked)?;
         let inner = transactions::InTransaction::new(dialect, &call, &engine.options());
