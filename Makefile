@@ -116,7 +116,7 @@ servers:
 		{ $(SUDO) apt-get update -qq && $(INSTALL) redis-server redis-tools; }
 	@test -n "$$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" && command -v psql >/dev/null || \
 		{ $(SUDO) apt-get update -qq && $(INSTALL) postgresql; }
-	@command -v pgbouncer >/dev/null || { $(SUDO) apt-get update -qq && $(INSTALL) pgbouncer; }
+	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { $(SUDO) apt-get update -qq && $(INSTALL) pgbouncer; }
 
 wrk:
 	@command -v wrk >/dev/null || { $(SUDO) apt-get update -qq && $(INSTALL) wrk; }

@@ -19,7 +19,7 @@ URLS: dict[str, Callable[[Path, pytest.FixtureRequest], str]] = {
     "memory": lambda folder, request: "memory://",
     "sqlite": lambda folder, request: f"sqlite:///{folder}/idempotency.db",
     "redis": lambda folder, request: str(request.getfixturevalue("redis_server").url),
-    "postgres": lambda folder, request: str(request.getfixturevalue("postgres_server").new_url()),
+    "postgres": lambda folder, request: str(request.getfixturevalue("postgres_server").url),
 }
 
 

@@ -19,8 +19,11 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """One Postgres for all tests of a session; each has a schema of its own there (``new_url``)."""
+    """One Postgres for all tests of a session; each has a schema or keys of its own there."""
+    from pyidempotent.backends.postgres import PostgresBackend
+
     with PostgresServer() as server:
+        PostgresBackend(server.url).create_table()
         yield server
 
 

@@ -193,7 +193,7 @@ class PostgresServer(Server):
         from pyidempotent.backends.postgres import PostgresBackend
 
         url = f"{self.url}?schema=t{uuid.uuid4().hex}"
-        PostgresBackend(url, time_limit=20).create_table()
+        PostgresBackend(url).create_table()
         return url
 
     def command(self) -> list[str]:
@@ -244,7 +244,8 @@ class PgBouncer(Server):
         self.port = free_port()
         self.server = server
         self.folder = _folder_of_nobody()
-        self.program = installed("pgbouncer", "apt-get install pgbouncer")
+        folders = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])  # Debian has it where no shell looks
+        self.program = shutil.which("pgbouncer", path=folders) or installed("pgbouncer", "apt-get install pgbouncer")
         (self.folder / "users").write_text('"postgres" ""\n')
         (self.folder / "settings").write_text(
             f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"

@@ -48,7 +48,7 @@ class PostgresBackend(Backend):
     >>> backend = PostgresBackend("postgresql://app@localhost/shop")
     """
 
-    def __init__(self, url: str, *, schema: str | None = None, time_limit: float | timedelta = 1.0) -> None:
+    def __init__(self, url: str, *, schema: str | None = None, time_limit: float | timedelta = 5.0) -> None:
         from pyidempotent._values.durations import seconds
 
         if not isinstance(url, str):

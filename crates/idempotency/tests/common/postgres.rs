@@ -29,9 +29,10 @@ pub fn program(name: &str) -> Command {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut installed: Vec<PathBuf> = versions.map(|version| version.path().join("bin").join(name)).collect();
     installed.sort();
+    installed.push(PathBuf::from("/usr/sbin").join(name));
     let path = on_path.chain(installed.into_iter().rev()).find(|path| path.exists());
-    let mut command =
-        Command::new(path.unwrap_or_else(|| panic!("{name} is missing; install it: apt-get install postgresql")));
+    let missing = || panic!("{name} is missing; install it: apt-get install postgresql pgbouncer");
+    let mut command = Command::new(path.unwrap_or_else(missing));
     // SAFETY: asks who runs this.
     if unsafe { libc::geteuid() } == 0 {
         command.uid(NOBODY).gid(NOBODY);
@@ -188,5 +189,48 @@ impl Drop for Postgres {
             let _ = stdin.write_all(b"\n");
             let _ = watchdog.wait();
         }
+    }
+}
+
+/// A pooler before a server, which gives a connection to a client for one transaction.
+pub struct PgBouncer {
+    child: Child,
+    pub port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl PgBouncer {
+    pub fn start(server: &Postgres) -> Self {
+        let (port, folder) = (free_port(), folder());
+        let users = folder.path().join("users");
+        std::fs::write(&users, "\"postgres\" \"\"\n").unwrap();
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 3\n\
+             max_client_conn = 300\n",
+            server.port,
+            users.display()
+        );
+        std::fs::write(folder.path().join("settings"), settings).unwrap();
+        let mut pooler = program("pgbouncer");
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let child = pooler.arg(folder.path().join("settings")).stderr(log).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "pgbouncer did not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { child, port, _folder: folder }
+    }
+
+    pub fn url(&self, schema: &str) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/postgres?schema={schema}", self.port)
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -25,7 +25,7 @@ pub struct PostgresOptions {
     pub address: Config,
     /// The schema in the database that the store's table and functions are in, by default `idempotency`.
     pub schema: String,
-    /// The longest any operation may take, connecting included: by default 1 s.
+    /// The longest any operation may take, connecting and the commit included: by default 5 s.
     pub time_limit: Duration,
     /// The most connections, by default 10. Fewer are opened while fewer are needed.
     pub connections: usize,
@@ -78,7 +78,7 @@ impl PostgresOptions {
         let mut known = Self {
             address: Config::new(),
             schema: "idempotency".into(),
-            time_limit: Duration::from_secs(1),
+            time_limit: Duration::from_secs(5),
             connections: 10,
             pooler: None,
             listen: None,
