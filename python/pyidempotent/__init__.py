@@ -22,7 +22,7 @@ from pyidempotent.exceptions import (
     IdempotencyStoreUnavailable,
     IdempotencyUnknown,
 )
-from pyidempotent.transactions import transaction
+from pyidempotent.transactions import transaction, transactional
 
 __all__ = [
     "CurrentAttempt",
@@ -48,6 +48,7 @@ __all__ = [
     "json_body",
     "shared",
     "transaction",
+    "transactional",
 ]
 
 # At exit: completions and releases that are still on their way get five seconds, and nothing calls Python afterwards.

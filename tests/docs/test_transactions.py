@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 import django_site  # noqa: F401  # sets Django up
 import pages
-import pyidempotent
 from pyidempotent.transactions import create_table
 from servers import PostgresServer
 
@@ -105,7 +104,7 @@ def test_django(page: ModuleType) -> None:
 def test_fastapi(url: str) -> None:
     code = pages.block("transactions", "postgresql+asyncpg://localhost/shop")
     code = code.replace("postgresql+asyncpg://localhost/shop", url.replace("postgresql:", "postgresql+asyncpg:"))
-    page: dict[str, Any] = {"pyidempotent": pyidempotent, "AsyncSession": AsyncSession, "text": text}
+    page: dict[str, Any] = {"AsyncSession": AsyncSession, "text": text}
     exec(compile(code, "transactions.md", "exec", dont_inherit=True), page)
 
     async def main() -> None:

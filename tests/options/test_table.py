@@ -18,7 +18,7 @@ from flask import Flask
 import django_site  # noqa: F401  # sets Django up
 import pages
 from asgi_client import App, protected
-from pyidempotent import attempt, idempotent, shared, transaction
+from pyidempotent import attempt, idempotent, shared, transaction, transactional
 from pyidempotent._options.checks import flag
 from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import (
@@ -29,6 +29,7 @@ from pyidempotent._options.table import (
     Option,
     RouteOptions,
     TaskOptions,
+    TransactionalOptions,
     TransactionOptions,
     ViewOptions,
     documentation,
@@ -44,6 +45,7 @@ FACES: list[tuple[str, Callable[..., Any], Any, str]] = [
     ("@idempotent", idempotent, FunctionOptions, "methods"),
     ("attempt()", partial(attempt, "memory://", key="a"), BlockOptions, "scope"),
     ("transaction()", partial(transaction, sqlite3.connect(":memory:"), key="a"), TransactionOptions, "scope"),
+    ("@transactional", partial(transactional, "session"), TransactionalOptions, "store_exceptions"),
     ("idempotent_task()", partial(idempotent_task, "memory://"), TaskOptions, "wait"),
     (
         "IdempotencyMiddleware",
@@ -90,7 +92,7 @@ def test_what_is_no_option_is_an_error_that_names_the_face(who: str, make: Calla
         (lambda: Idempotency(caller="a"), r"it belongs to attempt\(\) and transaction\(\)$"),  # type: ignore[call-arg]
         (
             lambda: attempt("memory://", key="a", scope=str),
-            r"belongs to @idempotent, middleware and idempotent_task\(\)$",
+            r"belongs to @idempotent, middleware, idempotent_task\(\) and @transactional$",
         ),  # type: ignore[call-arg]
         (lambda: attempt("memory://"), r"attempt\(\) needs key="),  # type: ignore[call-arg]
     ],

@@ -29,13 +29,13 @@ ACCOUNTS = "CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, balance 
 def count_statements(block: pyidempotent.transaction) -> list[str]:
     """The statements that a block runs from now on."""
     statements: list[str] = []
-    run = block._connection.run
+    run = block._claim.connection.run
 
     def counted(sql: str, values: Sequence[Any]) -> Any:
         statements.append(sql)
         return run(sql, values)
 
-    block._connection.run = counted  # type: ignore[method-assign]
+    block._claim.connection.run = counted  # type: ignore[method-assign]
     return statements
 
 

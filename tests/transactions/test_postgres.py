@@ -80,24 +80,24 @@ def test_waiting_before_the_transaction(database: str, mode: str) -> None:
         return op.replayed, op.result
 
     def asleep(made: Any) -> None:
-        sleep = made._connection.sleep
+        sleep = made._claim.connection.sleep
 
         def slept(seconds: float) -> None:
             waits.set()
             sleep(seconds)
 
-        made._connection.sleep = slept
+        made._claim.connection.sleep = slept
 
     async def repeat_async(key: str) -> tuple[bool, Any]:
         async with await psycopg.AsyncConnection.connect(database) as connection:
             made = transaction(connection, key=key, wait=20)
-            sleep = made._connection.sleep
+            sleep = made._claim.connection.sleep
 
             async def slept(seconds: float) -> None:
                 waits.set()
                 await sleep(seconds)
 
-            made._connection.sleep = slept
+            made._claim.connection.sleep = slept
             async with made as op:
                 if not op.replayed:
                     op.result = "the second's"

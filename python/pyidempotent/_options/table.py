@@ -52,7 +52,7 @@ class Option:
     elsewhere: str = ""
 
 
-class _OfFunctions(TypedDict, total=False):
+class _OfCalls(TypedDict, total=False):
     key: Annotated[OnArguments | str | None, Option(None, formerly=("key_extractor",))]
     """What the key is: a callable that gets the function's arguments by name and returns a str, an int, a UUID or None;
     the name of a parameter; or `arguments`. By default it is the header of the request, or the id of the task. A
@@ -71,11 +71,17 @@ class _OfFunctions(TypedDict, total=False):
     default the arguments do, or the request of an endpoint.
     """
 
+
+class _Excepting(TypedDict, total=False):
     store_exceptions: Annotated[
         tuple[type[Exception], ...] | type[Exception],
         Option((), checks.exception_classes, elsewhere="middleware stores answers, and settle= says which"),
     ]
     """Types of exceptions that are stored as results. Any other exception releases the key."""
+
+
+class _OfFunctions(_OfCalls, _Excepting, total=False):
+    pass
 
 
 class _OfRequests(TypedDict, total=False):
@@ -216,6 +222,13 @@ class TransactionOptions(_OfBlocks, _Kept, _Waiting, total=False):
     """The options of `pyidempotent.transaction`."""
 
 
+class TransactionalOptions(_OfCalls, _Kept, _Waiting, _OverHttp, total=False):
+    """The options of `pyidempotent.transactional`."""
+
+    namespace: Annotated[str, Option("", checks.text)]
+    """Keeps applications apart that share a store."""
+
+
 class ViewOptions(_OfRequests, _Always, _Waiting, _Asking, _OverHttp, total=False):
     """The options of a view, on a face that stores whole answers."""
 
@@ -243,6 +256,7 @@ TAKERS: dict[str, Any] = {
     "idempotent_task()": TaskOptions,
     "attempt()": BlockOptions,
     "transaction()": TransactionOptions,
+    "@transactional": TransactionalOptions,
 }
 
 

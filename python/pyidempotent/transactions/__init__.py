@@ -4,6 +4,7 @@ It knows each library of connections by one small file, which is imported only w
 """
 
 from pyidempotent.transactions._block import transaction
+from pyidempotent.transactions._decorator import transactional
 from pyidempotent.transactions._tables import create_table, table_sql
 
-__all__ = ["create_table", "table_sql", "transaction"]
+__all__ = ["create_table", "table_sql", "transaction", "transactional"]

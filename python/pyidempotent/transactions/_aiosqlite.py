@@ -9,7 +9,7 @@ from typing import Any
 import aiosqlite
 
 from pyidempotent.transactions._connections import Connection, State, styled
-from pyidempotent.transactions._sqlite3 import state_of
+from pyidempotent.transactions._sqlite3 import commits_alone, state_of
 
 
 def connection_of(connection: Any) -> Connection | None:
@@ -37,6 +37,11 @@ class Aiosqlite:
         return self._connection.in_transaction
 
     @property
+    def is_held(self) -> bool:
+        """Whether a transaction was begun by hand."""
+        return self._connection.in_transaction and commits_alone(self._connection)
+
+    @property
     def state(self) -> State:
         """Where it stands."""
         return state_of(self._connection)
@@ -47,6 +52,15 @@ class Aiosqlite:
             cursor.row_factory = None  # the application's own may make other rows
             await cursor.execute(styled(sql, "?{}"), values)
             return await cursor.fetchone()
+
+    async def begin(self) -> None:
+        """Begins a transaction where the first statement would not."""
+        if self.state == "autocommit":
+            await self.run("BEGIN IMMEDIATE", ())
+
+    async def commit(self) -> None:
+        """Commits the transaction."""
+        await self._connection.commit()
 
     async def rollback(self) -> None:
         """Ends the transaction."""

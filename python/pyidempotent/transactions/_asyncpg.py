@@ -42,6 +42,11 @@ class Asyncpg:
         return self.state == "open"
 
     @property
+    def is_held(self) -> bool:
+        """Whether a transaction is open: it begins none by itself."""
+        return self.is_begun
+
+    @property
     def state(self) -> State:
         """Where it stands."""
         return state_of(self._connection)
@@ -51,8 +56,18 @@ class Asyncpg:
         row = await self._connection.fetchrow(sql, *values)
         return None if row is None else tuple(row)
 
+    async def begin(self) -> None:
+        """Begins a transaction."""
+        await self._connection.execute("BEGIN")
+
+    async def commit(self) -> None:
+        """Commits the transaction."""
+        await self._connection.execute("COMMIT")
+
     async def rollback(self) -> None:
-        """Nothing: a transaction of asyncpg's is always the application's."""
+        """Ends the transaction."""
+        if self._connection.is_in_transaction():
+            await self._connection.execute("ROLLBACK")
 
     async def sleep(self, seconds: float) -> None:
         """Waits."""

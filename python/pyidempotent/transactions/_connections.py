@@ -42,14 +42,24 @@ class Connection(Protocol):
         """Whether the application has begun a transaction, though the database may not know of it yet."""
 
     @property
+    def is_held(self) -> bool:
+        """Whether the code around us has begun the transaction in so many words, and ends it."""
+
+    @property
     def state(self) -> State:
         """Where it stands, as the driver knows without asking the database."""
 
     def run(self, sql: str, values: Sequence[Any]) -> Any:
         """Runs a statement, in which ``$1`` stands for the first value; its row, if it has one."""
 
+    def begin(self) -> Any:
+        """Begins a transaction where the first statement would not."""
+
+    def commit(self) -> Any:
+        """Commits the transaction that we have begun."""
+
     def rollback(self) -> Any:
-        """Ends the transaction that only our statements have begun."""
+        """Ends the transaction that we or our statements have begun."""
 
     def sleep(self, seconds: float) -> Any:
         """Waits."""
@@ -75,13 +85,13 @@ def drive(connection: Connection, steps: Steps[T]) -> T:
     """Does what steps ask for, on this thread; what they return."""
     if connection.is_async:
         steps.close()
-        raise TypeError("this connection is an async one: use async with")
+        raise TypeError("this connection is an async one: use async with, or an async function")
     try:
         ask = next(steps)
         while True:
             try:
                 told = ask()
-            except Exception as error:
+            except BaseException as error:
                 ask = steps.throw(error)
             else:
                 ask = steps.send(told)
@@ -96,13 +106,13 @@ async def drive_async(connection: Connection, steps: Steps[T]) -> T:
     """Does what steps ask for, in the running loop; what they return."""
     if not connection.is_async:
         steps.close()
-        raise TypeError("this connection is a sync one: use with")
+        raise TypeError("this connection is a sync one: use with, or a function that is not async")
     try:
         ask = next(steps)
         while True:
             try:
                 told = await ask()
-            except Exception as error:
+            except BaseException as error:
                 ask = steps.throw(error)
             else:
                 ask = steps.send(told)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionProxy
 
@@ -26,6 +27,7 @@ class Django:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._block: Any = None
         self.dialect = dialect_of(connection.vendor)
 
     @property
@@ -37,6 +39,11 @@ class Django:
     def is_begun(self) -> bool:
         """Whether an atomic block is open."""
         return bool(self._connection.in_atomic_block)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether an atomic block is open."""
+        return self.is_begun
 
     @property
     def state(self) -> State:
@@ -54,9 +61,19 @@ class Django:
             cursor.execute(styled(sql, "%s"), values or None)
             return cursor.fetchone() if cursor.description else None
 
+    def begin(self) -> None:
+        """Begins an atomic block."""
+        self._block = transaction.atomic(self._connection.alias)
+        self._block.__enter__()
+
+    def commit(self) -> None:
+        """Ends the atomic block, and commits it."""
+        self._block.__exit__(None, None, None)
+
     def rollback(self) -> None:
-        """Ends the transaction."""
-        self._connection.rollback()
+        """Ends the atomic block, and rolls it back."""
+        self._connection.set_rollback(True)
+        self._block.__exit__(None, None, None)
 
     def sleep(self, seconds: float) -> None:
         """Waits."""

@@ -49,9 +49,18 @@ class _Any:
         return self.state == "open"
 
     @property
+    def is_held(self) -> bool:
+        """Whether a block of ``connection.transaction()`` is open, on a connection in autocommit."""
+        return bool(self.is_begun and self._connection.autocommit)
+
+    @property
     def state(self) -> State:
         """Where it stands."""
         return state_of(self._connection)
+
+    def commit(self) -> Any:
+        """Commits the transaction."""
+        return self._connection.commit()
 
     def rollback(self) -> Any:
         """Ends the transaction."""
@@ -62,6 +71,11 @@ class Psycopg(_Any):
     """A ``psycopg.Connection``."""
 
     is_async = False
+
+    def begin(self) -> None:
+        """Begins a transaction where the first statement would not."""
+        if self.state == "autocommit":
+            self.run("BEGIN", ())
 
     def run(self, sql: str, values: Sequence[Any]) -> Any:
         """Runs a statement; its row."""
@@ -79,6 +93,11 @@ class AsyncPsycopg(_Any):
     """A ``psycopg.AsyncConnection``."""
 
     is_async = True
+
+    async def begin(self) -> None:
+        """Begins a transaction where the first statement would not."""
+        if self.state == "autocommit":
+            await self.run("BEGIN", ())
 
     async def run(self, sql: str, values: Sequence[Any]) -> Any:
         """Runs a statement; its row."""

@@ -73,6 +73,16 @@ class _Any:
         return bool(self._owner.in_transaction())
 
     @property
+    def is_held(self) -> bool:
+        """Whether a transaction was begun by ``begin()``, and not by the first statement."""
+        owner = getattr(self._owner, "sync_session", None) or getattr(self._owner, "sync_connection", self._owner)
+        origin = getattr(owner.get_transaction(), "origin", None)
+        if origin is not None:
+            return bool(origin.name != "AUTOBEGIN")
+        # A plain connection does not tell; a block of `with connection.begin()` or `engine.begin()` does.
+        return self.is_begun and getattr(owner, "_trans_context_manager", None) is not None
+
+    @property
     def state(self) -> State:
         """Where it stands."""
         if self.is_begun and not getattr(self._owner, "is_active", True):
@@ -81,6 +91,10 @@ class _Any:
         if self._used is None or self._used.closed or not self.is_begun:
             return "idle"
         return state_of(self._used.connection.driver_connection)
+
+    def commit(self) -> Any:
+        """Commits the transaction."""
+        return self._owner.commit()
 
     def rollback(self) -> Any:
         """Ends the transaction."""
@@ -100,6 +114,9 @@ class OfConnection(_Any):
         """Runs a statement; its row."""
         self._used = self._connection()
         return _run(self._used, sql, values)
+
+    def begin(self) -> None:
+        """Nothing: the first statement begins a transaction."""
 
     def sleep(self, seconds: float) -> None:
         """Waits."""
@@ -128,6 +145,9 @@ class OfAsyncConnection(_Any):
         connection = await self._connection()
         self._used = connection.sync_connection
         return await connection.run_sync(_run, sql, values)
+
+    async def begin(self) -> None:
+        """Nothing: the first statement begins a transaction."""
 
     async def sleep(self, seconds: float) -> None:
         """Waits."""

@@ -19,10 +19,14 @@ def state_of(connection: Any) -> State:
     """Where a connection stands."""
     if connection.in_transaction:
         return "open"
+    return "autocommit" if commits_alone(connection) else "idle"
+
+
+def commits_alone(connection: Any) -> bool:
+    """Whether each statement commits by itself, unless a transaction is begun by hand."""
     # `autocommit` is new in Python 3.12; until then there is only `isolation_level`.
     commits = getattr(connection, "autocommit", -1)
-    is_alone = connection.isolation_level is None if commits == -1 else bool(commits)
-    return "autocommit" if is_alone else "idle"
+    return connection.isolation_level is None if commits == -1 else bool(commits)
 
 
 class Sqlite3:
@@ -45,6 +49,11 @@ class Sqlite3:
         return self._connection.in_transaction
 
     @property
+    def is_held(self) -> bool:
+        """Whether a transaction was begun by hand."""
+        return self._connection.in_transaction and commits_alone(self._connection)
+
+    @property
     def state(self) -> State:
         """Where it stands."""
         return state_of(self._connection)
@@ -58,6 +67,15 @@ class Sqlite3:
             return cursor.execute(styled(sql, "?{}"), values).fetchone()
         finally:
             cursor.close()
+
+    def begin(self) -> None:
+        """Begins a transaction where the first statement would not."""
+        if self.state == "autocommit":
+            self.run("BEGIN IMMEDIATE", ())
+
+    def commit(self) -> None:
+        """Commits the transaction."""
+        self._connection.commit()
 
     def rollback(self) -> None:
         """Ends the transaction."""
