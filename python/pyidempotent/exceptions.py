@@ -35,7 +35,7 @@ class IdempotencyError(Exception):
 
     #: The row of the status table.
     name: ClassVar[str] = "store-unavailable"
-    #: The words, unless told.
+    #: The default message.
     default_detail: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:

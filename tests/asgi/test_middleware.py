@@ -81,7 +81,7 @@ def test_after_the_body_the_application_receives_the_servers_own_messages() -> N
 
     waited = {"type": "http.disconnect"}
     parts = [{"type": "http.request", "body": part, "more_body": part == b"A"} for part in (b"A", b"B")]
-    assert asyncio.run(protected(app).post(*parts))[0]["status"] == 200
+    assert asyncio.run(protected(app, disconnect_grace=0.1).post(*parts))[0]["status"] == 200
 
 
 @pytest.mark.parametrize("option", ["key", "scope", "fingerprint"])

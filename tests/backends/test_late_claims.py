@@ -39,15 +39,16 @@ def releases(server: RedisServer) -> Iterator[list[float]]:
     with redis.from_url(server.url, socket_timeout=None) as client, client.monitor() as monitor:
 
         def watch() -> None:
-            with contextlib.suppress(redis.ConnectionError, ValueError, OSError):
-                for command in monitor.listen():
-                    if command["client_type"] != "lua" and name in command["command"]:
-                        times.append(command["time"])
+            for command in monitor.listen():
+                if "no more releases" in command["command"]:
+                    return
+                if command["client_type"] != "lua" and name in command["command"]:
+                    times.append(command["time"])
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         yield times
-        monitor.connection.disconnect()
+        client.echo("no more releases")
         watcher.join()
 
 

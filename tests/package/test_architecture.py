@@ -153,6 +153,12 @@ def test_the_core_s_arrows() -> None:
     assert wrong == []
 
 
+def test_nothing_is_made_where_a_fork_would_leave_it_half_made() -> None:
+    lets_go_of_the_gil = re.compile(r"^(?!\s*//).*(PyOnceLock|GILOnceCell|pyo3::intern|pyo3::\{.*\bintern\b)", re.M)
+    found = [path.name for path in EXTENSION.rglob("*.rs") if lets_go_of_the_gil.search(path.read_text())]
+    assert found == [], "take boundary/once.rs, which says why"
+
+
 @pytest.mark.parametrize("folder", [CORE, EXTENSION], ids=["core", "extension"])
 def test_no_circles(folder: Path) -> None:
     assert circles(graph_of(folder)) == []

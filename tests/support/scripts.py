@@ -20,9 +20,13 @@ def start(code: str, *arguments: str, environment: Mapping[str, str] | None = No
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environment or {})},
-        # Below a shell's background job an interrupt is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_apart,
     )
+
+
+def _apart() -> None:
+    os.setpgrp()  # so that its children can be killed with it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # below a shell's background job an interrupt is ignored
 
 
 def output(code: str, *arguments: str, limit: float = 30, environment: Mapping[str, str] | None = None) -> str:
@@ -31,7 +35,7 @@ def output(code: str, *arguments: str, limit: float = 30, environment: Mapping[s
     try:
         printed, complaints = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         printed, complaints = process.communicate()
         raise AssertionError(f"it hangs after {printed!r}; {complaints}") from None
     assert (process.returncode, complaints) == (0, ""), f"{printed}\n{complaints}"

@@ -46,7 +46,7 @@ class Worker:
     """A worker of ``apps/tasks.py``, and a client of its broker.
 
     Parameters:
-        server: the broker, the result backend, and the store unless told.
+        server: the broker, the result backend, and by default the store.
         folder: where bodies write what they did.
         pool: ``prefork``, ``threads``, ``solo`` or ``gevent``.
         environment: for the application.

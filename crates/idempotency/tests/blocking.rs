@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::Redis;
 use common::place::{LEASE, Tuned};
 use idempotency::stores::{self, SqliteStore};
-use idempotency::{CurrentAttempt, Done, Error, Idempotency};
+use idempotency::{Begun, CurrentAttempt, Done, Error, Idempotency};
 
 fn one(_: CurrentAttempt) -> Result<u32, String> {
     Ok(1)
@@ -63,12 +63,37 @@ fn errors_and_panics_free_the_key() {
 }
 
 #[test]
+fn a_caller_ends_its_work_by_hand() {
+    let (server, folder) = (Redis::start(&[]), tempfile::tempdir().unwrap());
+    let sqlite = format!("sqlite:///{}", folder.path().join("i.db").display());
+    for url in ["memory://", &sqlite, &server.url()] {
+        let engine = Idempotency::new(stores::open(url).unwrap()).lease(LEASE);
+        let begin = |key| match engine.call("work", key).unwrap().begin_blocking::<u32>().unwrap() {
+            Begun::Run(attempt) => attempt,
+            other => panic!("{url}: {other:?}"),
+        };
+        begin("fails").fail_blocking().unwrap();
+        begin("fails").release_blocking().unwrap();
+        let attempt = begin("fails");
+        // Its lease is renewed while nobody drives a runtime on this thread.
+        std::thread::sleep(LEASE * 2);
+        let repeat = engine.call("work", "fails").unwrap().begin_blocking::<u32>().unwrap();
+        assert!(matches!(repeat, Begun::InFlight { .. }), "{url}: {repeat:?}");
+        assert_eq!(attempt.complete_blocking(7).unwrap(), 7);
+        let repeat = engine.call("work", "fails").unwrap().begin_blocking::<u32>().unwrap();
+        assert!(matches!(repeat, Begun::Replayed(7)), "{url}: {repeat:?}");
+    }
+}
+
+#[test]
 fn inside_a_runtime_it_says_what_to_do_instead() {
     let engine = Idempotency::new(stores::open("memory://").unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let refused = runtime.block_on(async { engine.call("work", "1").unwrap().run_blocking(never) });
     let Err(error @ Error::InRuntime) = refused else { panic!("{refused:?}") };
     assert!(error.to_string().contains("use run and await it"));
+    let begun = runtime.block_on(async { engine.call("work", "2").unwrap().begin_blocking::<u32>() });
+    assert!(matches!(begun, Err(Error::InRuntime)), "{begun:?}");
     let drained = runtime.block_on(async { engine.drain_blocking(Duration::ZERO) });
     assert!(matches!(drained, Err(Error::InRuntime)));
     // What the error says for a thread of spawn_blocking.

@@ -5,6 +5,8 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::place::{Tuned, begun, call, complete, replayed};
@@ -399,4 +401,47 @@ async fn a_process_that_sits_on_the_write_lock_delays_claims_but_no_replays() {
     aside.execute_batch("ROLLBACK").unwrap();
     assert!(engine.drain(Duration::from_secs(5)).await);
     begun(&engine, &call(2)).await.settle(complete("later")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_writes_without_pause_leaves_turns_to_the_others_of_its_file() {
+    const TURNS: u8 = 40;
+    async fn write(store: &SqliteStore, key: [u8; 32]) {
+        let claim = Claim { record: attempt(1), takes_over: None };
+        let claimed = store.claim(&StorageKey(key), &claim).await.unwrap();
+        assert!(matches!(claimed, Claimed::Yes { .. }), "{claimed:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("i.db");
+    let (greedy, written, stop) = (SqliteStore::open(&path), AtomicU64::new(0), AtomicBool::new(false));
+    let shared = Arc::new((greedy, written, stop));
+    let tasks: Vec<_> = (0..3)
+        .map(|_| {
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                let (greedy, written, stop) = &*shared;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut key = [0; 32];
+                    key[..8].copy_from_slice(&written.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+                    write(greedy, key).await;
+                }
+            })
+        })
+        .collect();
+    let modest = SqliteStore::open(&path);
+    for turn in 0..TURNS {
+        // It asks while the other one is at it.
+        let mut before = shared.1.load(Ordering::Relaxed);
+        while shared.1.load(Ordering::Relaxed) < before + 6 {
+            tokio::task::yield_now().await;
+        }
+        before = shared.1.load(Ordering::Relaxed);
+        write(&modest, [255 - turn; 32]).await;
+        let waited = shared.1.load(Ordering::Relaxed) - before;
+        assert!(waited < 1000, "turn {turn} came after {waited} writes of the other");
+    }
+    shared.2.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
 }

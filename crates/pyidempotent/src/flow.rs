@@ -16,14 +16,13 @@ use idempotency::decide::Start;
 use idempotency::engine::{Begun, Settled, Verdict};
 use idempotency::http::Note;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit, ffi};
 
 use crate::boundary::begun;
+use crate::boundary::once::{Once, intern};
 use crate::boundary::runtime::{Answer, Mode};
 use crate::boundary::stopping::Inside;
 use crate::boundary::{errors, python};
@@ -528,7 +527,7 @@ fn not_awaited<'py>(value: &Bound<'py, PyAny>, running: &Bound<'py, CurrentAttem
 
 /// Whether a transaction of Django's may be open.
 fn is_django_there(py: Python<'_>) -> PyResult<bool> {
-    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    static MODULES: Once<Py<PyDict>> = Once::new();
     MODULES.import(py, "sys", "modules")?.contains(intern!(py, "django.db"))
 }
 

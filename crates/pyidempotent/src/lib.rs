@@ -11,6 +11,7 @@ mod http;
 mod stores;
 mod value;
 
+use idempotency::clock::{Clock, SystemClock};
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -66,6 +67,12 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(http::answer::problem, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::too_large, module)?)?;
     http::answer::add_constants(module)?;
+    // What PyO3 and the engine would make when it is first used is made before anything forks: see `boundary::once`.
+    module.py().get_type::<boundary::begun::Begun>();
+    module.py().get_type::<stores::custom::Foreign>();
+    boundary::bridge::make_class(module.py());
+    idempotency::process::generation();
+    SystemClock.now();
     #[cfg(feature = "bench")]
     module.add_function(wrap_pyfunction!(bare_get::bare_get, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))

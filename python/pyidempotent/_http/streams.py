@@ -76,7 +76,7 @@ class CapturedParts(Iterator[bytes]):
     Parameters:
         running: the request; the start of its answer has been seen.
         parts: the body.
-        source: what is closed with it: ``parts`` unless told.
+        source: what is closed with it; by default ``parts``.
 
     >>> from pyidempotent._http.routes import Plan, RequestCall
     >>> from pyidempotent._calls.flow import advance, protect

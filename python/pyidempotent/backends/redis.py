@@ -35,8 +35,8 @@ class RedisBackend(Backend):
     Parameters:
         url_or_client: ``redis://``, ``rediss://`` or ``unix://`` URL, or a client of redis-py, sync or asyncio.
         prefix: what every storage key starts with.
-        time_limit: the longest a command may take, connecting included, in seconds; the client's ``socket_timeout``,
-            or 1, unless told.
+        time_limit: the longest a command may take, connecting included, in seconds. By default the client's
+            ``socket_timeout``, or 1.
 
     Raises:
         TypeError: for a client with something that can't be carried over; it says what to pass instead.

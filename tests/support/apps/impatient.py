@@ -12,7 +12,7 @@ WORK = 0.6
 #: Between two parts of what trickles.
 PAUSE = 0.15
 
-#: More than one part for every server, less than what is kept unless told.
+#: More than one part for every server, less than the default limit of what is kept.
 FILE = Path(tempfile.gettempdir()) / f"impatient-{os.getpid()}.txt"
 FILE.write_bytes(b"0123456789abcdef" * 16_000)
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::blocking::runtime;
 use super::error::Error;
 use super::run::complete;
 use crate::engine::{self, CurrentAttempt, Verdict};
@@ -108,5 +109,35 @@ impl<T> Attempt<T> {
     /// Says that nothing happened: the key is free, and the next call runs.
     pub async fn release(self) {
         self.attempt.settle(Verdict::Release).await;
+    }
+
+    /// [`Attempt::complete`] on a thread without a runtime.
+    ///
+    /// # Errors
+    /// [`Error::InRuntime`] on a thread of a Tokio runtime: the attempt is dropped, and the key held. Otherwise those of
+    /// [`Attempt::complete`].
+    pub fn complete_blocking(self, result: T) -> Result<T, Error>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        runtime()?.block_on(self.complete(result))
+    }
+
+    /// [`Attempt::fail`] on a thread without a runtime.
+    ///
+    /// # Errors
+    /// [`Error::InRuntime`] on a thread of a Tokio runtime: the attempt is dropped, and the key held.
+    pub fn fail_blocking(self) -> Result<(), Error> {
+        runtime()?.block_on(self.fail());
+        Ok(())
+    }
+
+    /// [`Attempt::release`] on a thread without a runtime.
+    ///
+    /// # Errors
+    /// [`Error::InRuntime`] on a thread of a Tokio runtime: the attempt is dropped, and the key held.
+    pub fn release_blocking(self) -> Result<(), Error> {
+        runtime()?.block_on(self.release());
+        Ok(())
     }
 }

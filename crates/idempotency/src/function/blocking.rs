@@ -4,14 +4,22 @@ use std::sync::{Mutex, PoisonError, mpsc};
 
 use tokio::runtime::{Builder, Handle};
 
+use super::error::Error;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::process::generation;
 
 /// The runtime, and the process that it belongs to.
 static RUNTIME: Mutex<Option<(u32, Handle)>> = Mutex::new(None);
 
-/// The runtime for threads that have none.
-pub(super) fn handle() -> Result<Handle, StoreError> {
+/// The runtime for this thread, which must have none of its own.
+pub(super) fn runtime<E>() -> Result<Handle, Error<E>> {
+    if Handle::try_current().is_ok() {
+        return Err(Error::InRuntime);
+    }
+    handle().map_err(Error::Store)
+}
+
+fn handle() -> Result<Handle, StoreError> {
     let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     match runtime.as_ref() {
         Some((process, handle)) if *process == generation() => Ok(handle.clone()),

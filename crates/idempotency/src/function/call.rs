@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::attempt::{Attempt, Begun};
-use super::blocking;
+use super::blocking::runtime;
 use super::canonical::canonical;
 use super::error::{Error, ValueError};
 use super::run::{self, Done, Started, finish, start};
 use crate::engine::{self, CurrentAttempt, Idempotency};
-use crate::error::StoreError;
 use crate::fingerprint::{Digest, Fingerprint};
 use crate::key::{Key, KeyError, Operation, Scope};
 
@@ -229,12 +227,28 @@ impl<'a> Call<'a> {
             Err(error) => Err(error),
         }
     }
-}
 
-/// The runtime for this thread, which must have none of its own.
-fn runtime<E>() -> Result<Handle, Error<E>> {
-    if Handle::try_current().is_ok() {
-        return Err(Error::InRuntime);
+    /// [`Call::begin`] on a thread without a runtime. End the work with [`Attempt::complete_blocking`],
+    /// [`Attempt::fail_blocking`] or [`Attempt::release_blocking`]. Leases are renewed by a thread of the process meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::InRuntime`] on a thread of a Tokio runtime; otherwise as of [`Call::begin`].
+    ///
+    /// ```
+    /// use idempotency::{Begun, Idempotency, stores::MemoryStore};
+    ///
+    /// let consumer = Idempotency::new(MemoryStore::new());
+    /// for delivery in 1..=2 {
+    ///     let handled: u32 = match consumer.call("webhook", "event-7")?.begin_blocking()? {
+    ///         Begun::Run(attempt) => attempt.complete_blocking(delivery)?,
+    ///         Begun::Replayed(before) => before,
+    ///         Begun::InFlight { retry_after } => panic!("ask for it again in {retry_after:?}"),
+    ///     };
+    ///     assert_eq!(handled, 1);
+    /// }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn begin_blocking<T: DeserializeOwned>(self) -> Result<Begun<T>, Error> {
+        runtime()?.block_on(self.begin())
     }
-    blocking::handle().map_err(|error: StoreError| Error::Store(error))
 }

@@ -54,10 +54,10 @@ pub enum Error<E = Infallible> {
     /// Done before, and its result can't be read here.
     #[error("this was done before, and its result can't be read")]
     Unreadable(#[from] Unreadable),
-    /// [`Call::run_blocking`](super::Call::run_blocking) on a thread of a Tokio runtime, whose other tasks would stand
-    /// still. Nothing ran.
+    /// A blocking method, as [`Call::run_blocking`](super::Call::run_blocking), on a thread of a Tokio runtime, whose other
+    /// tasks would stand still. Nothing ran.
     #[error(
-        "run_blocking on a thread of a Tokio runtime, whose other tasks would stand still; use run and await it, or on \
+        "a blocking call on a thread of a Tokio runtime, whose other tasks would stand still; use run and await it, or on \
          a thread of spawn_blocking Handle::current().block_on(call.run(…))"
     )]
     InRuntime,

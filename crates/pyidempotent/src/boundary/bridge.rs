@@ -18,14 +18,13 @@ use futures_util::future::{AbortHandle, Abortable};
 use idempotency::process::generation;
 use idempotency::{StoreError, StoreErrorKind};
 use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::begun::Begun;
 use super::errors;
+use super::once::{Once, intern};
 use super::runtime::process;
 use super::stopping::Inside;
 
@@ -153,12 +152,17 @@ fn resolve<'py>(future: &Bound<'py, PyAny>, completion: Completion) -> PyResult<
     .map(drop)
 }
 
+/// Makes the class of [`Bridge`].
+pub fn make_class(py: Python<'_>) {
+    py.get_type::<Bridge>();
+}
+
 /// The bridges by the address of their loop. Only touched with the GIL held and never across a call into Python, so
 /// that a fork cannot copy it locked.
 static BRIDGES: Mutex<Option<HashMap<usize, Py<PyWeakrefReference>>>> = Mutex::new(None);
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static GET: Once<Py<PyAny>> = Once::new();
     GET.import(py, "asyncio", "get_running_loop")?.call0().map_err(|error| {
         let message = "there is no running asyncio loop: async functions run under asyncio (or uvloop), not under trio; \
                        a def can be called anywhere";

@@ -8,6 +8,7 @@ mod driver;
 pub mod errors;
 pub mod lifecycle;
 pub mod logging;
+pub mod once;
 mod per_process;
 pub mod pool;
 pub mod python;

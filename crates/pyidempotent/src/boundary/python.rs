@@ -1,13 +1,14 @@
 //! The one list of what the extension asks of the Python package. Each is imported when it is first used.
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
+
+use super::once::Once;
 
 macro_rules! asked {
     ($($(#[$doc:meta])* $name:ident = $module:literal $attribute:literal;)*) => {$(
         $(#[$doc])*
         pub fn $name(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-            static FOUND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            static FOUND: Once<Py<PyAny>> = Once::new();
             FOUND.import(py, $module, $attribute)
         }
     )*};

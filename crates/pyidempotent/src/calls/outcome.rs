@@ -1,9 +1,10 @@
 //! [`Outcome`]: how a run ended.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
+
+use crate::boundary::once::intern;
 
 /// How a run ended, as the ``settle`` hook sees it.
 ///

@@ -1,11 +1,11 @@
 //! [`Site`]: the options of a call site that its calls need.
 
 use idempotency::KeyFormat;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::engine::Engine;
+use crate::boundary::once::intern;
 
 /// The options of a call site that its calls need: the half of `pyidempotent._options.Site` that needs no Python
 /// instruction.

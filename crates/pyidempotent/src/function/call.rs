@@ -7,9 +7,10 @@ use idempotency::result_tags::{EXCEPTION, VALUE};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
-use pyo3::{PyTraverseError, PyVisit, intern};
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::plan::{KeySource, Plan, Values};
+use crate::boundary::once::intern;
 use crate::boundary::{errors, python};
 use crate::calls::outcome::Outcome;
 use crate::calls::site::Site;

@@ -3,7 +3,6 @@
 use idempotency::http::{self, Fate, NotReplayable, Problem, REFUSALS, Refusal, Replay};
 use idempotency::result_tags::{ANSWER, ENDPOINT_VALUE, EXCEPTION, VALUE};
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString, PyTuple};
@@ -11,6 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString, PyTuple};
 use super::convert::{bytes_of, line_of};
 use crate::boundary::convert::seconds;
 use crate::boundary::errors;
+use crate::boundary::once::intern;
 
 /// A whole HTTP answer, as faces that see answers have it.
 ///

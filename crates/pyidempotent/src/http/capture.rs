@@ -1,12 +1,13 @@
 //! [`Capture`], for Python: of ASGI's messages and of WSGI's parts.
 
 use idempotency::http;
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyList, PyString, PyTuple};
-use pyo3::{IntoPyObjectExt, intern};
 
 use super::answer::Answer;
 use super::convert::{bytes_of, frozen, is_bytes, is_of_a_message, latin_1, optional, pair_of};
+use crate::boundary::once::intern;
 use crate::calls::outcome::Outcome;
 
 /// What is seen of an answer on its way out.

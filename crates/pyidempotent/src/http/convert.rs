@@ -1,9 +1,10 @@
 //! Bytes and pairs, of whatever form servers and applications give them.
 
 use pyo3::exceptions::{PyKeyError, PyOverflowError, PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyString, PyTuple};
+
+use crate::boundary::once::intern;
 
 /// Bytes that nobody changes.
 pub fn frozen<'py>(bytes: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {

@@ -1,13 +1,12 @@
 //! [`Facts`]: a request, as far as it is known before its body.
 
 use idempotency::http::{CALLERS, POSSIBLE_CALLERS, RequestFacts, canonical_json, declared_length, names_caller};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::convert::{Line, frozen, latin_1, line_of, optional};
+use crate::boundary::once::{Once, intern};
 use crate::boundary::stopping::Inside;
 use crate::boundary::{errors, python};
 use crate::calls::site::Site;
@@ -173,7 +172,7 @@ fn before_query(uri: Bound<'_, PyBytes>) -> Bound<'_, PyBytes> {
 
 /// Where the headers that may say who calls stand in an environ.
 fn caller_names(py: Python<'_>) -> PyResult<&Bound<'_, PyFrozenSet>> {
-    static NAMES: PyOnceLock<Py<PyFrozenSet>> = PyOnceLock::new();
+    static NAMES: Once<Py<PyFrozenSet>> = Once::new();
     let names = NAMES.get_or_try_init(py, || {
         let names = CALLERS.iter().chain(&POSSIBLE_CALLERS).map(|name| environ_name(name.as_bytes()));
         let names: Vec<String> = names.collect();

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use idempotency::http::Fate;
 use idempotency::result_tags::ANSWER;
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::answer::{Answer, replayed, verdict_word};
 use super::facts::Facts;
+use crate::boundary::once::intern;
 use crate::boundary::{errors, python};
 use crate::calls::attempt::Operation;
 use crate::calls::outcome::Outcome;

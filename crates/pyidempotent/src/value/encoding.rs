@@ -18,10 +18,10 @@ use std::sync::{Mutex, PoisonError};
 
 use idempotency::result_tags::{ENDPOINT_VALUE, EXCEPTION, VALUE, described};
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
 
+use crate::boundary::once::intern;
 use crate::boundary::python;
 
 const VERSION: u8 = b'1';

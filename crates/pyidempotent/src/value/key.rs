@@ -1,10 +1,10 @@
 //! Keys as text.
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyString, PyType};
 
 use crate::boundary::errors;
+use crate::boundary::once::Once;
 
 /// A key as text: a str, an int in decimal digits, or a UUID in its usual form (RFC 9562, section 4).
 ///
@@ -21,7 +21,7 @@ pub fn key_text<'py>(key: &Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py,
 }
 
 pub fn text_of<'py>(key: &Bound<'py, PyAny>, what: impl FnOnce() -> String) -> PyResult<Bound<'py, PyString>> {
-    static UUID: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static UUID: Once<Py<PyType>> = Once::new();
     let py = key.py();
     if let Ok(text) = key.cast::<PyString>() {
         return Ok(text.clone());

@@ -13,6 +13,8 @@ use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
 use crate::store::Listed;
 
+use super::turns::{self, Turn};
+
 pub(super) struct File {
     connection: Connection,
     path: PathBuf,
@@ -23,6 +25,7 @@ pub(super) struct File {
     highest_fence: Cell<Option<u64>>,
     /// Whether this transaction gave a higher one.
     is_higher: Cell<bool>,
+    turn: Turn,
 }
 
 /// Device and number of a file.
@@ -54,8 +57,8 @@ impl File {
                 format!("the SQLite store {} can't be opened: there is no folder {}", path.display(), folder.display());
             return Err(StoreError::new(StoreErrorKind::Setup, message));
         }
-        let connection = Connection::open(path).map_err(failed)?;
-        connection.busy_timeout(time_limit).map_err(failed)?;
+        let mut connection = Connection::open(path).map_err(failed)?;
+        turns::wait_at_most(&mut connection, time_limit).map_err(failed)?;
         // Two that make a file at once meet where SQLite does not wait by itself.
         let deadline = Instant::now() + time_limit;
         loop {
@@ -74,8 +77,16 @@ impl File {
                 Err(source) => return Err(failed(source)),
             }
         }
-        let (highest_fence, is_higher) = (Cell::new(None), Cell::new(false));
-        Ok(Self { connection, path: path.into(), boot: boot(), identity: identity(path), highest_fence, is_higher })
+        let (highest_fence, is_higher, turn) = (Cell::new(None), Cell::new(false), Turn::new());
+        Ok(Self {
+            connection,
+            path: path.into(),
+            boot: boot(),
+            identity: identity(path),
+            highest_fence,
+            is_higher,
+            turn,
+        })
     }
 
     /// Whether the file that was opened still stands at its path.
@@ -115,6 +126,7 @@ impl File {
 
     /// Runs `work` in a transaction that holds the write lock from its start; an error undoes it.
     pub(super) fn transaction(&self, work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let _turn = self.turn.take();
         let begun = rusqlite::Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
         let transaction = begun.map_err(|source| self.failed(source))?;
         self.highest_fence.set(None);

@@ -2,6 +2,7 @@
 
 mod file;
 mod forks;
+mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};

@@ -124,7 +124,7 @@ def _add_key(parser: ArgumentParser) -> None:
     parser.add_argument("key", nargs="?", help="the key")
     parser.add_argument("--operation", help='what it was used for: "POST /pay", or the name of a function')
     parser.add_argument("--caller", help="whose it is: what scope= returned, or the user's primary key")
-    parser.add_argument("--namespace", help="of the key; the setting's unless told")
+    parser.add_argument("--namespace", help="of the key; by default the one of the setting")
     parser.add_argument("--id", help="the record, as list shows it, in place of all that")
 
 
