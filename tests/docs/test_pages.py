@@ -10,7 +10,7 @@ from pathlib import Path
 import pages
 from pyidempotent.backends.custom import Step
 from pyidempotent.testing import check_backend
-from servers import RedisServer
+from servers import PostgresServer, RedisServer
 
 EXECUTED = {
     "backends",
@@ -20,6 +20,7 @@ EXECUTED = {
     "fastapi",
     "flask",
     "options",
+    "postgres",
     "servers",
     "testing",
     "transactions",
@@ -55,6 +56,13 @@ def test_backends(redis_server: RedisServer) -> None:
 
     assert page.Step is Step
     check_backend(lambda: page.CompareAndSet(Table()))
+
+
+def test_postgres(postgres_server: PostgresServer) -> None:
+    at = "postgresql://postgres@localhost/postgres"
+    page = pages.run("postgres", postgres_server.url, at=at)
+    assert page.charge("order-7", 42) == page.charge("order-7", 42) == "charged 42"
+    postgres_server.sql(page.migration)
 
 
 def test_testing(tmp_path: Path) -> None:

@@ -141,8 +141,10 @@ impl Postgres {
 
     /// Ends the server at once, as a crash does.
     pub fn stop(&mut self) {
-        let _ = Command::new("kill").args(["-QUIT", &self.child.id().to_string()]).status();
-        self.child.wait().unwrap();
+        if self.child.try_wait().unwrap().is_none() {
+            let _ = Command::new("kill").args(["-QUIT", &self.child.id().to_string()]).status();
+            self.child.wait().unwrap();
+        }
     }
 
     /// Sends the server's processes a signal by name, as `STOP`.

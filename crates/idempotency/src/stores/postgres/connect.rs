@@ -13,12 +13,13 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Row, Statement};
 
+use super::channels::Channels;
 use super::errors::{self, advice};
-use super::hints::Channels;
 use super::options::{PostgresOptions, Server, servers};
 use super::sql::{Statements, VERSION};
 use super::wire::Wire;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::record::Token;
 use crate::stores::resolver::resolve;
 
 /// How long a connection is silent before the operating system asks whether its peer is there, and between questions.
@@ -254,8 +255,8 @@ where
 
 /// A number that no other connection has.
 fn number() -> String {
-    let crate::record::Token(token) = crate::record::Token::random();
-    crate::fingerprint::hex(&token)
+    let Token(token) = Token::random();
+    format!("{:032x}", u128::from_be_bytes(token))
 }
 
 async fn stream(Server { host, address, port }: &Server) -> io::Result<Wire> {

@@ -3,20 +3,19 @@
 //! Who waits holds a lock on the key that others who wait share. Who writes the record looks whether that lock is free,
 //! in the same transaction, and sends a notification after its commit only where it is not.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::PAUSES;
+use super::channels::{Channels, payload};
 use super::connect::{Connection, Opening, Which};
 use super::errors::failed;
 use super::pool::Pool;
 use super::sql::Statements;
 use crate::error::StoreError;
-use crate::fingerprint::hex;
 use crate::key::StorageKey;
 use crate::store::Watch;
 
@@ -28,28 +27,6 @@ const SOON: Duration = Duration::from_millis(20);
 
 /// The most keys that are listened for: each takes a place in the server's table of locks.
 const MOST: usize = 1_000;
-
-/// Who waits for which key. Emptied when the connection ends, which closes every receiver.
-#[derive(Default)]
-pub(super) struct Channels(Mutex<HashMap<String, (StorageKey, watch::Sender<()>)>>);
-
-impl Channels {
-    fn locked(&self) -> MutexGuard<'_, HashMap<String, (StorageKey, watch::Sender<()>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A notification came.
-    pub(super) fn tell(&self, payload: &str) {
-        if let Some((_, sender)) = self.locked().get(payload) {
-            sender.send_replace(());
-        }
-    }
-
-    /// The connection ended.
-    pub(super) fn close(&self) {
-        self.locked().clear();
-    }
-}
 
 #[derive(Default)]
 pub(super) struct Hints {
@@ -98,7 +75,7 @@ impl Hints {
             None => listening.insert(open(pool).await?),
         };
         unwatch_the_deserted(connection, channels, &pool.statements).await;
-        let payload = hex(&key.0);
+        let payload = payload(key);
         if let Some((_, sender)) = channels.locked().get(&payload) {
             return Ok(Some(Watch { changed: Some(sender.subscribe()), poll: POLL }));
         }

@@ -1,5 +1,6 @@
 //! [`PostgresStore`]: records in PostgreSQL 13 or later.
 
+mod channels;
 mod connect;
 mod errors;
 mod hints;
