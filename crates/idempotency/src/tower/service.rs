@@ -73,7 +73,7 @@ where
         let is_protected = config.methods.contains(request.method())
             && (config.required || request.headers().contains_key(&config.key_header));
         // A layer further out may hold an attempt already: there is one for a request, and this layer joins it.
-        let held = request.extensions().get::<Attempt>().filter(|_| is_protected);
+        let held = if is_protected { request.extensions().get::<Attempt>() } else { None };
         if let Some(option) = held.and_then(|held| config.differs_from(held.config())) {
             let (parts, _) = request.into_parts();
             let refused = self.under.apart(&parts, option);
