@@ -13,7 +13,7 @@ from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import TransactionOptions
 from pyidempotent._values.results import VALUE, pack, unpack
 from pyidempotent.exceptions import IdempotencyNotKept
-from pyidempotent.transactions._claim import Claim
+from pyidempotent.transactions._claim import NOWHERE, Claim
 from pyidempotent.transactions._connections import Steps, drive, drive_async
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
         self._wait: float = read["wait"]
         self._most: int = read["max_response_bytes"]
         engine = _native.Engine(
-            _native.Backend.memory(0, 0),  # only the options are asked for
+            NOWHERE,
             ttl=read["ttl"],
             lease=None,
             wait=self._wait,

@@ -18,6 +18,9 @@ from pyidempotent.transactions._errors import not_begun, not_stored
 #: The claims that are open here: the connection and the storage key of each.
 _open: ContextVar[tuple[tuple[int, bytes], ...]] = ContextVar("pyidempotent_transactions", default=())
 
+#: In the place of a store, for engines of which only the options are asked for.
+NOWHERE = _native.Backend.memory(0, 0)
+
 #: How long a repeat waits before it looks again, in seconds; and at the most.
 _POLL, _MOST = 0.01, 0.2
 

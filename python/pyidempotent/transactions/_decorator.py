@@ -16,7 +16,7 @@ from pyidempotent._options.table import TransactionalOptions
 from pyidempotent._values.binding import Selector
 from pyidempotent._values.results import Outcome
 from pyidempotent.exceptions import IdempotencyKeyMissing
-from pyidempotent.transactions._claim import Claim
+from pyidempotent.transactions._claim import NOWHERE, Claim
 from pyidempotent.transactions._connections import Steps, asks, connection_of, drive, drive_async
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def transactional(
     read = FACE.read(options)
     site = Site(None, read)
     site.owns_transaction = True
-    engine = site.engine_over(_native.Backend.memory(0, 0))  # only the options are asked for
+    engine = site.engine_over(NOWHERE)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         plan = Function(function, site, **{name: read[name] for name in ("key", "scope", "fingerprint", "name")})

@@ -247,7 +247,8 @@ impl<'a> Call<'a> {
     /// use idempotency::{Error, Idempotency, function::InTx};
     /// use tokio_postgres::Client;
     ///
-    /// async fn transfer(idem: &Idempotency, client: &mut Client, key: &str, amount: i64) -> Result<String, Box<dyn std::error::Error>> {
+    /// # type Failure = Box<dyn std::error::Error>;
+    /// async fn transfer(idem: &Idempotency, client: &mut Client, key: &str, amount: i64) -> Result<String, Failure> {
     ///     let tx = client.transaction().await?;
     ///     match idem.call("transfer", key)?.payload(&amount).in_tx(&tx).await? {
     ///         InTx::Replayed(receipt) => Ok(receipt),
