@@ -26,7 +26,7 @@ pub enum InTx<T> {
 /// A claim in a transaction, until its result is stored there. Dropped without that, it is what the transaction makes of it: roll back,
 /// and the key is free.
 pub struct Open<T> {
-    inner: InTransaction,
+    inner: Box<InTransaction>,
     fence: u64,
     result: PhantomData<fn(T) -> T>,
 }
@@ -111,7 +111,7 @@ pub(super) async fn begin<T: DeserializeOwned>(
     let mut inner = InTransaction::new(connection.dialect(), call, options);
     let first = inner.begin(true).map_err(|error| setup(error.to_string()))?;
     match inner.drive(connection, first).await? {
-        Next::Run { fence } => Ok(InTx::Run(Open { inner, fence, result: PhantomData })),
+        Next::Run { fence } => Ok(InTx::Run(Open { inner: Box::new(inner), fence, result: PhantomData })),
         Next::Held(Begun::Replay(stored)) => Ok(InTx::Replayed(decode(&stored)?)),
         Next::Held(begun) => Err(refused(begun)),
         Next::Stale => Err(Error::InFlight { retry_after: Duration::ZERO }),

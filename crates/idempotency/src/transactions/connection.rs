@@ -1,6 +1,8 @@
 //! [`Connection`]: a connection of the caller's in a transaction, and those that are known.
 
-use super::{Dialect, InTransaction, Next, Statement, Value};
+use super::{Dialect, Statement, Value};
+#[cfg(feature = "functions")]
+use super::{InTransaction, Next};
 use crate::error::StoreError;
 
 /// A connection of the caller's, in a transaction.
@@ -19,6 +21,7 @@ pub trait Connection {
     fn run(&mut self, statement: Statement) -> impl Future<Output = Result<Option<Vec<Value>>, StoreError>>;
 }
 
+#[cfg(feature = "functions")]
 impl InTransaction {
     /// Runs a statement and those that follow it, up to what is no statement.
     pub(crate) async fn drive(
