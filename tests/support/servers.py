@@ -184,6 +184,12 @@ class PostgresServer(Server):
         versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
         return str(versions[-1]) if versions else installed(name, line)
 
+    @classmethod
+    def version(cls) -> str:
+        """As ``PostgreSQL 15.2``."""
+        said = subprocess.check_output([cls._program("postgres"), "--version"], text=True)
+        return said.replace("postgres (PostgreSQL)", "PostgreSQL").partition(" (")[0].strip()
+
     @property
     def url(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
