@@ -78,13 +78,14 @@ COVERAGE := -C passes=sancov-module $(addprefix -C llvm-args=-sanitizer-coverage
 
 fuzz: $(addprefix fuzz-,$(TARGETS))
 
-# An extension that counts what is covered can't be loaded without atheris: it stands beside the clone's own.
+# An extension that counts what is covered can't be loaded without a fuzzer: it stands beside the clone's own.
 fuzz-value: fuzz-%: $(VENV)/.fuzz $(VENV)/.venv
 	RUSTFLAGS="$(COVERAGE)" $(BIN)/maturin build --quiet --profile fuzz --compatibility linux --target $(HOST) \
 		--target-dir target/fuzz --out target/fuzz/wheels
 	$(BIN)/pip install --quiet --no-deps --upgrade --target target/fuzz/python target/fuzz/wheels/*.whl
 	mkdir -p target/fuzz/corpus/$*
-	PYTHONPATH=target/fuzz/python $(BIN)/python fuzz/value.py $(LIBFUZZER)
+	LD_PRELOAD=$$($(BIN)/python -c "import atheris; print(atheris.path())")/ubsan_with_fuzzer.so \
+		PYTHONPATH=target/fuzz/python $(BIN)/python fuzz/value.py $(LIBFUZZER)
 
 fuzz-%: fuzzer
 	mkdir -p target/fuzz/corpus/$*

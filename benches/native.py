@@ -13,8 +13,25 @@ from run import HERE, ROOT, machine
 
 TARGET = ROOT / ".bench" / "native"
 
+# What bounds a row.
+_FLOOR = (
+    "The request itself is most of the work: the row beside plain shows what a layer that costs nothing would reach."
+)
+_BODIES = "Bodies of any kind pass, hyper's and tonic's too: axum boxes each once more. The rival's pass as they are."
+_DIGESTS = "The SHA-256 of its key and of its payload are 0.4 µs of it, the engine and the store 0.45 µs of a replay."
+
 #: Rows whose bar is missed, and why. A row that is missed and not here fails the run.
-KNOWN_MISSES: dict[tuple[str, str], str] = {}
+KNOWN_MISSES: dict[tuple[str, str], str] = {
+    ("memory, new key", "idempotent memory"): _FLOOR,
+    ("memory, replay", "idempotent memory"): _FLOOR,
+    ("Redis, new key", "idempotent redis"): "Both send two commands, and each is one write to Redis and one read.",
+    ("Redis, replay", "idempotent redis"): "Both send one command, which is one write to Redis and one read.",
+    ("Redis, replay", "one GET"): "The claim is a script; its record is parsed, and two SHA-256 are made before it.",
+    ("no key", "plain"): _BODIES,
+    ("GET", "plain"): _BODIES,
+    ("a function on memory", "first"): _DIGESTS,
+    ("a function on memory", "replay"): _DIGESTS,
+}
 
 
 def server(subject: str, store: str = "memory://") -> Subject:

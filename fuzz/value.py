@@ -6,7 +6,6 @@ The extension makes real objects, and asks ``_values/parts.py`` to put some of t
 
 from __future__ import annotations
 
-import os
 import sys
 
 
@@ -23,7 +22,6 @@ def value(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)  # the extension counts with what atheris brings
     import atheris
 
     with atheris.instrument_imports(include=["pyidempotent._values"]):

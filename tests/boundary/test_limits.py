@@ -210,12 +210,13 @@ def test_operations_of_a_store_that_hangs_for_good_fail_at_once() -> None:
     first, second = asyncio.run(main()), asyncio.run(main())
     slow.go.set()
     assert len(first) == len(second) == 1500
-    assert {words.rpartition(": ")[2] for words in first} == {
+    hangs = "28 operations have taken longer than its time_limit"
+    # On a busy machine some are asked for only after that is known.
+    assert {words.rpartition(": ")[2] for words in first} - {hangs, "1000 operations wait for it"} == {
         "claim() of the backend did not return within 500ms",
         "claim() was not called within 500ms",
-        "1000 operations wait for it",
     }
-    assert {words.rpartition(": ")[2] for words in second} == {"28 operations have taken longer than its time_limit"}
+    assert {words.rpartition(": ")[2] for words in second} == {hangs}
 
 
 class Small(DictBackend):

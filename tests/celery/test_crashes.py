@@ -76,7 +76,7 @@ def test_what_follows_a_task_survives_that_its_message_is_put_back(server: Redis
     def make(task: str, *args: Any, **options: Any) -> Signature:
         return worker.client.signature(f"tasks.{task}", args, **options)
 
-    with Worker(server, tmp_path, "prefork", VISIBILITY="1", LEASE="3") as worker:
+    with Worker(server, tmp_path, "prefork", VISIBILITY="1", LEASE="5") as worker:
         linked = worker.send("slow", "linked", link=make("report"))
         worker.until(lambda: worker.lines("slow", "linked"))
         steps = chain(make("slow", "chained"), make("report")).apply_async()

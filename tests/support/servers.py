@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-STARTUP = 20.0
+STARTUP = 60.0
 
 
 def free_port() -> int:

@@ -206,7 +206,9 @@ impl Record {
         let length = u16::from_be_bytes(take(&mut rest)?);
         let (label, result) = rest.split_at_checked(length.into())?;
         let label = std::str::from_utf8(label).ok()?.into();
-        Some(Self { state, after_crash, token, fence, lease, ttl, fingerprint, label, result: result.into() })
+        // In flight there is none, and the empty one needs no memory of its own.
+        let result = if result.is_empty() { Arc::default() } else { result.into() };
+        Some(Self { state, after_crash, token, fence, lease, ttl, fingerprint, label, result })
     }
 }
 

@@ -10,7 +10,7 @@ use tower_service::Service;
 
 use super::attempt::Attempt;
 use super::body::{BoxError, RequestBody, ResponseBody};
-use super::future::ResponseFuture;
+use super::future::{Begun, ResponseFuture};
 use super::layer::IdempotencyLayer;
 use super::request::{Protected, Under};
 
@@ -73,10 +73,11 @@ where
         let is_protected = config.methods.contains(request.method())
             && (config.required || request.headers().contains_key(&config.key_header));
         // A layer further out may hold an attempt already: there is one for a request, and this layer joins it.
-        let held = request.extensions().get::<Attempt>().filter(|_| is_protected);
+        let held = if is_protected { request.extensions().get::<Attempt>() } else { None };
         if let Some(option) = held.and_then(|held| config.differs_from(held.config())) {
             let (parts, _) = request.into_parts();
-            return ResponseFuture::protected(std::future::ready(Ok(self.under.apart(&parts, option))));
+            let refused = self.under.apart(&parts, option);
+            return ResponseFuture::protected(std::future::ready(Begun::Answered(Ok(refused))));
         }
         if !is_protected || held.is_some() {
             return ResponseFuture::passed(self.inner.call(request.map(RequestBody::passed)));
@@ -84,6 +85,6 @@ where
         // The service that is ready is the one that is called.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture::protected(Protected { inner, under: self.under.clone() }.serve(request))
+        ResponseFuture::protected(Protected { inner, under: self.under.clone() }.begin(request))
     }
 }
