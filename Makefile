@@ -41,7 +41,7 @@ test-matrix: $(VENV)/.test build apps servers
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app
 
-FEATURES := functions serde http tower axum memory sqlite redis redis-tls conformance
+FEATURES := functions serde http tower axum memory sqlite redis redis-tls postgres postgres-tls conformance
 
 check: $(VENV)/.test $(VENV)/.check build core-lines
 	cargo fmt --check
@@ -115,6 +115,9 @@ core-lines:
 servers:
 	@command -v redis-server >/dev/null && command -v redis-cli >/dev/null || \
 		{ $(SUDO) apt-get update -qq && $(INSTALL) redis-server redis-tools; }
+	@test -n "$$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" && command -v psql >/dev/null || \
+		{ $(SUDO) apt-get update -qq && $(INSTALL) postgresql; }
+	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { $(SUDO) apt-get update -qq && $(INSTALL) pgbouncer; }
 
 wrk:
 	@command -v wrk >/dev/null || { $(SUDO) apt-get update -qq && $(INSTALL) wrk; }

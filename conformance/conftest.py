@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from faces import RESULTS, columns, matrix
-from fixtures import redis_server
+from fixtures import postgres_server, redis_server
 
-__all__ = ["redis_server"]
+__all__ = ["postgres_server", "redis_server"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

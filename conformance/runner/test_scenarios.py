@@ -19,6 +19,7 @@ URLS: dict[str, Callable[[Path, pytest.FixtureRequest], str]] = {
     "memory": lambda folder, request: "memory://",
     "sqlite": lambda folder, request: f"sqlite:///{folder}/idempotency.db",
     "redis": lambda folder, request: str(request.getfixturevalue("redis_server").url),
+    "postgres": lambda folder, request: str(request.getfixturevalue("postgres_server").url),
 }
 
 
@@ -112,7 +113,7 @@ TAKING_OVER: list[dict[str, Any]] = [
 LANGUAGES = list({face.language: face for face in reversed(FACES)}.values())
 
 
-@pytest.mark.parametrize("store", ["sqlite", "redis"])
+@pytest.mark.parametrize("store", ["sqlite", "redis", "postgres"])
 def test_languages_take_over_from_each_other(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         made = [FaceServer(face, URLS[store](tmp_path, request), tmp_path) for face in LANGUAGES]

@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from scripts import output
-from servers import RedisServer, Server, free_port
+from servers import PostgresServer, RedisServer, Server, free_port
 
 SETUP = """
     import warnings
@@ -35,12 +35,15 @@ SETUP = """
 """
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "memory":
         return "memory://"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'i.db'}"
+    if request.param == "postgres":
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        return postgres.new_url()
     server: RedisServer = request.getfixturevalue("redis_server")
     return server.url
 
@@ -177,8 +180,8 @@ class Gunicorn(Server):
         return {**os.environ, "STORE": self.store, "RUNS": str(self.folder / "runs")}
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def gunicorn(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> Iterator[Gunicorn]:
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
+def gunicorn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]:
     (tmp_path / "preloaded.py").write_text(
         "import os\n"
         "from pyidempotent import IdempotencyProcessing, idempotent\n"
@@ -193,7 +196,12 @@ def gunicorn(request: pytest.FixtureRequest, tmp_path: Path, redis_server: Redis
         "    start_response('200 OK', [('Content-Length', str(len(body)))])\n"
         "    return [body]\n"
     )
-    store = redis_server.url if request.param == "redis" else f"sqlite:///{tmp_path / 'i.db'}"
+    stores: dict[str, Callable[[], str]] = {
+        "sqlite": lambda: f"sqlite:///{tmp_path / 'i.db'}",
+        "redis": lambda: str(request.getfixturevalue("redis_server").url),
+        "postgres": lambda: str(request.getfixturevalue("postgres_server").new_url()),
+    }
+    store = stores[request.param]()
     with Gunicorn(tmp_path, store) as server:
         yield server
 

@@ -10,9 +10,20 @@ from pathlib import Path
 import pages
 from pyidempotent.backends.custom import Step
 from pyidempotent.testing import check_backend
-from servers import RedisServer
+from servers import PostgresServer, RedisServer
 
-EXECUTED = {"backends", "celery", "consumers", "django", "fastapi", "flask", "options", "servers", "testing"}
+EXECUTED = {
+    "backends",
+    "celery",
+    "consumers",
+    "django",
+    "fastapi",
+    "flask",
+    "options",
+    "postgres",
+    "servers",
+    "testing",
+}
 
 
 def test_every_page_with_code_is_executed() -> None:
@@ -44,6 +55,13 @@ def test_backends(redis_server: RedisServer) -> None:
 
     assert page.Step is Step
     check_backend(lambda: page.CompareAndSet(Table()))
+
+
+def test_postgres(postgres_server: PostgresServer) -> None:
+    at = "postgresql://postgres@localhost/postgres"
+    page = pages.run("postgres", postgres_server.url, at=at)
+    assert page.charge("order-7", 42) == page.charge("order-7", 42) == "charged 42"
+    postgres_server.sql(page.migration)
 
 
 def test_testing(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from clients import Service, is_replay, new_key, refused, same_answer
-from servers import RedisServer
+from servers import PostgresServer, RedisServer
 
 PROCESSES, CLIENTS = 8, 50
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgres"])
 def test_of_fifty_clients_of_eight_processes_one_runs(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -25,6 +25,9 @@ def test_of_fifty_clients_of_eight_processes_one_runs(
     if kind == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         store = server.url
+    if kind == "postgres":
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        store = postgres.new_url()
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(CLIENTS) as pool:
         services = [Service("payments", store, tmp_path) for _ in range(PROCESSES)]
         # Each is entered before any failure is told, so that none is left over.

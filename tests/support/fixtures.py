@@ -6,11 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from servers import RedisServer
+from servers import PostgresServer, RedisServer
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One Redis for all tests of a session; each has keys of its own there."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One Postgres for all tests of a session; each has a schema or keys of its own there."""
+    from pyidempotent.backends.postgres import PostgresBackend
+
+    with PostgresServer() as server:
+        PostgresBackend(server.url).create_table()
         yield server

@@ -20,11 +20,13 @@ def block(page: str, words: str) -> str:
     return found
 
 
-def run(page: str, redis: str, *, but: str | None = None) -> ModuleType:
-    """A module of all of a page's blocks, but the one with the words ``but``; with a Redis of the test's own."""
+def run(page: str, url: str, *, but: str | None = None, at: str = "redis://localhost") -> ModuleType:
+    """A module of all blocks of a page, but the one with the words ``but``; the server of its URL ``at`` is the
+    test's own.
+    """
     module = ModuleType(f"page_{page}")
     for text in blocks(page):
         if but is None or but not in text:
-            code = text.replace("redis://localhost", redis)
+            code = text.replace(at, url)
             exec(compile(code, f"{page}.md", "exec", dont_inherit=True), module.__dict__)
     return module

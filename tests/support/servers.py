@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -143,6 +144,137 @@ class RedisServer(Server):
     def __enter__(self) -> RedisServer:
         super().__enter__()
         return self
+
+
+def _as_nobody() -> list[str]:
+    """What starts a program as nobody, where the tests are root's, whom Postgres and PgBouncer refuse."""
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+
+
+def _folder_of_nobody() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    return folder
+
+
+class PostgresServer(Server):
+    """Postgres with its default durability, in a folder of its own; anybody may log in, as ``postgres``.
+
+    Parameters:
+        settings: as ``name=value``.
+    """
+
+    def __init__(self, *settings: str) -> None:
+        super().__init__()
+        self.port = free_port()
+        self.settings = ["max_connections=400", *settings]
+        self.folder = _folder_of_nobody()
+        initdb = [self._program("initdb"), "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]
+        done = subprocess.run(
+            [*_as_nobody(), *initdb, "-D", str(self.folder / "data")], capture_output=True, text=True, timeout=60
+        )
+        if done.returncode:
+            raise RuntimeError(f"initdb failed: {done.stderr}")
+
+    @staticmethod
+    def _program(name: str) -> str:
+        """A program of the server's. Debian has them where no shell looks."""
+        line = "apt-get install postgresql"
+        versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+        return str(versions[-1]) if versions else installed(name, line)
+
+    @classmethod
+    def version(cls) -> str:
+        """As ``PostgreSQL 15.2``."""
+        said = subprocess.check_output([cls._program("postgres"), "--version"], text=True)
+        return said.replace("postgres (PostgreSQL)", "PostgreSQL").partition(" (")[0].strip()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def new_url(self) -> str:
+        """The URL of a schema of its own, which is made."""
+        from pyidempotent.backends.postgres import PostgresBackend
+
+        url = f"{self.url}?schema=t{uuid.uuid4().hex}"
+        PostgresBackend(url).create_table()
+        return url
+
+    def command(self) -> list[str]:
+        where = ["-D", str(self.folder / "data"), "-k", str(self.folder), "-p", str(self.port)]
+        settings = [part for setting in self.settings for part in ("-c", setting)]
+        return [*_as_nobody(), self._program("postgres"), *where, *settings]
+
+    def start(self) -> None:
+        super().start()
+        deadline = time.monotonic() + STARTUP
+        while "ready to accept connections" not in self.output():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Postgres is not ready after {STARTUP} s:\n{self.output()}")
+            time.sleep(0.02)  # nothing tells when another process is ready
+
+    def sql(self, sql: str) -> str:
+        """What ``psql`` answers."""
+        program = installed("psql", "apt-get install postgresql")
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1"]
+        done = subprocess.run([program, *where, "-c", sql], capture_output=True, text=True, timeout=30)
+        assert not done.returncode, done.stderr
+        return done.stdout.strip()
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash does, with all of its processes."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGQUIT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STARTUP)
+        super().kill()
+
+    def __enter__(self) -> PostgresServer:
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PgBouncer(Server):
+    """A pooler before a Postgres, which gives a connection to a client for one transaction."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        super().__init__()
+        self.port = free_port()
+        self.server = server
+        self.folder = _folder_of_nobody()
+        folders = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])  # Debian has it where no shell looks
+        self.program = shutil.which("pgbouncer", path=folders) or installed("pgbouncer", "apt-get install pgbouncer")
+        (self.folder / "users").write_text('"postgres" ""\n')
+        (self.folder / "settings").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {self.folder / 'users'}\n"
+            "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 200\n"
+        )
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def command(self) -> list[str]:
+        return [*_as_nobody(), self.program, str(self.folder / "settings")]
+
+    def __enter__(self) -> PgBouncer:
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class AppServer(Server):

@@ -17,6 +17,8 @@ pub enum StoreErrorKind {
     Full,
     /// The store can never take this result. Nothing was executed.
     TooLarge,
+    /// Another transaction holds the key for as long as it lasts. Nothing was executed; sending it again is safe.
+    Busy,
     /// Something that is not ours, or newer than us, stands under the key. Nothing was executed.
     Foreign,
     /// The store can't be used as it is set up (password, version, path). Nothing was executed.
@@ -56,7 +58,8 @@ impl StoreError {
 
     /// Whether it is the word of a store that works.
     pub(crate) fn is_answer(&self) -> bool {
-        matches!(self.kind, StoreErrorKind::Full | StoreErrorKind::Foreign | StoreErrorKind::TooLarge)
+        use StoreErrorKind::{Busy, Foreign, Full, TooLarge};
+        matches!(self.kind, Busy | Full | Foreign | TooLarge)
     }
 
     /// Whether the operation may have been executed after all.
@@ -66,8 +69,8 @@ impl StoreError {
 
     /// Whether it may go better another time, without anybody mending something.
     pub fn is_passing(&self) -> bool {
-        use StoreErrorKind::{Full, NotExecuted, Refused, Unknown};
-        matches!(self.kind, NotExecuted | Unknown | Refused | Full)
+        use StoreErrorKind::{Busy, Full, NotExecuted, Refused, Unknown};
+        matches!(self.kind, NotExecuted | Unknown | Refused | Full | Busy)
     }
 
     /// This error for another operation that it undid too, without its source.

@@ -1,20 +1,21 @@
-//! Waiters on Redis are woken by its hints, not by looking.
+//! Waiters are woken by hints, not by looking.
 
 mod common;
 
 use std::time::{Duration, Instant};
 
 use common::Redis;
-use common::place::{Tuned, begun, call, complete, redis_store, replayed};
+use common::place::{Tuned, begun, call, complete, replayed};
+use common::postgres::Postgres;
 use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::store::{Claimed, Completed, Reply, Watch};
-use idempotency::stores::RedisStore;
+use idempotency::stores::{PostgresStore, RedisStore};
 use idempotency::{Idempotency, Micros, Record, StorageKey, Store};
 
-/// A Redis store whose waiters look once an hour.
-struct HardlyLooks(RedisStore);
+/// A store whose waiters look once an hour.
+struct HardlyLooks<S>(S);
 
-impl Store for HardlyLooks {
+impl<S: Store> Store for HardlyLooks<S> {
     fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
         self.0.claim(key, claim)
     }
@@ -44,17 +45,18 @@ impl Store for HardlyLooks {
     }
 }
 
-#[tokio::test]
-async fn a_waiter_that_looks_once_an_hour_wakes_when_its_leader_ends() {
-    let server = Redis::start(&[]);
-    let engine = || Idempotency::new(HardlyLooks(redis_store(&server.url()))).lease(Duration::from_secs(30));
-    // In another process, for all they know.
+/// A leader and its waiter, in two processes for all they know: the waiter, which looks once an hour, wakes at the end of
+/// the leader. `is_awaited` says when it listens.
+async fn wakes<S: Store>(store: impl Fn() -> S, is_awaited: impl Fn() -> bool) {
+    let engine = || Idempotency::new(HardlyLooks(store())).lease(Duration::from_secs(30));
     let (leader, waiter) = (engine(), engine().wait(Duration::from_secs(20)));
     for key in 0..3 {
         let attempt = begun(&leader, &call(key)).await;
         let waiter = waiter.clone();
         let waiting = tokio::spawn(async move { replayed(&waiter, &call(key)).await });
-        while server.cli(&["PUBSUB", "NUMPAT"]) == "0" && server.cli(&["PUBSUB", "CHANNELS"]).is_empty() {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_awaited() {
+            assert!(Instant::now() < deadline, "nobody listens");
             tokio::task::yield_now().await;
         }
         let began = Instant::now();
@@ -62,4 +64,20 @@ async fn a_waiter_that_looks_once_an_hour_wakes_when_its_leader_ends() {
         assert_eq!(waiting.await.unwrap(), "led");
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // redis-cli takes the test's own thread
+async fn redis() {
+    let server = Redis::start(&[]);
+    let is_awaited = || server.cli(&["PUBSUB", "NUMPAT"]) != "0" || !server.cli(&["PUBSUB", "CHANNELS"]).is_empty();
+    wakes(|| RedisStore::open(&server.url()).unwrap(), is_awaited).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // psql takes the test's own thread
+async fn postgres() {
+    let server = Postgres::start(&[]);
+    let url = server.url(&server.schema());
+    let is_awaited =
+        || server.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'") != "0";
+    wakes(|| PostgresStore::open(&url).unwrap(), is_awaited).await;
 }

@@ -15,8 +15,12 @@ async fn a_url_leads_to_its_store() {
     let server = Redis::start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let sqlite = format!("sqlite:///{}/a%20b.db", folder.path().display());
-    for url in [server.url().as_str(), &sqlite] {
-        assert_eq!((runs(url).await, runs(url).await), (Done::Ran(1), Done::Replayed(1)), "{url}");
+    let database = common::postgres::Postgres::shared();
+    let postgres = database.url(&database.schema());
+    for url in [server.url().as_str(), &sqlite, &postgres, &postgres.replace("postgresql://", "postgres://")] {
+        let (first, second) = (runs(url).await, runs(url).await);
+        assert_eq!(second, Done::Replayed(1), "{url}");
+        assert_eq!(first == Done::Ran(1), !url.starts_with("postgres:"), "{url}: both names lead to one database");
     }
     assert!(folder.path().join("a b.db").exists());
     assert_eq!((runs("memory://").await, runs("memory://").await), (Done::Ran(1), Done::Ran(1)), "one of its own");
@@ -25,7 +29,7 @@ async fn a_url_leads_to_its_store() {
 #[test]
 fn a_url_that_leads_nowhere_says_what_to_write_and_no_password() {
     let said = [
-        ("", "it is not a URL; write redis://host, sqlite:///path or memory://"),
+        ("", "it is not a URL; write redis://host, postgresql://host, sqlite:///path or memory://"),
         ("redis:secret@host", "it is not a URL; write"),
         ("sqlite://", "it names no file; write sqlite:///relative.db or sqlite:////absolute.db"),
         ("sqlite:///", "it names no file"),
@@ -39,6 +43,9 @@ fn a_url_that_leads_nowhere_says_what_to_write_and_no_password() {
         ("redis://host?password=secret", "not a Redis URL"),
         ("unix:///socket?pass=secret&db=x", "not a Redis URL"),
         ("redis://host:99999", "not a Redis URL"),
+        ("postgresql://user:secret@host:port", "not a Postgres URL"),
+        ("postgres://user:secr?et@host", "not a Postgres URL"),
+        ("postgresql://user:secret@host?sslmode=maybe", "not a Postgres URL"),
     ];
     for (url, words) in said {
         let error = stores::open(url).map(|_| panic!("{url} leads somewhere")).unwrap_err();

@@ -10,7 +10,7 @@ use idempotency::conformance;
 use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::step::{Answer, Change, Step};
 use idempotency::store::{Claimed, Completed, Reply, Store};
-use idempotency::stores::{MemoryStore, RedisStore, SqliteStore};
+use idempotency::stores::{MemoryStore, PostgresStore, RedisStore, SqliteStore};
 use idempotency::{Micros, Record, StorageKey};
 
 #[tokio::test]
@@ -28,6 +28,15 @@ async fn sqlite() {
 async fn redis() {
     let server = common::Redis::start(&[]);
     conformance::check(RedisStore::open(&server.url()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn postgres() {
+    let server = common::postgres::Postgres::shared();
+    for pooler in ["no", "yes"] {
+        let url = format!("{}&pooler={pooler}", server.url(&server.schema()));
+        conformance::check(PostgresStore::open(&url).unwrap()).await;
+    }
 }
 
 /// One value per key, changed by steps.

@@ -56,6 +56,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(value::encoding::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(flow::protect, module)?)?;
     module.add_function(wrap_pyfunction!(value::key::key_text, module)?)?;
+    module.add_function(wrap_pyfunction!(stores::backend::postgres_schema, module)?)?;
     module.add_function(wrap_pyfunction!(function::plan::find_instance, module)?)?;
     module.add_function(wrap_pyfunction!(value::digest::fingerprint_call, module)?)?;
     module.add_function(wrap_pyfunction!(http::facts::authorization_caller, module)?)?;
@@ -74,5 +75,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     SystemClock.now();
     #[cfg(feature = "bench")]
     module.add_function(wrap_pyfunction!(bare_get::bare_get, module)?)?;
+    #[cfg(feature = "bench")]
+    module.add_function(wrap_pyfunction!(bare_get::bare_select, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

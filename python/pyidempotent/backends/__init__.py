@@ -1,7 +1,8 @@
 """Where records live.
 
-A URL is accepted wherever a backend is: ``redis://…``, ``rediss://…``, ``unix://…``, ``sqlite:///path``,
-``memory://``. Equal URLs share one store per process. Making a backend does no I/O.
+A URL is accepted wherever a backend is: ``redis://…``, ``rediss://…``, ``unix://…``,
+``postgresql://…``, ``sqlite:///path``, ``memory://``. Equal URLs share one store per process. Making a backend does no
+I/O.
 """
 
 from pyidempotent._values.results import Answer

@@ -27,11 +27,17 @@ def open_backend(backend: Backend | str) -> Backend:
         raise TypeError(_what_instead(backend))
     scheme, separator, rest = backend.partition("://")
     if not separator:
-        raise ValueError(f"{_shown(backend)!r} is not a URL; write redis://host, sqlite:///path or memory://")
+        raise ValueError(
+            f"{_shown(backend)!r} is not a URL; write redis://host, postgresql://host, sqlite:///path or memory://"
+        )
     if scheme in ("redis", "rediss", "unix", "redis+unix"):
         from pyidempotent.backends.redis import RedisBackend
 
         return RedisBackend(backend)
+    if scheme.partition("+")[0] in ("postgresql", "postgres"):
+        from pyidempotent.backends.postgres import PostgresBackend
+
+        return PostgresBackend(backend)
     if scheme == "sqlite":
         from pyidempotent.backends.sqlite import SqliteBackend
 
@@ -46,7 +52,7 @@ def open_backend(backend: Backend | str) -> Backend:
             warn_of_memory(f"one of {workers} workers")
         shared = Backend._shared.setdefault((backend,), MemoryBackend().native)
         return Backend(shared)
-    there_are = "redis://, rediss://, unix://, sqlite:// and memory://"
+    there_are = "redis://, rediss://, unix://, postgresql://, sqlite:// and memory://"
     raise ValueError(f"{_shown(backend)!r}: no backend has URLs with {scheme}://; there are {there_are}")
 
 

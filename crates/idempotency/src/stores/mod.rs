@@ -1,16 +1,26 @@
 //! The stores, one feature each.
 
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod anchor;
 #[cfg(feature = "memory")]
 mod memory;
 mod open;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod percent;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod resolver;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
 pub use open::open;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore, PostgresTls, postgres_schema};
 #[cfg(feature = "redis")]
 pub use redis::{RedisOptions, RedisStore, RedisTls};
 #[cfg(feature = "sqlite")]

@@ -13,6 +13,8 @@ use crate::store::Store;
 /// | `sqlite:///relative.db`, `sqlite:////absolute.db` | [`SqliteStore`](super::SqliteStore); percent-encoded where it must be | `sqlite` |
 /// | `redis://[user[:password]@]host[:port][/database]`, `unix:///path` | [`RedisStore`](super::RedisStore) | `redis` |
 /// | `rediss://…` | as `redis://`, over TLS | `redis-tls` |
+/// | `postgresql://[user[:password]@]host[:port][/database][?option=value…]`, `postgres://…` | [`PostgresStore`](super::PostgresStore) | `postgres` |
+/// | `postgresql://…?sslmode=require` | encrypted | `postgres-tls` |
 ///
 /// # Errors
 /// [`StoreErrorKind::Setup`] for a URL that leads nowhere: of an unknown scheme, of a store whose feature is off, or one
@@ -31,7 +33,9 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
         unusable(format!("this program is built without that; turn on the feature {feature} of the crate idempotency"))
     };
     let Some((scheme, _rest)) = url.split_once("://") else {
-        return Err(unusable("it is not a URL; write redis://host, sqlite:///path or memory://".into()));
+        return Err(unusable(
+            "it is not a URL; write redis://host, postgresql://host, sqlite:///path or memory://".into(),
+        ));
     };
     match scheme {
         #[cfg(feature = "memory")]
@@ -40,7 +44,7 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
         "memory" => Err(off("memory")),
         #[cfg(feature = "sqlite")]
         // As everywhere: three slashes are a relative path, four an absolute one.
-        "sqlite" => match _rest.strip_prefix('/').filter(|path| !path.is_empty()).map(decoded) {
+        "sqlite" => match _rest.strip_prefix('/').filter(|path| !path.is_empty()).map(super::percent::decoded) {
             Some(Ok(path)) => Ok(Arc::new(super::SqliteStore::open(path))),
             Some(Err(_)) => Err(unusable("its path is not UTF-8 when it is decoded".into())),
             None => Err(unusable("it names no file; write sqlite:///relative.db or sqlite:////absolute.db".into())),
@@ -53,10 +57,18 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
             opened.map(|store| Arc::new(store) as _).map_err(|error| unusable(error.to_string()).with_source(error))
         }
         "rediss" => Err(off("redis-tls")),
+        #[cfg(feature = "postgres")]
+        "postgresql" | "postgres" => {
+            let opened = super::PostgresStore::open(url);
+            opened.map(|store| Arc::new(store) as _).map_err(|error| unusable(error.to_string()).with_source(error))
+        }
+        #[cfg(not(feature = "postgres"))]
+        "postgresql" | "postgres" => Err(off("postgres")),
         #[cfg(not(feature = "redis"))]
         "redis" | "unix" | "redis+unix" => Err(off("redis")),
         _ => Err(unusable(format!(
-            "no store has URLs with {scheme}://; there are memory://, sqlite:///, redis://, rediss:// and unix://"
+            "no store has URLs with {scheme}://; there are memory://, sqlite:///, redis://, rediss://, unix:// and \
+             postgresql://"
         ))),
     }
 }
@@ -65,17 +77,4 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
 fn shown(url: &str) -> String {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| &url[..scheme.len() + 3]);
     if url.contains(['@', '?']) { format!("{scheme}…") } else { url.to_owned() }
-}
-
-/// A percent-encoded path.
-#[cfg(feature = "sqlite")]
-fn decoded(path: &str) -> Result<String, std::string::FromUtf8Error> {
-    let (mut bytes, mut rest) = (Vec::with_capacity(path.len()), path.as_bytes());
-    while let Some((byte, tail)) = rest.split_first() {
-        let code = tail.get(..2).filter(|_| *byte == b'%').and_then(|code| std::str::from_utf8(code).ok());
-        let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
-        bytes.push(code.unwrap_or(*byte));
-        rest = if code.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8(bytes)
 }

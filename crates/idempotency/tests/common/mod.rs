@@ -1,7 +1,8 @@
-//! A Redis server of the test's own.
+//! Servers of the test's own.
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses a part")]
 
 pub mod place;
+pub mod postgres;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};

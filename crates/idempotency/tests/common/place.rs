@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use idempotency::engine::{Attempt, Begun, Call, Verdict};
-use idempotency::stores::{MemoryStore, RedisOptions, RedisStore, SqliteStore};
+use idempotency::stores::{MemoryStore, PostgresStore, RedisOptions, RedisStore, SqliteStore};
 use idempotency::{AfterCrash, Fingerprint, Idempotency, Options, StorageKey, Store};
 
 pub const LEASE: Duration = Duration::from_millis(200);
@@ -15,6 +15,8 @@ pub enum Place {
     Memory(Arc<MemoryStore>),
     Sqlite(tempfile::TempDir),
     Redis(super::Redis),
+    /// By the URL of a schema of its own, on the server that the tests share.
+    Postgres(String),
 }
 
 impl Place {
@@ -30,11 +32,17 @@ impl Place {
         Self::Redis(super::Redis::start(&[]))
     }
 
+    pub fn postgres() -> Self {
+        let server = super::postgres::Postgres::shared();
+        Self::Postgres(server.url(&server.schema()))
+    }
+
     pub fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => store.clone(),
             Self::Sqlite(folder) => Arc::new(SqliteStore::open(folder.path().join("i.db"))),
             Self::Redis(server) => Arc::new(RedisStore::open(&server.url()).unwrap()),
+            Self::Postgres(url) => Arc::new(PostgresStore::open(url).unwrap()),
         }
     }
 
@@ -77,6 +85,7 @@ macro_rules! on_every_store {
         on_every_store! { @ memory Place::memory(), $($name)* }
         on_every_store! { @ sqlite Place::sqlite(), $($name)* }
         on_every_store! { @ redis Place::redis(), $($name)* }
+        on_every_store! { @ postgres Place::postgres(), $($name)* }
     };
     (@ $store:ident $place:expr, $($name:ident)*) => {
         mod $store {

@@ -8,9 +8,11 @@ use std::time::Duration;
 use idempotency::decide::Held;
 use idempotency::process::generation;
 use idempotency::store::Listed;
-use idempotency::stores::{MemoryStore, RedisOptions, RedisStore, RedisTls, SqliteStore};
+use idempotency::stores::{
+    self, MemoryStore, PostgresOptions, PostgresStore, RedisOptions, RedisStore, RedisTls, SqliteStore,
+};
 use idempotency::{Idempotency, Micros, StorageKey, Store, StoreError};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3::{PyTraverseError, PyVisit};
@@ -34,6 +36,7 @@ enum Spec {
     Memory { max_entries: usize, max_bytes: usize },
     Sqlite { path: PathBuf, time_limit: Duration },
     Redis(Box<RedisOptions>),
+    Postgres(Box<PostgresOptions>),
     Custom { methods: Arc<Py<PyAny>>, time_limit: Duration },
     Rehearsal,
 }
@@ -46,6 +49,7 @@ impl Spec {
             }
             Self::Sqlite { path, time_limit } => Arc::new(SqliteStore::open(path).time_limit(time_limit)),
             Self::Redis(options) => Arc::new(RedisStore::with_options(*options)?),
+            Self::Postgres(options) => Arc::new(PostgresStore::with_options(*options)?),
             Self::Custom { methods, time_limit } => Arc::new(PythonStore::new(methods, time_limit)?),
             Self::Rehearsal => Arc::new(Rehearsed),
         })
@@ -128,6 +132,12 @@ fn shown<'py>(py: Python<'py>, held: Held, now: Micros) -> PyResult<Bound<'py, P
     Ok(shown.into_pyobject(py)?.into_any())
 }
 
+/// The SQL that makes what a store in Postgres needs.
+#[pyfunction]
+pub fn postgres_schema(schema: &str) -> PyResult<String> {
+    stores::postgres_schema(schema).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
 fn storage_key(key: [u8; 32]) -> StorageKey {
     StorageKey(key)
 }
@@ -163,6 +173,28 @@ impl Backend {
         let spec = Spec::Redis(Box::new(RedisOptions { prefix, time_limit, tls, ..options }));
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
         Ok(Self::new(spec))
+    }
+
+    /// Records in Postgres. `time_limit` is in seconds.
+    #[staticmethod]
+    fn postgres(url: &str, schema: Option<String>, time_limit: f64) -> PyResult<Self> {
+        let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
+        let mut options = PostgresOptions::from_url(url).map_err(unusable)?;
+        options.time_limit = self::time_limit(time_limit)?;
+        options.schema = schema.unwrap_or(options.schema);
+        let spec = Spec::Postgres(Box::new(options));
+        spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
+        Ok(Self::new(spec))
+    }
+
+    /// Makes what a store in Postgres needs in its database.
+    fn create_table(&self, py: Python<'_>) -> PyResult<()> {
+        let Spec::Postgres(options) = &self.spec else {
+            return Err(PyTypeError::new_err("only a store in Postgres has a table to create"));
+        };
+        let store = PostgresStore::with_options((**options).clone());
+        let store = store.map_err(|error| errors::store_error(py, &error))?;
+        block_on(py, store.create_table())?.map_err(|error| errors::store_error(py, &error))
     }
 
     /// Records behind the methods of a Python object. `time_limit` is in seconds.

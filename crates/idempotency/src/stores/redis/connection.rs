@@ -1,6 +1,6 @@
 //! How the server is reached: options, the one connection, and what its errors mean.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use redis::aio::MultiplexedConnection;
 use redis::io::AsyncDNSResolver;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, RedisFuture, ServerErrorKind};
-use tokio::sync::oneshot;
 
 use super::{StoreError, StoreErrorKind};
+use crate::stores::resolver::resolve;
 
 /// How to reach the server.
 ///
@@ -113,7 +113,6 @@ impl RedisOptions {
     }
 }
 
-/// The operating system's resolver, on a thread of its own. Tokio panics where there is none to be had.
 struct Resolver;
 
 impl AsyncDNSResolver for Resolver {
@@ -122,14 +121,7 @@ impl AsyncDNSResolver for Resolver {
         host: &'b str,
         port: u16,
     ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
-        let ((to, addresses), host) = (oneshot::channel(), host.to_owned());
-        let resolve = move || drop(to.send((host, port).to_socket_addrs())); // who asked may have gone
-        let started = std::thread::Builder::new().name("idempotency-dns".into()).spawn(resolve);
-        Box::pin(async move {
-            started?;
-            let addresses = addresses.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()))?;
-            Ok(Box::new(addresses) as Box<dyn Iterator<Item = SocketAddr> + Send>)
-        })
+        Box::pin(async move { Ok(Box::new(resolve(host, port).await?) as Box<dyn Iterator<Item = SocketAddr> + Send>) })
     }
 }
 

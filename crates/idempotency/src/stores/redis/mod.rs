@@ -5,7 +5,6 @@ mod hints;
 mod list;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
@@ -16,6 +15,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
 use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
+use crate::stores::anchor::Anchor;
 
 use connection::{Connection, timed_out};
 pub use connection::{RedisOptions, RedisTls};
@@ -52,12 +52,6 @@ impl std::fmt::Debug for RedisStore {
             .field("time_limit", &self.time_limit)
             .finish_non_exhaustive()
     }
-}
-
-#[derive(Default)]
-struct Anchor {
-    used: AtomicBool,
-    runs: AtomicBool,
 }
 
 struct Scripts {
@@ -120,7 +114,7 @@ impl RedisStore {
         let mut command = Cmd::with_capacity(8, 512);
         command.arg("EVALSHA").arg(script.get_hash()).arg(1).arg(self.name(key));
         args(&mut command);
-        self.anchor();
+        self.anchor.hold(self.time_limit);
         self.within_limit(async {
             let (number, mut connection) = self.connection.get().await?;
             let mut answer = command.query_async(&mut connection).await;
@@ -143,21 +137,6 @@ impl RedisStore {
                 self.connection.forget(used);
                 Err(timed_out(self.time_limit))
             }
-        }
-    }
-
-    /// Keeps a timer pending while commands go out. Tokio's driver is woken by a system call for every timer that ends
-    /// before all others, and among quick commands with time limits each would be one.
-    fn anchor(&self) {
-        self.anchor.used.store(true, Ordering::Relaxed);
-        if !self.anchor.runs.swap(true, Ordering::Relaxed) {
-            let (anchor, pause) = (self.anchor.clone(), self.time_limit / 2);
-            tokio::spawn(async move {
-                while anchor.used.swap(false, Ordering::Relaxed) {
-                    tokio::time::sleep(pause).await;
-                }
-                anchor.runs.store(false, Ordering::Relaxed);
-            });
         }
     }
 

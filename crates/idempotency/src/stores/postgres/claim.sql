@@ -1,0 +1,1 @@
+SELECT outcome, fence, held, held_lease_end, now FROM idempotency.claim($1, $2, $3, $4, $5)

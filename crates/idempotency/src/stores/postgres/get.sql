@@ -1,0 +1,1 @@
+SELECT held, held_lease_end, now FROM idempotency.get($1)

@@ -1,0 +1,156 @@
+//! The connections, opened as they are needed and again after they were lost.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_postgres::Row;
+
+use super::connect::{Connection, For, Opening, Parameters, Which};
+use super::errors::{Leaves, failed};
+use super::options::PostgresOptions;
+use super::sql::Statements;
+use crate::error::StoreError;
+use crate::key::StorageKey;
+
+pub(super) struct Pool {
+    pub(super) options: PostgresOptions,
+    pub(super) statements: Statements,
+    open: Mutex<Vec<Arc<Connection>>>,
+    /// Whoever opens a connection.
+    opening: tokio::sync::Mutex<()>,
+    /// Another one is being opened in the background.
+    grows: AtomicBool,
+    /// A pooler was met.
+    is_pooled: AtomicBool,
+    /// Claims that nobody waits for any more, and where they were sent: what is sent there later comes after them.
+    unanswered: Mutex<HashMap<StorageKey, Arc<Connection>>>,
+}
+
+/// The most claims that are known to be unanswered. Each is released, which takes it out again.
+const MOST_UNANSWERED: usize = 10_000;
+
+/// A claim on its way. Dropped before its answer came, it is known to be unanswered.
+pub(super) struct Sent<'a> {
+    pool: &'a Pool,
+    key: &'a StorageKey,
+    connection: Arc<Connection>,
+    is_answered: bool,
+}
+
+impl Sent<'_> {
+    /// Its answer came.
+    pub(super) fn heard(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            let mut unanswered = self.pool.unanswered();
+            if unanswered.len() < MOST_UNANSWERED {
+                unanswered.insert(*self.key, self.connection.clone());
+            }
+        }
+    }
+}
+
+impl Pool {
+    pub(super) fn new(options: PostgresOptions) -> Result<Self, StoreError> {
+        let statements = Statements::of(&options.schema)?;
+        let (open, opening, grows, is_pooled, unanswered) = Default::default();
+        Ok(Self { options, statements, open, opening, grows, is_pooled, unanswered })
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<StorageKey, Arc<Connection>>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a claim that goes out.
+    pub(super) fn sends<'a>(&'a self, key: &'a StorageKey, connection: &Arc<Connection>) -> Sent<'a> {
+        Sent { pool: self, key, connection: connection.clone(), is_answered: false }
+    }
+
+    /// The connection that a release goes over: that of the claim, if its answer never came.
+    pub(super) async fn get_behind(self: &Arc<Self>, key: &StorageKey) -> Result<Arc<Connection>, StoreError> {
+        let unanswered = self.unanswered().remove(key).filter(|connection| !connection.is_closed());
+        match unanswered {
+            Some(connection) => Ok(connection),
+            None => self.get().await,
+        }
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether connections go through a pooler, as far as is known.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.options.pooler.unwrap_or_else(|| self.is_pooled.load(Ordering::Relaxed))
+    }
+
+    /// The connection that is used least, and whether there should be another one.
+    fn idlest(&self) -> Option<(Arc<Connection>, bool)> {
+        let mut connections = self.connections();
+        connections.retain(|connection| !connection.is_closed());
+        let uses = |connection: &&Arc<Connection>| connection.uses.load(Ordering::Relaxed);
+        let idlest = connections.iter().min_by_key(uses)?;
+        Some((idlest.clone(), uses(&idlest) > 0 && connections.len() < self.options.connections))
+    }
+
+    pub(super) async fn get(self: &Arc<Self>) -> Result<Arc<Connection>, StoreError> {
+        if let Some((idlest, is_busy)) = self.idlest() {
+            if is_busy && !self.grows.swap(true, Ordering::Relaxed) {
+                let pool = self.clone();
+                tokio::spawn(async move {
+                    let _ = pool.connect().await; // whoever needs it meets the error
+                    pool.grows.store(false, Ordering::Relaxed);
+                });
+            }
+            return Ok(idlest);
+        }
+        let _one_at_a_time = self.opening.lock().await;
+        match self.idlest() {
+            Some((idlest, _)) => Ok(idlest),
+            None => self.connect().await,
+        }
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>, StoreError> {
+        let pooler = self.options.pooler.or(self.is_pooled.load(Ordering::Relaxed).then_some(true));
+        let opening = Opening::new(&self.options, &self.statements, For::Operations { pooler });
+        let connection = Arc::new(opening.open().await?);
+        if connection.is_pooled() {
+            self.is_pooled.store(true, Ordering::Relaxed);
+        }
+        self.connections().push(connection.clone());
+        Ok(connection)
+    }
+
+    /// This connection is not used again: it answers too late.
+    pub(super) fn forget(&self, connection: &Arc<Connection>) {
+        self.unanswered().retain(|_, known| !Arc::ptr_eq(known, connection));
+        self.connections().retain(|known| !Arc::ptr_eq(known, connection));
+    }
+
+    /// Runs a statement.
+    pub(super) async fn rows(
+        &self,
+        connection: &Connection,
+        which: Which,
+        sql: &str,
+        values: Parameters<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        connection.rows(which, sql, values).await.map_err(|source| {
+            let failed = failed(source, &self.options.schema);
+            if failed.leaves == Leaves::Prepared && self.options.pooler.is_none() {
+                self.is_pooled.store(true, Ordering::Relaxed);
+            }
+            if failed.leaves != Leaves::Nothing {
+                self.connections().clear(); // each goes when nobody waits for it any more
+            }
+            failed.error
+        })
+    }
+}

@@ -1,0 +1,1 @@
+SELECT idempotency.purge($1) AS removed

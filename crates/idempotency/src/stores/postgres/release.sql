@@ -1,0 +1,1 @@
+SELECT outcome, awaited FROM idempotency.release($1, $2)

@@ -1,0 +1,1 @@
+SELECT outcome FROM idempotency.renew($1, $2, $3, $4)

@@ -1,0 +1,76 @@
+//! The SQL, each statement in a file of its own, for the schema that it works in.
+
+use std::fmt::Write as _;
+
+use crate::error::{StoreError, StoreErrorKind};
+
+/// The version of what `schema.sql` makes.
+pub(super) const VERSION: i32 = 1;
+
+/// The statements of one schema.
+pub(crate) struct Statements {
+    pub(crate) claim: String,
+    pub(crate) renew: String,
+    pub(crate) complete: String,
+    pub(crate) release: String,
+    pub(crate) resolve: String,
+    pub(crate) get: String,
+    pub(super) unfinished: String,
+    pub(super) purge: String,
+    pub(super) tell: String,
+    pub(super) check: String,
+    pub(super) version: String,
+    pub(super) watch: String,
+    pub(super) unwatch: String,
+}
+
+impl Statements {
+    /// # Errors
+    /// [`StoreErrorKind::Setup`] for a name that a schema can't have.
+    pub(crate) fn of(schema: &str) -> Result<Self, StoreError> {
+        let of = |sql: &str| in_schema(sql.trim_end(), schema);
+        Ok(Self {
+            claim: of(include_str!("claim.sql"))?,
+            renew: of(include_str!("renew.sql"))?,
+            complete: of(include_str!("complete.sql"))?,
+            release: of(include_str!("release.sql"))?,
+            resolve: of(include_str!("resolve.sql"))?,
+            get: of(include_str!("get.sql"))?,
+            unfinished: of(include_str!("unfinished.sql"))?,
+            purge: of(include_str!("purge.sql"))?,
+            tell: of(include_str!("tell.sql"))?,
+            check: of(include_str!("check.sql"))?,
+            version: of("SELECT idempotency.schema_version()")?,
+            watch: of(include_str!("watch.sql"))?,
+            unwatch: of(include_str!("unwatch.sql"))?,
+        })
+    }
+}
+
+/// The SQL that makes what the store needs, for a tool that migrates databases: a schema, a table, an index and
+/// functions. It changes nothing that is there already, and may run in a transaction.
+///
+/// # Errors
+/// [`StoreErrorKind::Setup`] where `schema` is not 1 to 63 letters, digits and underscores.
+///
+/// ```
+/// use idempotency::stores::postgres_schema;
+/// assert!(postgres_schema("idempotency")?.contains("CREATE TABLE IF NOT EXISTS \"idempotency\".records"));
+/// # Ok::<(), idempotency::StoreError>(())
+/// ```
+pub fn postgres_schema(schema: &str) -> Result<String, StoreError> {
+    in_schema(include_str!("schema.sql"), schema)
+}
+
+/// SQL as it is in the files, for another schema. Quoted, the name may be a keyword.
+fn in_schema(sql: &str, schema: &str) -> Result<String, StoreError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_plain) {
+        let mut message = String::new();
+        let _ =
+            write!(message, "the schema {schema:?} can't be used; name it by 1 to 63 letters, digits and underscores");
+        return Err(StoreError::new(StoreErrorKind::Setup, message));
+    }
+    let sql = sql.replace("SCHEMA IF NOT EXISTS idempotency;", &format!("SCHEMA IF NOT EXISTS \"{schema}\";"));
+    Ok(sql.replace("idempotency.", &format!("\"{schema}\".")))
+}

@@ -1,0 +1,1 @@
+SELECT idempotency.tell($1)
