@@ -24,13 +24,13 @@ import charts
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from servers import RedisServer  # noqa: E402  # the tests' own
+from servers import PostgresServer, RedisServer  # noqa: E402  # the tests' own
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 CLIENT = ["redis[hiredis]==8.1.0", "starlette==1.3.1"]
 ENVIRONMENTS = {
     "ours": CLIENT,
-    "idemkit": ["idemkit==1.0.2", *CLIENT],
+    "idemkit": ["idemkit[postgres]==1.0.2", *CLIENT],
     "original": ["pyidempotent==0.1.0", *CLIENT],
 }
 NAMES = {
@@ -38,7 +38,7 @@ NAMES = {
     "idemkit": "idemkit 1.0.2",
     "original": "pyidempotent 0.1.0",
     "redis-py": "redis-py, bare GET",
-    "floor": "our connection, bare GET",
+    "floor": "our connection, bare GET or SELECT",
 }
 
 #: Rows whose bar is missed, and why. A row that is missed and not here fails the run.
@@ -173,6 +173,28 @@ ROWS = [
         case("memory", "replay", 64, 10000, "request"),
         ("ours", "original"),
     ),
+    Row(
+        "Postgres, 64 concurrent, first",
+        case("postgres", "first", 64, 2000),
+        ("ours", "idemkit"),
+        faster_than_rivals(5),
+        "5 × idemkit",
+    ),
+    Row(
+        "Postgres, 64 concurrent, replay",
+        case("postgres", "replay", 64, 4000),
+        ("ours", "idemkit"),
+        faster_than_rivals(10),
+        "10 × idemkit",
+    ),
+    Row("Postgres, 1 at a time, first", case("postgres", "first", 1, 300), ("ours", "idemkit")),
+    Row(
+        "Postgres, 1 at a time, replay",
+        case("postgres", "replay", 1, 1500),
+        ("ours", "idemkit", "floor"),
+        faster_than("floor", 1 / 1.3),
+        "1.3 × a prepared SELECT",
+    ),
     Row("SQLite, 1 at a time, first", case("sqlite", "first", 1, 100), ("ours",)),
     Row("SQLite, 64 concurrent, first", case("sqlite", "first", 64, 3000), ("ours",)),
 ]
@@ -250,8 +272,9 @@ def machine(language: str = f"Python {platform.python_version()}") -> str:
         platform.processor(),
     )
     redis = subprocess.check_output(["redis-server", "--version"], text=True).split()[2]
+    postgres = PostgresServer.version()
     system = f"{platform.system()} {platform.machine()}"
-    return f"{os.cpu_count()} cores of {model}, {system}, {language}, Redis {redis} on loopback"
+    return f"{os.cpu_count()} cores of {model}, {system}, {language}, Redis {redis} and {postgres} on loopback"
 
 
 class Neighbours:
@@ -277,7 +300,7 @@ def commit() -> str:
     return subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip()
 
 
-def measure(server: RedisServer, folder: Path) -> tuple[list[list[float]], list[float]]:
+def measure(server: RedisServer, database: PostgresServer, folder: Path) -> tuple[list[list[float]], list[float]]:
     """Fills `ROWS`; returns the wake-ups and the growth, which have one subject only."""
     subjects = {name: Subject(name) for name in NAMES}
     wakes: list[list[float]] = []
@@ -285,7 +308,8 @@ def measure(server: RedisServer, folder: Path) -> tuple[list[list[float]], list[
         for number in range(ROUNDS):
             for row in ROWS:
                 for subject in row.subjects:
-                    url = str(folder / f"{number}-{row.name}.db") if row.case["store"] == "sqlite" else server.url
+                    urls = {"sqlite": str(folder / f"{number}-{row.name}.db"), "postgres": database.url}
+                    url = urls.get(row.case["store"], server.url)
                     took = subjects[subject].run({**row.case, "url": url})
                     row.took.setdefault(subject, []).append(took)
                     server.cli("FLUSHALL")
@@ -358,8 +382,11 @@ def main() -> None:
     """Prepares, measures, writes."""
     prepare()
     neighbours = Neighbours()
-    with RedisServer() as server, tempfile.TemporaryDirectory(dir=ROOT / ".bench") as folder:
-        wakes, growth = measure(server, Path(folder))
+    folders = tempfile.TemporaryDirectory(dir=ROOT / ".bench")
+    with RedisServer() as server, PostgresServer() as database, folders as folder:
+        database.sql((ROOT / "crates/idempotency/src/stores/postgres/schema.sql").read_text())
+        database.sql("INSERT INTO idempotency.records VALUES ('bench:select', repeat('x', 150)::bytea, 0, 9e18)")
+        wakes, growth = measure(server, database, Path(folder))
     others = neighbours.share()
     text, unexplained = report(wakes, growth[0], import_time(), others)
     (HERE / "results.md").write_text(text)

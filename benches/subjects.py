@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 # The five lines' own payload, and the result that everyone stores.
@@ -87,6 +88,12 @@ def idemkit(case: dict[str, Any]) -> Protected:
     backend: Any
     if case["store"] == "memory":
         backend = InMemoryBackend()
+    elif case["store"] == "postgres":
+        from idemkit.backends.postgres import PostgresBackend, init_pg
+
+        with ThreadPoolExecutor(1) as pool:  # this thread has a loop that runs
+            pool.submit(asyncio.run, init_pg(case["url"])).result()
+        backend = PostgresBackend.from_url(case["url"])
     else:
         import redis.asyncio
         from idemkit.backends.redis import RedisBackend
@@ -144,9 +151,12 @@ def redis_py(case: dict[str, Any]) -> Protected:
 
 
 def floor(case: dict[str, Any]) -> Protected:
-    """A bare GET over our own connection and bridge: the least that a replay could cost."""
+    """A bare GET, or a SELECT by primary key, over a connection and a bridge like our own: the least for a replay."""
     from pyidempotent import _native
 
+    if case["store"] == "postgres":
+        select = _native.bare_select(case["url"])
+        return lambda key: select(b"bench:select")
     get = _native.bare_get(case["url"])  # only in a build with the feature `bench`
     return lambda key: get("bench:get")
 

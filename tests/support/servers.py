@@ -65,6 +65,7 @@ class Server:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.02)  # nothing tells when another process listens
+        self.kill()  # nobody else would: it has not been entered
         raise RuntimeError(f"{self.command()} does not listen on {self.port} after {STARTUP} s:\n{self.output()}")
 
     def output(self) -> str:
@@ -183,6 +184,12 @@ class PostgresServer(Server):
         line = "apt-get install postgresql"
         versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
         return str(versions[-1]) if versions else installed(name, line)
+
+    @classmethod
+    def version(cls) -> str:
+        """As ``PostgreSQL 15.2``."""
+        said = subprocess.check_output([cls._program("postgres"), "--version"], text=True)
+        return said.replace("postgres (PostgreSQL)", "PostgreSQL").partition(" (")[0].strip()
 
     @property
     def url(self) -> str:

@@ -78,5 +78,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     SystemClock.now();
     #[cfg(feature = "bench")]
     module.add_function(wrap_pyfunction!(bare_get::bare_get, module)?)?;
+    #[cfg(feature = "bench")]
+    module.add_function(wrap_pyfunction!(bare_get::bare_select, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }
