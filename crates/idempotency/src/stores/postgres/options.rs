@@ -86,7 +86,9 @@ impl PostgresOptions {
         };
         let (mut client, mut ssl_mode, mut rest) = ((None, None), SslMode::Disable, vec![]);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, encoded) = pair.split_once('=').ok_or_else(|| unusable("an option has no value; is a ? in the password written as %3F?"))?;
+            let (name, encoded) = pair
+                .split_once('=')
+                .ok_or_else(|| unusable("an option has no value; is a ? in the password written as %3F?"))?;
             let value = decoded(encoded).map_err(|_| unusable("an option is not UTF-8 when it is decoded"))?;
             match name {
                 "schema" => known.schema = value,

@@ -251,8 +251,10 @@ DECLARE
     now bigint := idempotency.clock();
     removed bigint;
 BEGIN
-    DELETE FROM idempotency.records WHERE key = ANY (ARRAY(
-        SELECT r.key FROM idempotency.records r WHERE r.expires <= now ORDER BY r.expires LIMIT most FOR UPDATE SKIP LOCKED
+    -- By the place of a row, which stays where it is while it is locked.
+    DELETE FROM idempotency.records WHERE ctid = ANY (ARRAY(
+        SELECT r.ctid FROM idempotency.records r WHERE r.expires <= now ORDER BY r.expires LIMIT most
+        FOR UPDATE SKIP LOCKED
     ));
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN removed;
