@@ -97,7 +97,7 @@ fuzzer:
 
 bench: $(VENV)/.test servers wrk
 	cargo bench --quiet -p idempotency --bench engine
-	status=0; for figures in run web native; do $(BIN)/python benches/$$figures.py || status=1; done; exit $$status
+	status=0; for figures in run web native transactions; do $(BIN)/python benches/$$figures.py || status=1; done; exit $$status
 
 build: $(VENV)/.venv
 	$(BIN)/maturin develop --quiet

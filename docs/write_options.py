@@ -10,7 +10,7 @@ from pyidempotent._options import table as declared
 from pyidempotent._options.table import TAKERS, UNSET, groups, options_of
 
 PAGE = Path(__file__).parent / "options.md"
-COLUMNS = ("function", "middleware", "task", "block")
+COLUMNS = ("function", "middleware", "task", "block", "transaction", "transactional")
 
 
 def written(default: Any) -> str:
@@ -38,7 +38,7 @@ def table() -> str:
             by = [
                 column
                 for column, fields in zip(COLUMNS, TAKERS.values(), strict=True)
-                if name == "backend" or joins(fields.__name__, group)
+                if (not column.startswith("transaction") if name == "backend" else joins(fields.__name__, group))
             ]
             taken_by = "all" if len(by) == len(COLUMNS) else ", ".join(by)
             cells = f"`{name}`", written(option.default), taken_by, text.replace("``", "`")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import postgres_server, redis_server
+from fixtures import postgres, postgres_server, redis_server
 from modes import mode
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
@@ -16,7 +16,7 @@ from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
 from servers import PostgresServer, RedisServer
 
-__all__ = ["backend", "mode", "postgres_server", "redis_server"]
+__all__ = ["backend", "mode", "postgres", "postgres_server", "redis_server"]
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])

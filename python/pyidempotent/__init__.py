@@ -22,6 +22,7 @@ from pyidempotent.exceptions import (
     IdempotencyStoreUnavailable,
     IdempotencyUnknown,
 )
+from pyidempotent.transactions import transaction, transactional
 
 __all__ = [
     "CurrentAttempt",
@@ -46,6 +47,8 @@ __all__ = [
     "idempotent",
     "json_body",
     "shared",
+    "transaction",
+    "transactional",
 ]
 
 # At exit: completions and releases that are still on their way get five seconds, and nothing calls Python afterwards.

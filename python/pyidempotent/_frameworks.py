@@ -25,6 +25,17 @@ _CALLS = {
 #: The module by which a framework is there → the hook that says which parameters the framework is asked for.
 _PARAMETERS = {"fastapi": ("pyidempotent._http.starlette", "injected_parameters")}
 
+#: The module by which a library of connections is there → the hook that says how a key is kept on one of them, or None
+#: where it is not one of its own. Those that stand over another library's come first.
+_CONNECTIONS = {
+    "sqlalchemy.engine": ("pyidempotent.transactions._sqlalchemy", "connection_of"),
+    "django.db.backends.base.base": ("pyidempotent.transactions._django", "connection_of"),
+    "psycopg": ("pyidempotent.transactions._psycopg", "connection_of"),
+    "asyncpg": ("pyidempotent.transactions._asyncpg", "connection_of"),
+    "aiosqlite": ("pyidempotent.transactions._aiosqlite", "connection_of"),
+    "sqlite3": ("pyidempotent.transactions._sqlite3", "connection_of"),
+}
+
 #: The hooks of the frameworks that are there, and how many modules there were when they were looked for.
 _hooks: tuple[Callable[..., Any], ...] = ()
 _modules = 0
@@ -52,6 +63,19 @@ def parameters_of(plan: Function) -> list[inspect.Parameter]:
     """The parameters that a framework is asked for, beside the function's own."""
     hooks = [hook for framework, hook in _PARAMETERS.items() if framework in sys.modules]
     return [parameter for hook in hooks for parameter in _find(hook)(plan)]
+
+
+def connection_of(connection: Any) -> Any:
+    """A connection or a session of the application's, as `pyidempotent.transactions` works with it; None: of a library
+    that it does not know.
+    """
+    hooks = (_find(hook) for library, hook in _CONNECTIONS.items() if library in sys.modules)
+    return next(filter(None, (hook(connection) for hook in hooks)), None)
+
+
+def connection_libraries() -> list[str]:
+    """The libraries whose connections are known."""
+    return [module.partition(".")[0] for module in _CONNECTIONS]
 
 
 def _find(hook: tuple[str, str]) -> Callable[..., Any]:

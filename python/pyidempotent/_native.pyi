@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
@@ -29,6 +29,7 @@ __all__ = [
     "Facts",
     "Flow",
     "FunctionCall",
+    "InTransaction",
     "Outcome",
     "Plan",
     "Rehearsal",
@@ -53,6 +54,7 @@ __all__ = [
     "refusals",
     "replayed",
     "shutdown",
+    "sqlite_tables",
     "too_large",
     "unpack",
     "verdict_of",
@@ -71,6 +73,7 @@ RESULT_TAGS: tuple[bytes, bytes, bytes, bytes]
 
 _Operation = str | tuple[str, bytes]
 _T = TypeVar("_T")
+_Asks = tuple[str, tuple[int | str | bytes | None, ...]]
 _Found = tuple[str, str, int, float, bytes]
 
 @final
@@ -118,6 +121,39 @@ class Engine:
     @property
     def lease(self) -> float: ...
     def storage_key(self, operation: _Operation, caller: bytes | None, key: str) -> bytes: ...
+
+@final
+class InTransaction:
+    """One key in one transaction of the caller's: says which statement runs next, and is told its row."""
+
+    def __new__(
+        cls,
+        engine: Engine,
+        dialect: str,
+        key: str,
+        operation: _Operation,
+        caller: bytes | None,
+        fingerprint: bytes,
+        *,
+        retry_after: float,
+    ) -> InTransaction: ...
+    def begin(self, is_ready: bool, /) -> _Asks: ...
+    def told(self, row: Sequence[int | str | bytes | memoryview | None] | None, /) -> _Asks | None: ...
+    def complete(self, payload: bytes, /) -> _Asks: ...
+    def undo(self) -> _Asks: ...
+    def derive(self, name: str) -> str: ...
+    @property
+    def fence(self) -> int | None: ...
+    @property
+    def gone(self) -> bool: ...
+    @property
+    def payload(self) -> bytes | None: ...
+    @property
+    def storage_key(self) -> bytes: ...
+    @property
+    def who(self) -> str: ...
+
+def sqlite_tables() -> str: ...
 
 @final
 class Site:

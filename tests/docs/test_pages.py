@@ -23,6 +23,7 @@ EXECUTED = {
     "postgres",
     "servers",
     "testing",
+    "transactions",
 }
 
 

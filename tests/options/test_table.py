@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 import runpy
+import sqlite3
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, TypedDict
@@ -17,7 +18,7 @@ from flask import Flask
 import django_site  # noqa: F401  # sets Django up
 import pages
 from asgi_client import App, protected
-from pyidempotent import attempt, idempotent, shared
+from pyidempotent import attempt, idempotent, shared, transaction, transactional
 from pyidempotent._options.checks import flag
 from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import (
@@ -28,6 +29,8 @@ from pyidempotent._options.table import (
     Option,
     RouteOptions,
     TaskOptions,
+    TransactionalOptions,
+    TransactionOptions,
     ViewOptions,
     documentation,
     options_of,
@@ -41,6 +44,8 @@ from pyidempotent.flask import Idempotency
 FACES: list[tuple[str, Callable[..., Any], Any, str]] = [
     ("@idempotent", idempotent, FunctionOptions, "methods"),
     ("attempt()", partial(attempt, "memory://", key="a"), BlockOptions, "scope"),
+    ("transaction()", partial(transaction, sqlite3.connect(":memory:"), key="a"), TransactionOptions, "scope"),
+    ("@transactional", partial(transactional, "session"), TransactionalOptions, "store_exceptions"),
     ("idempotent_task()", partial(idempotent_task, "memory://"), TaskOptions, "wait"),
     (
         "IdempotencyMiddleware",
@@ -68,8 +73,8 @@ EVERYBODY = [*((who, make, astray) for who, make, _, astray in FACES), *BESIDE]
 @pytest.mark.parametrize(("who", "make", "astray"), EVERYBODY, ids=[who for who, _, _ in EVERYBODY])
 def test_what_is_no_option_is_an_error_that_names_the_face(who: str, make: Callable[..., Any], astray: str) -> None:
     with pytest.raises(TypeError) as misspelt:
-        make(leese=5)
-    assert str(misspelt.value) == f"{who}: unexpected keyword argument 'leese'; did you mean lease=?"
+        make(nmae=5)
+    assert str(misspelt.value) == f"{who}: unexpected keyword argument 'nmae'; did you mean name=?"
     with pytest.raises(TypeError) as misplaced:
         make(**{astray: None})
     assert str(misplaced.value).startswith(f"{astray}= is no option of {who}; it belongs to ")
@@ -84,10 +89,10 @@ def test_what_is_no_option_is_an_error_that_names_the_face(who: str, make: Calla
         (lambda: idempotent(key_extractor=str), "@idempotent: .* 'key_extractor'; it is called key= now"),  # type: ignore[call-arg]
         (lambda: idempotent(routes={}), "it belongs to middleware$"),  # type: ignore[call-arg]
         (lambda: idempotent(backnd="memory://"), "did you mean backend="),  # type: ignore[call-arg]
-        (lambda: Idempotency(caller="a"), r"it belongs to attempt\(\)$"),  # type: ignore[call-arg]
+        (lambda: Idempotency(caller="a"), r"it belongs to attempt\(\) and transaction\(\)$"),  # type: ignore[call-arg]
         (
             lambda: attempt("memory://", key="a", scope=str),
-            r"belongs to @idempotent, middleware and idempotent_task\(\)$",
+            r"belongs to @idempotent, middleware, idempotent_task\(\) and @transactional$",
         ),  # type: ignore[call-arg]
         (lambda: attempt("memory://"), r"attempt\(\) needs key="),  # type: ignore[call-arg]
     ],
@@ -121,7 +126,7 @@ def test_celery_s_own_way_to_give_options_is_told_of_every_option() -> None:
 )
 def test_signature_and_help_show_every_option(shown: Callable[..., Any], fields: Any) -> None:
     parameters = inspect.signature(shown).parameters
-    assert parameters.keys() - {"app"} == {"backend", *options_of(fields)}
+    assert parameters.keys() - {"app", "backend", "connection"} == options_of(fields).keys() - {"backend"}
     text = inspect.getdoc(shown) or ""
     assert "options: " not in text
     for name, (kind, option) in options_of(fields).items():

@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "function": {"calls", "value", "boundary"},
     "http": {"calls", "value", "boundary"},
     "flow": {"http", "function", "calls", "value", "boundary"},
+    "transactions": {"flow", "calls", "boundary"},
     "bare_get": {"boundary"},
 }
 
@@ -28,9 +29,10 @@ ARROWS: dict[str, set[str]] = {
 PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
     "tower": {"decide", "engine", "fingerprint", "http", "key"},
-    "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags"},
+    "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
     "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
+    "transactions": {"clock", "decide", "engine", "error", "fingerprint", "key", "record", "step"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},
 }
 
@@ -53,9 +55,10 @@ ROOMS: dict[str, set[str]] = {
     "flask": _SHARED,
     "django": _SHARED,
     "celery": _SHARED,
+    "transactions": {"_calls", "_frameworks", "_native", "_options", "_values", "exceptions"},
     "testing": {*_SHARED, "", "asgi", "django", "flask"},
     "_pytest_plugin": {"testing"},
-    "": {"_calls", "_lifecycle", "_native", "_values", "exceptions"},
+    "": {"_calls", "_lifecycle", "_native", "_values", "exceptions", "transactions"},
 }
 
 

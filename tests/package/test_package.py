@@ -35,6 +35,10 @@ def test_importing_it_imports_no_framework() -> None:
         "attrs",
         "anyio",
         "sqlite3",
+        "sqlalchemy",
+        "psycopg",
+        "asyncpg",
+        "aiosqlite",
         "pytest",
     ]
     assert output(code, *frameworks).split() == []
@@ -57,7 +61,13 @@ def test_public_names_are_documented_and_shown_by_example() -> None:
         public = getattr(pyidempotent, name)
         if name != "__version__":
             assert inspect.getdoc(public), name
-    for public in (pyidempotent.idempotent, pyidempotent.attempt, pyidempotent.current):
+    for public in (
+        pyidempotent.idempotent,
+        pyidempotent.attempt,
+        pyidempotent.current,
+        pyidempotent.transaction,
+        pyidempotent.transactional,
+    ):
         assert ">>>" in (inspect.getdoc(public) or "")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyidempotent.backends.postgres import PostgresBackend
 from servers import PostgresServer, RedisServer
 
 
@@ -24,3 +25,10 @@ def postgres_server() -> Iterator[PostgresServer]:
     with PostgresServer() as server:
         PostgresBackend(server.url).create_table()
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server: PostgresServer) -> PostgresServer:
+    """The same server, where the schema of the usual name is made: an application's transactions use that one."""
+    PostgresBackend(postgres_server.url, time_limit=20).create_table()
+    return postgres_server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyidempotent import attempt, idempotent, json_body, shared
+from pyidempotent import attempt, idempotent, json_body, shared, transaction, transactional
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.celery import idempotent_task
 from pyidempotent.django import idempotency_options
@@ -28,11 +28,16 @@ if TYPE_CHECKING:
     flask.options(methods=("PUT",), backend="memory://", key=lambda request: request.path)
     idempotency_options("memory://", key=lambda request: request.path, problem_docs="https://docs.example.com/")
     assert_type(attempt("memory://", key="a", payload={"a": 1}, caller=7, wait=1).replayed, bool)
+    transactional("session", fingerprint=json_body, scope=shared, wait=1)
+    transactional(lambda: application, key="order")
+    assert_type(transaction(application, key="a", payload={"a": 1}, caller=7, wait=1).replayed, bool)
     some: dict[str, Any] = {"ttl": 60}
     idempotent("memory://", **some)
 
     # A misspelt option.
     idempotent("memory://", tll=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    transactional("session", tll=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    transaction(application, key="a", tll=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     attempt("memory://", key="a", tll=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     idempotent_task("memory://", tll=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     IdempotencyMiddleware(application, "memory://", tll=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -45,6 +50,8 @@ if TYPE_CHECKING:
     # An option of another face.
     idempotent("memory://", methods=["PUT"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     idempotent("memory://", payload=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    transactional("session", lease=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    transaction(application, key="a", lease=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     attempt("memory://", key="a", scope=shared)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     idempotent_task("memory://", wait=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     idempotent_task("memory://", key_header="X-Key")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -50,6 +50,7 @@ pub mod store;
 pub mod stores;
 #[cfg(feature = "tower")]
 pub mod tower;
+pub mod transactions;
 
 pub use decide::{Decision, decide};
 pub use engine::{CurrentAttempt, Idempotency, Options, OptionsError};

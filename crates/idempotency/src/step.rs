@@ -120,7 +120,7 @@ fn life(record: &Record) -> Micros {
 
 /// The value of a record that is written now: the time it expires, 8 bytes big endian, before its wire form. The lease's
 /// end follows from that time, as in Redis.
-fn write(record: &Record, now: Micros) -> Vec<u8> {
+pub(crate) fn write(record: &Record, now: Micros) -> Vec<u8> {
     write_after(&[], record, now)
 }
 

@@ -255,6 +255,24 @@ fn noted<'py>(py: Python<'py>, stored: &[u8]) -> PyResult<Bound<'py, PyDict>> {
     Ok(parameters)
 }
 
+/// Why a call does not run, as one of the package's exceptions.
+///
+/// Parameters:
+///     retry_after: the longest wait that a repeat is asked for, in seconds.
+pub fn refused(py: Python<'_>, begun: &Begun, retry_after: f64) -> PyErr {
+    let made = match begun {
+        Begun::Mismatch => Ok(("IdempotencyConflict", None)),
+        Begun::InFlight { lease_left } => {
+            let parameters = PyDict::new(py);
+            let wait = lease_left.as_secs_f64().min(retry_after);
+            parameters.set_item("retry_after", wait).map(|()| ("IdempotencyProcessing", Some(parameters)))
+        }
+        Begun::NotKept(note) => noted(py, note).map(|note| ("IdempotencyNotKept", Some(note))),
+        Begun::Unknown | Begun::Run(_) | Begun::Replay(_) => Ok(("IdempotencyUnknown", None)),
+    };
+    made.map_or_else(|error| error, |(class, parameters)| errors::refusal(py, class, (), parameters.as_ref()))
+}
+
 impl Flow {
     fn next<'py>(&mut self, call: &Call<'_, 'py>, told: &Bound<'py, PyAny>, mode: Mode) -> PyResult<Step<'py>> {
         let py = told.py();
@@ -346,7 +364,6 @@ impl Flow {
         mode: Mode,
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
-        let refused = |class, retry_after| Err(errors::refusal(py, class, (), retry_after));
         match begun {
             Begun::Run(mut attempt) => {
                 if attempt.start() == Start::AfterRenewal {
@@ -363,15 +380,7 @@ impl Flow {
                 let outcome = replayed(call, &result, || engine.who(py, &asked))?;
                 Ok((intern!(py, "end"), outcome.into_any()))
             }
-            Begun::Mismatch => refused("IdempotencyConflict", None),
-            Begun::Unknown => refused("IdempotencyUnknown", None),
-            Begun::InFlight { lease_left } => {
-                let most = self.options.get().retry_after;
-                let retry_after = PyDict::new(py);
-                retry_after.set_item("retry_after", lease_left.as_secs_f64().min(most))?;
-                refused("IdempotencyProcessing", Some(&retry_after))
-            }
-            Begun::NotKept(note) => refused("IdempotencyNotKept", Some(&noted(py, &note)?)),
+            begun => Err(refused(py, &begun, self.options.get().retry_after)),
         }
     }
 

@@ -9,6 +9,7 @@ mod flow;
 mod function;
 mod http;
 mod stores;
+mod transactions;
 mod value;
 
 use idempotency::clock::{Clock, SystemClock};
@@ -41,6 +42,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<http::answer::Answer>()?;
     module.add_class::<http::capture::Capture>()?;
     module.add_class::<flow::Flow>()?;
+    module.add_class::<transactions::InTransaction>()?;
+    module.add_function(wrap_pyfunction!(transactions::sqlite_tables, module)?)?;
     module.add_class::<calls::attempt::CurrentAttempt>()?;
     module.add_class::<calls::attempt::Completion>()?;
     module.add_class::<calls::outcome::Outcome>()?;

@@ -149,7 +149,7 @@ class attempt(AbstractContextManager["attempt"], AbstractAsyncContextManager["at
         return None
 
     def __enter__(self) -> attempt:
-        refuse_to_block(self.site)
+        refuse_to_block(self.site.wait)
         return self._start(advance(self, self._open(), None, _no_body))
 
     def __exit__(

@@ -83,8 +83,8 @@ def idempotent(
             known = methods.get(method.__func__)
             if known is None:
                 known = methods[method.__func__] = analyse(method).of(method.__func__)
-            return cast("Callable[P, R]", _wrap(known.of(function)))
-        return cast("Callable[P, R]", _wrap(analyse(function)))
+            return cast("Callable[P, R]", wrapped(known.of(function)))
+        return cast("Callable[P, R]", wrapped(analyse(function)))
 
     def analyse(function: Callable[..., Any]) -> Function:
         return Function(function, site, **{name: read[name] for name in ("key", "scope", "fingerprint", "name")})
@@ -103,7 +103,32 @@ def _method_below(function: Any) -> types.MethodType | None:
     return None
 
 
-def _wrap(plan: Function) -> Callable[..., Any]:
+def _through_store(
+    call: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], read: Callable[[Any], Any]
+) -> Any:
+    """Carries a sync call to its end, over the store of its site."""
+    return advance(call, protect(call), None, read, run, args, kwargs)
+
+
+def _through_store_async(
+    call: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], read: Callable[[Any], Any]
+) -> Any:
+    """Carries an async call to its end, over the store of its site."""
+    return advance_async(call, protect(call), None, read, run, args, kwargs)
+
+
+def wrapped(
+    plan: Function,
+    through: Callable[..., Any] = _through_store,
+    through_async: Callable[..., Any] = _through_store_async,
+) -> Callable[..., Any]:
+    """What stands in a function's place.
+
+    Parameters:
+        plan: its analysis.
+        through: carries a sync call to its end.
+        through_async: carries an async call to its end.
+    """
     function, native, injected = plan.function, plan.native, parameters_of(plan)
     plan.is_injected = bool(injected)
     plain_call = FunctionCall.of
@@ -125,7 +150,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             try:
                 if endpoint is not None:
                     run, given, named = await endpoint.prepare(functools.partial(function, *args, **kwargs)), (), {}
-                outcome = await advance_async(call, protect(call), None, _read_async, run, given, named)
+                outcome = await through_async(call, run, given, named, _read_async)
                 if outcome.exception is not None:
                     raise outcome.exception
                 return outcome.value
@@ -136,7 +161,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            refuse_to_block(plan.site)
+            refuse_to_block(plan.site.wait)
             call = enter(args, kwargs)
             run: Callable[..., Any] = function
             given, named = args, kwargs
@@ -146,7 +171,7 @@ def _wrap(plan: Function) -> Callable[..., Any]:
             try:
                 if endpoint is not None:
                     run, given, named = endpoint.prepare_in_thread(functools.partial(function, *args, **kwargs)), (), {}
-                outcome = advance(call, protect(call), None, _read, run, given, named)
+                outcome = through(call, run, given, named, _read)
                 if outcome.exception is not None:
                     raise outcome.exception
                 return outcome.value

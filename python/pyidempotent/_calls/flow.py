@@ -181,9 +181,9 @@ def no_body(_: Any) -> Any:
     raise AssertionError("the body has been read")
 
 
-def refuse_to_block(site: Site) -> None:
+def refuse_to_block(wait: float) -> None:
     """Refuses to wait where waiting would stop everything else on this thread."""
-    if not site.wait:
+    if not wait:
         return
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("a sync call with wait= would block the running event loop; make it async, or set wait=0")

@@ -105,6 +105,11 @@ class EndpointCall(FunctionCall):
         if self.plan.takes_key_from_header and self.facts.method in SAFE_METHODS:
             return True
         held = self.held()
+        if self.site.owns_transaction and (held is not None or self.is_held_above()):
+            raise TypeError(
+                f"{self.plan.name} has its key in its own transaction, and the middleware would hold an attempt beside "
+                f"it: leave the path out there, {self.way_to_middleware.replace('{...}', 'None')}"
+            )
         if held is None:
             return self.is_held_above()
         held.refuse_inside(self.plan.name, self.site, self.way_to_middleware)

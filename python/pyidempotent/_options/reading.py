@@ -21,6 +21,7 @@ class OptionReader:
         name: the face, as messages name it.
         fields: the TypedDict of its options.
         others: what else it takes by name.
+        place: its parameter for where records live.
 
     >>> from pyidempotent._options.table import BlockOptions
     >>> OptionReader("attempt()", BlockOptions).read({"key": "a", "leese": 5})
@@ -28,10 +29,10 @@ class OptionReader:
     TypeError: attempt(): unexpected keyword argument 'leese'; did you mean lease=?
     """
 
-    def __init__(self, name: str, fields: Any, *others: str) -> None:
+    def __init__(self, name: str, fields: Any, *others: str, place: str = "backend") -> None:
         self.name, self.fields = name, fields
         self.options = options_of(fields)
-        self.names = {*self.options, *others, "backend"}
+        self.names = {*self.options, *others, place}
 
     def read(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All of its options, as they were given and are worked with, or their defaults.

@@ -42,7 +42,7 @@ class Site:
         self.wait: float = options["wait"]
         # Even without a backend of its own, what is wrong with the options is said now.
         native = open_backend(backend).native if backend is not None else _native.Backend.memory(0, 0)
-        engine = self._engine(native)
+        engine = self.engine_over(native)
         #: How many seconds work goes on after its client has left: as told, or the lease.
         self.grace: float = engine.lease if options["disconnect_grace"] is None else options["disconnect_grace"]
         #: What its calls need, with the engine of these options, if there is a backend.
@@ -50,6 +50,8 @@ class Site:
         self._backend = native if backend is not None else None
         #: The application's backend, and the engine with these options over it.
         self._made: tuple[Backend, _native.Engine] | None = None
+        #: Whether its calls commit what they write, each in a transaction of its own.
+        self.owns_transaction = False
         #: The levels at which something was logged that is said once.
         self.said: set[int] = set()
 
@@ -63,10 +65,11 @@ class Site:
         assert other._backend is not None
         site = copy.copy(self)
         site._backend = other._backend
-        site.native = site._for_calls(self._engine(other._backend))
+        site.native = site._for_calls(self.engine_over(other._backend))
         return site
 
-    def _engine(self, backend: _native.Backend) -> _native.Engine:
+    def engine_over(self, backend: _native.Backend) -> _native.Engine:
+        """An engine with these options."""
         options = {name: self.options[name] for name in ("ttl", "lease", "wait", "run_limit")}
         options["refuse_after_crash"] = self.options["after_crash"] == "refuse"
         return _native.Engine(backend, namespace=self.namespace if isinstance(self.namespace, str) else "", **options)
@@ -111,5 +114,5 @@ class Site:
         if backend is None:
             raise TypeError("there is no backend here: pass backend=, a backend or a URL like 'redis://localhost'")
         if self._made is None or self._made[0] is not backend:
-            self._made = (backend, self._engine(backend.native))
+            self._made = (backend, self.engine_over(backend.native))
         return self._made[1]

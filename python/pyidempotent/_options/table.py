@@ -52,7 +52,7 @@ class Option:
     elsewhere: str = ""
 
 
-class _OfFunctions(TypedDict, total=False):
+class _OfCalls(TypedDict, total=False):
     key: Annotated[OnArguments | str | None, Option(None, formerly=("key_extractor",))]
     """What the key is: a callable that gets the function's arguments by name and returns a str, an int, a UUID or None;
     the name of a parameter; or `arguments`. By default it is the header of the request, or the id of the task. A
@@ -71,11 +71,17 @@ class _OfFunctions(TypedDict, total=False):
     default the arguments do, or the request of an endpoint.
     """
 
+
+class _Excepting(TypedDict, total=False):
     store_exceptions: Annotated[
         tuple[type[Exception], ...] | type[Exception],
         Option((), checks.exception_classes, elsewhere="middleware stores answers, and settle= says which"),
     ]
     """Types of exceptions that are stored as results. Any other exception releases the key."""
+
+
+class _OfFunctions(_OfCalls, _Excepting, total=False):
+    pass
 
 
 class _OfRequests(TypedDict, total=False):
@@ -115,7 +121,7 @@ class _OfBlocks(_KeyOfBlocks, total=False):
     """Keeps applications apart that share a store."""
 
 
-class _Always(TypedDict, total=False):
+class _Kept(TypedDict, total=False):
     name: Annotated[str | None, Option(None, checks.text)]
     """What is done: the same key under another name is another key. By default it is the request's method and path, the
     function's qualified name, or the task's name; of a block it is ``attempt``.
@@ -124,17 +130,6 @@ class _Always(TypedDict, total=False):
     ttl: Annotated[Seconds, Option(86400, seconds)]
     """How long a result is kept, counted from completion: seconds or a timedelta, by default 86400 (a day). Choose it
     longer than any retry may take.
-    """
-
-    lease: Annotated[Seconds | None, Option(None, seconds)]
-    """How long a crash blocks the key: by default 30 s, at most ``ttl``. It is renewed while the work runs."""
-
-    run_limit: Annotated[Seconds | None, Option(None, seconds)]
-    """How long the lease is renewed at the most, by default for the ``ttl``."""
-
-    after_crash: Annotated[AfterCrash, Option("rerun", checks.one_of(AfterCrash))]
-    """What a crash does to the key. ``"rerun"``, the default, lets a repeat run (at least once). ``"refuse"`` makes the
-    outcome unknown until an operator resolves it (at most once).
     """
 
     retry_after: Annotated[Seconds, Option(1, seconds, apart=True)]
@@ -146,6 +141,23 @@ class _Always(TypedDict, total=False):
     """The most bytes of a result that is kept, by default 1 MiB. A repeat of a larger one is refused (over HTTP with
     410), and nothing runs.
     """
+
+
+class _Leased(TypedDict, total=False):
+    lease: Annotated[Seconds | None, Option(None, seconds)]
+    """How long a crash blocks the key: by default 30 s, at most ``ttl``. It is renewed while the work runs."""
+
+    run_limit: Annotated[Seconds | None, Option(None, seconds)]
+    """How long the lease is renewed at the most, by default for the ``ttl``."""
+
+    after_crash: Annotated[AfterCrash, Option("rerun", checks.one_of(AfterCrash))]
+    """What a crash does to the key. ``"rerun"``, the default, lets a repeat run (at least once). ``"refuse"`` makes the
+    outcome unknown until an operator resolves it (at most once).
+    """
+
+
+class _Always(_Kept, _Leased, total=False):
+    pass
 
 
 class _Waiting(TypedDict, total=False):
@@ -206,6 +218,17 @@ class BlockOptions(_OfBlocks, _Always, _Waiting, total=False):
     """The options of `pyidempotent.attempt`."""
 
 
+class TransactionOptions(_OfBlocks, _Kept, _Waiting, total=False):
+    """The options of `pyidempotent.transaction`."""
+
+
+class TransactionalOptions(_OfCalls, _Kept, _Waiting, _OverHttp, total=False):
+    """The options of `pyidempotent.transactional`."""
+
+    namespace: Annotated[str, Option("", checks.text)]
+    """Keeps applications apart that share a store."""
+
+
 class ViewOptions(_OfRequests, _Always, _Waiting, _Asking, _OverHttp, total=False):
     """The options of a view, on a face that stores whole answers."""
 
@@ -232,6 +255,8 @@ TAKERS: dict[str, Any] = {
     "middleware": MiddlewareOptions,
     "idempotent_task()": TaskOptions,
     "attempt()": BlockOptions,
+    "transaction()": TransactionOptions,
+    "@transactional": TransactionalOptions,
 }
 
 

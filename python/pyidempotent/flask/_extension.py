@@ -284,7 +284,7 @@ class _Protection:
             held.refuse_inside("An application inside", plan.site, WAY_TO_EXTENSION)
             return self._dispatch(*args)
         if plan.site.wait:
-            refuse_to_block(plan.site)
+            refuse_to_block(plan.site.wait)
         facts = Facts.of_environ(current.environ)
         if "key" not in plan.asked and is_held_above(facts, plan.site):
             return self._dispatch(*args)

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::Attempt;
+use crate::decide::Decision;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, Scope, StorageKey};
+use crate::record::{Micros, Record};
 
 /// A request, as the engine sees it.
 #[derive(Clone, Debug)]
@@ -43,4 +45,23 @@ pub enum Begun {
     Unknown,
     /// Done; the result could not be kept. What is known of it instead.
     NotKept(Arc<[u8]>),
+}
+
+impl Begun {
+    /// How a call ends before it began, by the record that stands in its way.
+    pub(crate) fn held(record: Record, decision: Decision) -> Self {
+        match decision {
+            Decision::Replay => Self::Replay(record.result),
+            Decision::NotKept => Self::NotKept(record.result),
+            Decision::Mismatch => Self::Mismatch,
+            Decision::InFlight { lease_left } => Self::in_flight(lease_left),
+            // `Run` is followed by a claim, never returned as held; were it, "unknown" would be the safe word.
+            Decision::Unknown | Decision::Run => Self::Unknown,
+        }
+    }
+
+    /// Another attempt runs.
+    pub(crate) fn in_flight(lease_left: Micros) -> Self {
+        Self::InFlight { lease_left: Duration::from_micros(lease_left) }
+    }
 }

@@ -287,14 +287,7 @@ impl From<Tried> for Begun {
     fn from(tried: Tried) -> Self {
         match tried {
             Tried::Run(attempt) => Begun::Run(attempt),
-            Tried::Held(held, _, decision) => match decision {
-                Decision::Replay => Begun::Replay(held.record.result),
-                Decision::NotKept => Begun::NotKept(held.record.result),
-                Decision::Mismatch => Begun::Mismatch,
-                Decision::InFlight { lease_left } => Begun::InFlight { lease_left: Duration::from_micros(lease_left) },
-                // `Run` is followed by a claim, never returned as held; were it, "unknown" would be the safe word.
-                Decision::Unknown | Decision::Run => Begun::Unknown,
-            },
+            Tried::Held(held, _, decision) => Begun::held(held.record, decision),
         }
     }
 }

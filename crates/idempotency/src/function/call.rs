@@ -12,10 +12,12 @@ use super::attempt::{Attempt, Begun};
 use super::blocking::runtime;
 use super::canonical::canonical;
 use super::error::{Error, ValueError};
+use super::in_transaction::{self, InTx};
 use super::run::{self, Done, Started, finish, start};
 use crate::engine::{self, CurrentAttempt, Idempotency};
 use crate::fingerprint::{Digest, Fingerprint};
 use crate::key::{Key, KeyError, Operation, Scope};
+use crate::transactions::Connection;
 
 /// One call of a function: [`Idempotency::call`].
 #[derive(Debug)]
@@ -226,6 +228,75 @@ impl<'a> Call<'a> {
             Err(Error::InFlight { retry_after }) => Ok(Begun::InFlight { retry_after }),
             Err(error) => Err(error),
         }
+    }
+
+    /// Claims the key in your database transaction: what you write there and its record commit or roll back as one.
+    ///
+    /// You begin the transaction and you commit it. A crash at any moment leaves both or neither. The tables must be there:
+    /// `stores::postgres_schema`, [`SQLITE_TABLES`](crate::transactions::SQLITE_TABLES). Of the options `ttl` counts; nothing is waited for.
+    ///
+    /// - `connection`: a `&tokio_postgres::Transaction` (feature `postgres`), or whatever else is a
+    ///   [`Connection`](crate::transactions::Connection). For SQLite there is `in_tx_blocking`.
+    ///
+    /// # Errors
+    /// [`Error`] says why nothing may run. [`Error::InFlight`] with a `retry_after` of zero: the first was done after this transaction
+    /// began, and its isolation level does not see that; a new transaction does.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postgres")] {
+    /// use idempotency::{Error, Idempotency, function::InTx};
+    /// use tokio_postgres::Client;
+    ///
+    /// # type Failure = Box<dyn std::error::Error>;
+    /// async fn transfer(idem: &Idempotency, client: &mut Client, key: &str, amount: i64) -> Result<String, Failure> {
+    ///     let tx = client.transaction().await?;
+    ///     match idem.call("transfer", key)?.payload(&amount).in_tx(&tx).await? {
+    ///         InTx::Replayed(receipt) => Ok(receipt),
+    ///         InTx::Run(open) => {
+    ///             tx.execute("UPDATE accounts SET balance = balance - $1", &[&amount]).await?;
+    ///             let receipt = open.complete(&tx, format!("{amount} sent")).await?;
+    ///             tx.commit().await?;
+    ///             Ok(receipt)
+    ///         }
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub async fn in_tx<T: DeserializeOwned>(self, mut connection: impl Connection) -> Result<InTx<T>, Error> {
+        in_transaction::begin(&self.engine.options(), &self.prepared()?, &mut connection).await
+    }
+
+    /// Claims the key in your SQLite transaction, as [`Call::in_tx`] does on Postgres.
+    ///
+    /// # Errors
+    /// [`Error`] says why nothing may run; [`Error::Store`] where the connection is in no transaction.
+    ///
+    /// ```
+    /// use idempotency::function::InTx;
+    /// use idempotency::{Idempotency, stores::MemoryStore, transactions};
+    ///
+    /// let idem = Idempotency::new(MemoryStore::new()); // for calls outside of a transaction
+    /// let mut shop = rusqlite::Connection::open_in_memory()?;
+    /// shop.execute_batch(transactions::SQLITE_TABLES)?;
+    /// shop.execute_batch("CREATE TABLE orders (item TEXT)")?;
+    /// for _ in 1..=2 {
+    ///     let tx = shop.transaction()?;
+    ///     let placed: u32 = match idem.call("order", "order-7")?.payload(&"tea").in_tx_blocking(&tx)? {
+    ///         InTx::Replayed(before) => before,
+    ///         InTx::Run(open) => {
+    ///             tx.execute("INSERT INTO orders VALUES ('tea')", [])?;
+    ///             open.complete_blocking(&tx, 1)?
+    ///         }
+    ///     };
+    ///     tx.commit()?;
+    ///     assert_eq!(placed, 1);
+    /// }
+    /// assert_eq!(shop.query_row("SELECT count(*) FROM orders", [], |row| row.get::<_, u32>(0))?, 1);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "sqlite")]
+    pub fn in_tx_blocking<T: DeserializeOwned>(self, connection: &rusqlite::Connection) -> Result<InTx<T>, Error> {
+        in_transaction::now(self.in_tx(connection))
     }
 
     /// [`Call::begin`] on a thread without a runtime. End the work with [`Attempt::complete_blocking`],

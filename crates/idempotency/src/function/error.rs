@@ -51,6 +51,9 @@ pub enum Error<E = Infallible> {
     /// Done before, and its result could not be kept. Nothing ran.
     #[error("this was done before, and its result could not be kept")]
     NotKept,
+    /// The result has no form in which it can be stored. What was written in its transaction must not be committed.
+    #[error("the result can't be stored; roll the transaction back")]
+    Unstorable(#[source] ValueError),
     /// Done before, and its result can't be read here.
     #[error("this was done before, and its result can't be read")]
     Unreadable(#[from] Unreadable),
@@ -79,6 +82,7 @@ impl<E> Error<E> {
             Self::InFlight { retry_after } => Error::InFlight { retry_after },
             Self::Unknown => Error::Unknown,
             Self::NotKept => Error::NotKept,
+            Self::Unstorable(error) => Error::Unstorable(error),
             Self::Unreadable(error) => Error::Unreadable(error),
             Self::InRuntime => Error::InRuntime,
             Self::Store(error) => Error::Store(error),

@@ -8,6 +8,7 @@
 //! | [`Call::spawn`] | a task of its own | the work goes on, and its result is stored |
 //! | [`Call::run_blocking`] | the caller's thread, which has no runtime | there is no future to drop |
 //! | [`Call::begin`] | your own code, up to [`Attempt::complete`] | the key is held if the [`Attempt`] is dropped |
+//! | [`Call::in_tx`] | your own code, in your database transaction | the transaction is rolled back, and the key is free |
 //!
 //! It uses the engine and the core, and nothing of HTTP.
 
@@ -16,10 +17,12 @@ mod blocking;
 mod call;
 mod canonical;
 mod error;
+mod in_transaction;
 mod run;
 mod value;
 
 pub use attempt::{Attempt, Begun};
 pub use call::Call;
 pub use error::{BoxedError, Error, Unreadable, ValueError};
+pub use in_transaction::{InTx, Open};
 pub use run::Done;

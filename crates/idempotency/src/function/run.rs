@@ -56,13 +56,18 @@ where
                 Start::AfterRenewal => begun = engine.begin_again(call, attempt).await?,
             },
             Begun::Replay(stored) => return Ok(Started::Replayed(decode(&stored)?)),
-            Begun::Mismatch => return Err(Error::Conflict),
-            Begun::InFlight { lease_left } => {
-                return Err(Error::InFlight { retry_after: lease_left.min(RETRY_AFTER) });
-            }
-            Begun::Unknown => return Err(Error::Unknown),
-            Begun::NotKept(_) => return Err(Error::NotKept),
+            begun => return Err(refused(begun)),
         }
+    }
+}
+
+/// Why nothing runs.
+pub(super) fn refused<E>(begun: Begun) -> Error<E> {
+    match begun {
+        Begun::Mismatch => Error::Conflict,
+        Begun::InFlight { lease_left } => Error::InFlight { retry_after: lease_left.min(RETRY_AFTER) },
+        Begun::NotKept(_) => Error::NotKept,
+        Begun::Unknown | Begun::Run(_) | Begun::Replay(_) => Error::Unknown,
     }
 }
 

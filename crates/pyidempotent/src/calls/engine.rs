@@ -162,13 +162,23 @@ impl Engine {
     }
 
     fn call(&self, py: Python<'_>, asked: &Asked, fingerprint: [u8; 32]) -> PyResult<(Idempotency, Call)> {
+        let engine = self.backend.get().engine().map_err(|error| errors::store_error(py, &error))?;
+        let engine = engine.with_options(self.options).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok((engine, self.scoped(py, asked, fingerprint)?))
+    }
+
+    /// The options of the call site.
+    pub fn options(&self) -> Options {
+        self.options
+    }
+
+    /// A call, as every engine and every store sees it.
+    pub fn scoped(&self, py: Python<'_>, asked: &Asked, fingerprint: [u8; 32]) -> PyResult<Call> {
         let text = asked.key.to_str(py).map_err(|_| {
             let words = "the idempotency key has a lone surrogate, which is no character; send 1 to 255 characters";
             errors::refusal(py, "IdempotencyKeyInvalid", (words,), None)
         })?;
         let key = Key::new(text).map_err(|error| errors::key_error(py, &error))?;
-        let engine = self.backend.get().engine().map_err(|error| errors::store_error(py, &error))?;
-        let engine = engine.with_options(self.options).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let scope = self.scope_of(py, asked)?;
         let storage_key = match (&asked.operation, &asked.caller, &asked.namespace) {
             (Operation::Call(name), None, None) => {
@@ -178,6 +188,6 @@ impl Engine {
             _ => scope.storage_key(&key),
         };
         let label = scope.label(&key).into();
-        Ok((engine, Call { key: storage_key, fingerprint: Fingerprint(fingerprint), label }))
+        Ok(Call { key: storage_key, fingerprint: Fingerprint(fingerprint), label })
     }
 }

@@ -105,6 +105,32 @@ BEGIN
 END
 $$;
 
+-- A claim in a transaction of the application's, which goes on whatever is answered. outcome: as that of claim();
+-- 'failed' with the SQLSTATE and the words of an error that is caught here, a timeout of the statement included.
+-- began: when the transaction did.
+CREATE OR REPLACE FUNCTION idempotency.claim_in_transaction(
+    this_key bytea, new bytea, lease bigint, life bigint, seen bytea,
+    OUT outcome text, OUT fence bigint, OUT held bytea, OUT held_lease_end bigint, OUT now bigint,
+    OUT began bigint, OUT failure text
+) LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    SELECT c.outcome, c.fence, c.held, c.held_lease_end, c.now INTO outcome, fence, held, held_lease_end, now
+    FROM idempotency.claim(this_key, new, lease, life, seen) c;
+    began := idempotency.transaction_began();
+EXCEPTION
+    WHEN serialization_failure THEN
+        outcome := 'stale';
+    WHEN query_canceled OR OTHERS THEN
+        outcome := 'failed';
+        failure := SQLSTATE || ' ' || SQLERRM;
+END
+$$;
+
+-- When this transaction began: another one has begun at another time.
+CREATE OR REPLACE FUNCTION idempotency.transaction_began() RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT round(date_part('epoch', transaction_timestamp()) * 1000000)::bigint
+$$;
+
 -- Starts the lease and the life of the token's claim anew. outcome: 'done', 'refused', 'busy'.
 CREATE OR REPLACE FUNCTION idempotency.renew(
     this_key bytea, token bytea, lease bigint, life bigint, OUT outcome text

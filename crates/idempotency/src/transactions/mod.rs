@@ -1,0 +1,281 @@
+//! Keys in the caller's own transaction: what was done and its record commit or roll back as one.
+//!
+//! There is no I/O here. [`InTransaction`] says which statement runs next on the caller's connection, and is told the row that came of
+//! it. It never begins and never commits.
+//!
+//! ```
+//! use idempotency::engine::Call;
+//! use idempotency::transactions::{Dialect, InTransaction, Next, Value};
+//! use idempotency::{Digest, Fingerprint, Key, Operation, Options, Scope};
+//!
+//! let scope = Scope { namespace: "", operation: Operation::Call("transfer"), caller: None };
+//! let call = Call::new(&scope, &Key::new("t-1")?, Fingerprint(Digest::new("transfer").part(b"42 EUR").finish()));
+//! let mut transfer = InTransaction::new(Dialect::Sqlite, &call, &Options::default());
+//! let look = transfer.begin(true)?;
+//! assert_eq!((&*look.sql, look.values.len()), ("SELECT record FROM idempotency_results WHERE key = $1", 1));
+//! let Next::Ask(lock) = transfer.told(None)? else { panic!("nothing stands under the key") };
+//! assert!(lock.sql.starts_with("UPDATE idempotency_clock"));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+
+mod connection;
+mod postgres;
+mod sqlite;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::clock::micros;
+use crate::decide::{Claim, Claiming, Decision, Held, Request, claim, decide};
+use crate::engine::{Begun, Call, Options};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::key::StorageKey;
+use crate::record::{Micros, Record, State, Token};
+
+pub use connection::Connection;
+
+/// What the connection is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// SQLite 3.24 and later.
+    Sqlite,
+    /// Postgres 13 and later, with the table and the functions of the Postgres store.
+    Postgres,
+}
+
+/// The SQL that makes the tables on SQLite, if they are not there. On Postgres there is `stores::postgres_schema`.
+pub const SQLITE_TABLES: &str = include_str!("sqlite/schema.sql");
+
+/// A value that a statement is given, or that stands in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Value {
+    /// NULL.
+    Null,
+    /// An integer.
+    Int(i64),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// Text.
+    Text(String),
+}
+
+impl Value {
+    fn time(micros: Micros) -> Self {
+        Self::Int(micros.try_into().unwrap_or(i64::MAX))
+    }
+}
+
+/// A statement for the caller's connection. It returns one row or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// Its text. `$1` stands for the first value; each stands there once, in order.
+    pub sql: Cow<'static, str>,
+    /// Its values.
+    pub values: Vec<Value>,
+}
+
+impl Statement {
+    fn new(sql: impl Into<Cow<'static, str>>, values: impl Into<Vec<Value>>) -> Self {
+        let sql = match sql.into() {
+            Cow::Borrowed(sql) => Cow::Borrowed(sql.trim_end()),
+            owned => owned,
+        };
+        Self { sql, values: values.into() }
+    }
+}
+
+/// What comes next.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Next {
+    /// Run this statement, and tell its row.
+    Ask(Statement),
+    /// Do the work, then [`InTransaction::complete`].
+    Run {
+        /// The attempt's fencing number.
+        fence: u64,
+    },
+    /// The work must not be done. It is never [`Begun::Run`].
+    Held(Begun),
+    /// The work must not be done in this transaction: its isolation level can't see what was stored after it began. A new one can.
+    Stale,
+    /// Nothing more: the result is written, and counts when the transaction commits, unless [`InTransaction::is_gone`]; or the work is
+    /// undone.
+    Ended,
+}
+
+/// Something was told or asked that this attempt does not wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutOfTurn {
+    /// It was begun before.
+    #[error("it was begun before; make another one")]
+    Begun,
+    /// It was completed before.
+    #[error("it was completed before: a result is stored once")]
+    Completed,
+    /// The work must not be done, or is not yet to be done.
+    #[error("there is nothing to complete: the work was not begun")]
+    NotRunning,
+}
+
+/// Where it stands: what it waits to be told.
+#[derive(Debug)]
+enum At {
+    Start,
+    Sqlite(sqlite::At),
+    Postgres(postgres::At),
+    Running,
+    End,
+}
+
+/// One key in one transaction of the caller's.
+///
+/// Call [`InTransaction::begin`], run the statement, tell its row, until the answer is no statement any more. After the work the
+/// statements of [`InTransaction::complete`] run. An error of a statement ends it: nothing is left to be told.
+#[derive(Debug)]
+pub struct InTransaction {
+    key: StorageKey,
+    claim: Claim,
+    at: At,
+    dialect: Dialect,
+    /// When the transaction of the claim began, by the database's clock.
+    began: i64,
+    has_ended: bool,
+    is_gone: bool,
+}
+
+impl InTransaction {
+    /// A call, for a connection of this dialect. Of the options `ttl`, `lease` and `after_crash` count.
+    pub fn new(dialect: Dialect, call: &Call, options: &Options) -> Self {
+        let record = Record {
+            state: State::InFlight,
+            after_crash: options.after_crash,
+            token: Token::random(),
+            fence: 0,
+            lease: micros(options.lease_or_default()),
+            ttl: micros(options.ttl),
+            fingerprint: call.fingerprint,
+            label: call.label.clone(),
+            result: Arc::default(),
+        };
+        let claim = Claim { record, takes_over: None };
+        Self { key: call.key, claim, at: At::Start, dialect, began: 0, has_ended: false, is_gone: false }
+    }
+
+    /// The first statement.
+    ///
+    /// `is_ready` says that this connection has found the tables before. On Postgres, where a statement that fails takes the transaction
+    /// with it, they are looked for otherwise.
+    ///
+    /// # Errors
+    /// Where it was begun before.
+    pub fn begin(&mut self, is_ready: bool) -> Result<Statement, OutOfTurn> {
+        match self.at {
+            At::Start => Ok(match self.dialect {
+                Dialect::Sqlite => self.look_sqlite(),
+                Dialect::Postgres if is_ready => self.claim_postgres(None),
+                Dialect::Postgres => self.check_postgres(),
+            }),
+            _ => Err(OutOfTurn::Begun),
+        }
+    }
+
+    /// What comes after a statement, by its row, if it returned one.
+    ///
+    /// # Errors
+    /// Where what stands under the key is not ours, or the tables are not as they must be.
+    pub fn told(&mut self, row: Option<&[Value]>) -> Result<Next, StoreError> {
+        match std::mem::replace(&mut self.at, At::End) {
+            At::Sqlite(at) => self.told_sqlite(at, row),
+            At::Postgres(at) => self.told_postgres(at, row),
+            at => {
+                self.at = at;
+                Err(StoreError::new(StoreErrorKind::Setup, "no statement was asked for"))
+            }
+        }
+    }
+
+    /// Stores the result: the first statement for that.
+    ///
+    /// # Errors
+    /// Where the work has not begun, or was completed before.
+    pub fn complete(&mut self, result: Arc<[u8]>) -> Result<Statement, OutOfTurn> {
+        self.end()?;
+        self.claim.record.state = State::Completed;
+        self.claim.record.result = result;
+        Ok(match self.dialect {
+            Dialect::Sqlite => self.release_sqlite(),
+            Dialect::Postgres => self.complete_postgres(),
+        })
+    }
+
+    /// Undoes the work, whose result can't be stored: the statement for that.
+    ///
+    /// # Errors
+    /// Where the work has not begun, or was completed.
+    pub fn undo(&mut self) -> Result<Statement, OutOfTurn> {
+        self.end()?;
+        Ok(match self.dialect {
+            Dialect::Sqlite => self.undo_sqlite(),
+            Dialect::Postgres => self.refuse_postgres(),
+        })
+    }
+
+    fn end(&mut self) -> Result<(), OutOfTurn> {
+        match self.at {
+            At::Running => {
+                self.has_ended = true;
+                Ok(())
+            }
+            _ if self.has_ended => Err(OutOfTurn::Completed),
+            _ => Err(OutOfTurn::NotRunning),
+        }
+    }
+
+    /// Whether it was found at the end that the transaction of the work had ended, or that its claim was undone: roll back what there is.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// The key that it is about.
+    pub fn key(&self) -> &StorageKey {
+        &self.key
+    }
+
+    fn request(&self) -> Request {
+        let record = &self.claim.record;
+        Request { fingerprint: record.fingerprint, token: record.token, after_crash: record.after_crash }
+    }
+
+    /// What is decided over what stands under the key, by this clock of the store's. `None`: to run; the record is claimed.
+    fn decided(&mut self, held: Option<Held>, now: Micros) -> Option<Begun> {
+        let request = self.request();
+        let decision = decide(held.as_ref(), &request, now);
+        if decision == Decision::Run {
+            self.claim.takes_over = held.as_ref().map(|held| held.record.clone());
+        }
+        match claim(held, &self.claim, now, now) {
+            Claiming::Write(record) => {
+                self.claim.record = record;
+                None
+            }
+            Claiming::Stands(held) => Some(Begun::held(held.record, decision)),
+        }
+    }
+
+    fn run(&mut self) -> Next {
+        self.at = At::Running;
+        Next::Run { fence: self.claim.record.fence }
+    }
+}
+
+/// A row that is not as our statements return it.
+fn unexpected() -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Setup,
+        "the tables of the idempotency keys are not as this library makes them: make them again, by create_table()",
+    )
+}

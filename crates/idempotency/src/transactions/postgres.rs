@@ -1,0 +1,111 @@
+//! The statements for Postgres: one claims, one stores the result. They call the functions that the Postgres store calls, so that a key is
+//! the same in both modes.
+
+use super::{At as Stands, InTransaction, Next, Statement, Value, unexpected};
+use crate::decide::{Decision, Held, decide};
+use crate::engine::Begun;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::record::{Micros, Record};
+
+/// How many lapsed claims in a row are taken over before the key is called busy.
+const TAKEOVERS: u32 = 4;
+
+/// The least life of a claim, in µs: it must outlast the transaction, however short the `ttl` is.
+const LIFE: Micros = 24 * 3600 * 1_000_000;
+
+#[derive(Debug)]
+pub(super) enum At {
+    Check,
+    Claim { takeovers: u32 },
+    Complete,
+    Refuse,
+}
+
+impl InTransaction {
+    pub(super) fn check_postgres(&mut self) -> Statement {
+        self.postgres(At::Check, include_str!("postgres/check.sql"), [])
+    }
+
+    pub(super) fn claim_postgres(&mut self, seen: Option<(Vec<u8>, u32)>) -> Statement {
+        let record = &self.claim.record;
+        let life = record.ttl.max(record.lease).max(LIFE);
+        let (seen, takeovers) = seen.map_or((Value::Null, 0), |(seen, takeovers)| (Value::Bytes(seen), takeovers));
+        let values = [
+            Value::Bytes(self.key.0.into()),
+            Value::Bytes(record.encode()),
+            Value::time(record.lease),
+            Value::time(life),
+            seen,
+        ];
+        self.postgres(At::Claim { takeovers }, include_str!("postgres/claim.sql"), values)
+    }
+
+    pub(super) fn complete_postgres(&mut self) -> Statement {
+        let record = &self.claim.record;
+        let values = [
+            Value::Bytes(self.key.0.into()),
+            Value::Bytes(record.token.0.into()),
+            Value::Bytes(record.encode()),
+            Value::time(record.ttl.max(record.lease)),
+        ];
+        self.postgres(At::Complete, include_str!("postgres/complete.sql"), values)
+    }
+
+    /// A statement that fails: its transaction can't be committed any more.
+    pub(super) fn refuse_postgres(&mut self) -> Statement {
+        self.postgres(At::Refuse, include_str!("postgres/refuse.sql"), [])
+    }
+
+    pub(super) fn told_postgres(&mut self, at: At, row: Option<&[Value]>) -> Result<Next, StoreError> {
+        match (at, row) {
+            (At::Check, Some([Value::Int(1)])) => Ok(Next::Ask(self.claim_postgres(None))),
+            (At::Check, _) => Err(StoreError::new(
+                StoreErrorKind::Setup,
+                "the table and the functions of the idempotency keys are not there, or not for this role: make them by \
+                 create_table(), and grant the role the use of them",
+            )),
+            (At::Claim { takeovers }, Some(row)) => self.claimed_postgres(takeovers, row),
+            (At::Complete, Some([Value::Text(outcome), Value::Int(began)])) => {
+                self.is_gone = outcome != "stored" || *began != self.began;
+                // Where the work is committed without its record, the record had better follow.
+                Ok(if outcome == "stored" { Next::Ended } else { Next::Ask(self.refuse_postgres()) })
+            }
+            (At::Refuse, _) => Ok(Next::Ended),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn claimed_postgres(&mut self, takeovers: u32, row: &[Value]) -> Result<Next, StoreError> {
+        let [Value::Text(outcome), fence, held, lease_end, now, began, failure] = row else { return Err(unexpected()) };
+        let in_flight = |lease| Next::Held(Begun::in_flight(lease));
+        Ok(match (&**outcome, fence, held, lease_end, now, began, failure) {
+            ("claimed", Value::Int(fence), _, _, _, Value::Int(began), _) => {
+                (self.claim.record.fence, self.began) = (fence.unsigned_abs(), *began);
+                self.run()
+            }
+            ("stands", _, Value::Bytes(bytes), Value::Int(lease_end), Value::Int(now), ..) => {
+                let record = Record::decode(bytes).map_err(|error| StoreError::foreign(self.key, error))?;
+                let (held, now) = (Held { record, lease_end: lease_end.unsigned_abs() }, now.unsigned_abs());
+                match decide(Some(&held), &self.request(), now) {
+                    // Its owner may live, but has let its lease pass.
+                    Decision::Run if takeovers < TAKEOVERS => {
+                        Next::Ask(self.claim_postgres(Some((bytes.clone(), takeovers + 1))))
+                    }
+                    Decision::Run => in_flight(self.claim.record.lease),
+                    decision => Next::Held(Begun::held(held.record, decision)),
+                }
+            }
+            ("busy", ..) => in_flight(self.claim.record.lease),
+            ("stale", ..) => Next::Stale,
+            ("failed", .., Value::Text(failure)) => {
+                return Err(StoreError::new(StoreErrorKind::NotExecuted, format!("the claim failed: {failure}")));
+            }
+            _ => return Err(unexpected()),
+        })
+    }
+
+    fn postgres<const N: usize>(&mut self, at: At, sql: &'static str, values: [Value; N]) -> Statement {
+        self.at = Stands::Postgres(at);
+        Statement::new(sql, values)
+    }
+}

@@ -1,0 +1,1 @@
+UPDATE idempotency_clock SET time = max(time + 1, $1)

@@ -1,0 +1,1 @@
+SELECT record FROM idempotency_results WHERE key = $1

@@ -1,0 +1,110 @@
+"""Connections of psycopg 3."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pyidempotent.transactions._connections import Connection, State, styled
+
+
+def connection_of(connection: Any) -> Connection | None:
+    """A ``psycopg.Connection`` or ``psycopg.AsyncConnection``."""
+    if isinstance(connection, psycopg.Connection):
+        return Psycopg(connection)
+    return AsyncPsycopg(connection) if isinstance(connection, psycopg.AsyncConnection) else None
+
+
+def state_of(connection: Any) -> State:
+    """Where a connection of psycopg 3 or psycopg2 stands."""
+    status = int(connection.info.transaction_status)  # libpq's PGTransactionStatusType
+    if status == 3:
+        return "failed"
+    if status in (1, 2):
+        return "open"
+    return "autocommit" if connection.autocommit else "idle"
+
+
+class _Any:
+    """Any connection of psycopg."""
+
+    dialect = "postgres"
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    @property
+    def place(self) -> Any:
+        """Itself."""
+        return self._connection
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a transaction is open."""
+        return self.state == "open"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a block of ``connection.transaction()`` is open, on a connection in autocommit."""
+        return bool(self.is_begun and self._connection.autocommit)
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return state_of(self._connection)
+
+    def commit(self) -> Any:
+        """Commits the transaction."""
+        return self._connection.commit()
+
+    def rollback(self) -> Any:
+        """Ends the transaction."""
+        return self._connection.rollback()
+
+
+class Psycopg(_Any):
+    """A ``psycopg.Connection``."""
+
+    is_async = False
+
+    def begin(self) -> None:
+        """Begins a transaction where the first statement would not."""
+        if self.state == "autocommit":
+            self.run("BEGIN", ())
+
+    def run(self, sql: str, values: Sequence[Any]) -> Any:
+        """Runs a statement; its row."""
+        # Of the plain class: the application's own may take other placeholders and make other rows.
+        with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
+            cursor.execute(styled(sql, "%s").encode(), values or None)
+            return cursor.fetchone() if cursor.description else None
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)
+
+
+class AsyncPsycopg(_Any):
+    """A ``psycopg.AsyncConnection``."""
+
+    is_async = True
+
+    async def begin(self) -> None:
+        """Begins a transaction where the first statement would not."""
+        if self.state == "autocommit":
+            await self.run("BEGIN", ())
+
+    async def run(self, sql: str, values: Sequence[Any]) -> Any:
+        """Runs a statement; its row."""
+        async with psycopg.AsyncCursor(self._connection, row_factory=tuple_row) as cursor:
+            await cursor.execute(styled(sql, "%s").encode(), values or None)
+            return await cursor.fetchone() if cursor.description else None
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await asyncio.sleep(seconds)
