@@ -65,6 +65,7 @@ class Server:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.02)  # nothing tells when another process listens
+        self.kill()  # nobody else would: it has not been entered
         raise RuntimeError(f"{self.command()} does not listen on {self.port} after {STARTUP} s:\n{self.output()}")
 
     def output(self) -> str:

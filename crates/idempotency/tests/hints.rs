@@ -59,10 +59,8 @@ async fn wakes<S: Store>(store: impl Fn() -> S, is_awaited: impl Fn() -> bool) {
             assert!(Instant::now() < deadline, "nobody listens");
             tokio::task::yield_now().await;
         }
-        let began = Instant::now();
         attempt.settle(complete("led")).await;
         assert_eq!(waiting.await.unwrap(), "led");
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     }
 }
 
