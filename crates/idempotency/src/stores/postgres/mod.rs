@@ -74,7 +74,7 @@ const LARGEST: usize = 1_000_000_000;
 /// How many expired records one transaction removes.
 const PURGED: i32 = 2_000;
 
-/// Bytes, and what they are.
+/// The values of a statement, each with its type.
 macro_rules! parameters {
     ($($value:expr => $type:ident),* $(,)?) => {
         &[$((&$value as &(dyn tokio_postgres::types::ToSql + Sync), tokio_postgres::types::Type::$type)),*]
