@@ -165,7 +165,7 @@ impl KeyFormat {
             return Err(KeyError::Empty);
         }
         if self == Self::Lenient && line.iter().all(is_bare) {
-            return Key::new(String::from_utf8_lossy(line));
+            return Key::new(line.iter().map(|b| char::from(*b)).collect::<String>());
         }
         let item = sfv::Parser::new(line)
             .parse::<sfv::Item>()

@@ -253,7 +253,7 @@ impl Keeper {
         let answer = match self.ask(operation()).await {
             // What has no room has none at once.
             Err(first) if first.is_passing() && !first.is_answer() && sent.elapsed() < QUICK => {
-                Box::pin(self.ask(operation())).await.map_err(|second| second.after(&first))
+                self.ask(operation()).await.map_err(|second| second.after(&first))
             }
             answer => answer,
         };

@@ -136,7 +136,7 @@ impl Idempotency {
         };
         match self.claim(&call.key, &mut claim).await? {
             Tried::Held(_, _, Decision::InFlight { .. }) if !self.options.wait.is_zero() => {
-                Box::pin(self.wait_for(&call.key, claim)).await
+                self.wait_for(&call.key, claim).await
             }
             tried => Ok(tried.into()),
         }
@@ -229,7 +229,7 @@ impl Idempotency {
                     Decision::Run | Decision::Unknown if held.is_lapsed(now) => {
                         // Whoever finds a lapsed claim asks first whether its owner may still live.
                         let left = match keeper.held(held.record.token) {
-                            Some(own) if Box::pin(keeper.attend(&own)).await => continue,
+                            Some(own) if keeper.attend(&own).await => continue,
                             Some(_) => Some(self.options.lease_or_default()),
                             None => keeper.outage.grace_left(),
                         };

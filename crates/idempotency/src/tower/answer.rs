@@ -128,11 +128,11 @@ impl Ending {
         let response = match caught(async { inner.call(request).await }).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                Box::pin(self.fail()).await;
+                self.fail().await;
                 return Err(error);
             }
             Err(panic) => {
-                Box::pin(self.fail()).await;
+                self.fail().await;
                 std::panic::resume_unwind(panic);
             }
         };
@@ -305,8 +305,14 @@ impl Ending {
         if let Some(cut) = seen.body.cut() {
             return Err(cut.to_owned());
         }
+        let lines = |lines: &HeaderMap| -> Vec<(Bytes, Bytes)> {
+            let line = |(name, value): (&HeaderName, &HeaderValue)| {
+                (Bytes::copy_from_slice(name.as_str().as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
+            };
+            lines.iter().map(line).collect()
+        };
         let body = joined(seen.body.parts());
-        let answer = Answer { status: seen.head.status.as_u16(), headers: lines(&seen.head.headers), body: &body[..] };
+        let answer = Answer { status: seen.head.status.as_u16(), headers: lines(&seen.head.headers), body };
         let trailers = seen.trailers.as_ref().map_or_else(Vec::new, lines);
         let stored =
             store_answer(answer, &trailers, self.config.store_set_cookie).map_err(|error| error.to_string())?;
@@ -329,10 +335,6 @@ impl Seen {
             None => true,
         }
     }
-}
-
-fn lines(lines: &HeaderMap) -> Vec<(&[u8], &[u8])> {
-    lines.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect()
 }
 
 /// Most bodies come in one part, which is not copied.

@@ -312,9 +312,9 @@ impl IdempotencyLayer {
         self.with(|config| config.grpc_streams = streams)
     }
 
-    /// The service never leaves its caller's task, for services that need the caller's task-locals to the end. A client
-    /// that leaves then ends it half-way: its key is held until the lease has ended, and the crash policy decides. By
-    /// default the service goes on in a task of its own.
+    /// The service runs in the caller's task instead of one of its own, for services that need its task-locals. A
+    /// client that leaves then ends it half-way: its key is held until the lease has ended, and the crash policy
+    /// decides.
     pub fn inline(self) -> Self {
         self.with(|config| config.inline = true)
     }

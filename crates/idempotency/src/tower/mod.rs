@@ -6,8 +6,8 @@
 //! 1. Of all requests with one key, one runs the service. A repeat gets its status, headers, body and trailers byte for
 //!    byte, marked `Idempotent-Replayed: true`.
 //! 2. An answer is stored before its last byte goes out: a client that saw all of it can count on the replay.
-//! 3. A client that leaves changes nothing: the service goes on to its end in a task of its own, and has its caller's
-//!    task-locals no longer ([`IdempotencyLayer::inline`] for services that need them to the end).
+//! 3. A client that leaves changes nothing: the service runs in a task of its own and goes on to its end
+//!    ([`IdempotencyLayer::inline`] for services that need the caller's task).
 //! 4. A key belongs to a method, a path and a caller. A request that names a caller in its headers, where the layer has
 //!    no [`scope`](IdempotencyLayer::scope), is refused: nobody gets another's answer.
 //! 5. Without a key, or with a method that is not protected, a request passes as it is.

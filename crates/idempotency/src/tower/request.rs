@@ -11,17 +11,18 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError};
 use tower_service::Service;
+use tracing::Instrument as _;
 
 use super::answer::{Ending, Refused};
 use super::attempt::Attempt;
 use super::body::{BoxError, RequestBody, ResponseBody};
-use super::future::{Begun, Work};
+use super::future::Answered;
 use super::grpc::{self, GrpcStreams};
 use super::layer::{Config, FingerprintBy, ScopeBy};
 use super::path::path_of;
 use super::running::Tracker;
 use crate::decide::Start;
-use crate::engine::{self, Call};
+use crate::engine::{self, Begun, Call};
 use crate::fingerprint::{Digest, Fingerprint};
 use crate::http::{
     Note, POSSIBLE_CALLERS, Problem, Refusal, RequestFacts, canonical_json, declared_length, names_caller,
@@ -68,9 +69,8 @@ enum Claimed {
 }
 
 impl<S> Protected<S> {
-    /// Begins a request that is protected. What is rarely awaited is in a box: a future is as large as the largest that
-    /// it awaits.
-    pub(super) async fn begin<B, R>(self, request: Request<B>) -> Begun<R, S::Error>
+    /// Serves a request that is protected.
+    pub(super) async fn serve<B, R>(self, request: Request<B>) -> Answered<R, S::Error>
     where
         S: Service<Request<RequestBody<B>>, Response = Response<R>> + Send + 'static,
         S::Future: Send,
@@ -85,35 +85,46 @@ impl<S> Protected<S> {
         let refused = Refused::new(&parts, &under.config);
         let (key, caller) = match under.asked(&parts) {
             Ok(asked) => asked,
-            Err(problem) => return Begun::Answered(Ok(refused.answer(&problem))),
+            Err(problem) => return Ok(refused.answer(&problem)),
         };
         let read = match under.read(&parts.headers, body).await {
             Ok(read) => read,
-            Err(Unread::Refused(problem)) => return Begun::Answered(Ok(refused.answer(&problem))),
+            Err(Unread::Refused(problem)) => return Ok(refused.answer(&problem)),
             Err(Unread::Stream(begun, rest)) if under.config.grpc_streams == GrpcStreams::Pass => {
                 let request = Request::from_parts(parts, RequestBody::begun(begun, rest));
-                let answered = Box::pin(inner.call(request)).await;
-                return Begun::Answered(answered.map(|response| response.map(ResponseBody::passed)));
+                return Ok(inner.call(request).await?.map(ResponseBody::passed));
             }
-            Err(Unread::Stream(..)) => return Begun::Answered(Ok(refused.answer(&Refusal::STREAM.into()))),
+            Err(Unread::Stream(..)) => return Ok(refused.answer(&Refusal::STREAM.into())),
         };
         let call = under.call(&parts, &key, caller.as_deref(), &read.body);
         let attempt = match under.claim(&call).await {
             Ok(Claimed::Run(attempt)) => attempt,
-            Ok(Claimed::Replay(stored)) => return Begun::Answered(Ok(refused.replay(&stored))),
-            Err(problem) => return Begun::Answered(Ok(refused.answer(&problem))),
+            Ok(Claimed::Replay(stored)) => return Ok(refused.replay(&stored)),
+            Err(problem) => return Ok(refused.answer(&problem)),
         };
         let Some(running) = under.tracker.enter(under.config.max_in_flight) else {
-            Box::pin(attempt.settle(engine::Verdict::Release)).await;
+            attempt.settle(engine::Verdict::Release).await;
             let problem = Problem { retry_after: Some(under.config.retry_after), ..Refusal::OVERLOADED.into() };
-            return Begun::Answered(Ok(refused.answer(&problem)));
+            return Ok(refused.answer(&problem));
         };
         let current = Attempt::new(attempt.current(), key, caller, under.config.clone());
         parts.extensions.insert(current.clone());
         let is_inline = under.config.inline;
         let ending = Ending { config: under.config, attempt, current, refused, running };
         let request = Request::from_parts(parts, RequestBody::whole(read.body, read.trailers));
-        Begun::Runs(Work::new(ending.run(inner, request), is_inline))
+        // In a box: a task moves what it runs, and what that has come to, several times.
+        let run = Box::pin(ending.run(inner, request));
+        if is_inline {
+            return run.await;
+        }
+        match tokio::spawn(run.in_current_span()).await {
+            Ok(answer) => answer,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Its runtime shuts down, and this task is about to be dropped with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }
 
@@ -250,18 +261,18 @@ impl Under {
         let mut begun = idempotency.begin(call).await;
         loop {
             match begun {
-                Ok(engine::Begun::Run(mut attempt)) => match attempt.start() {
+                Ok(Begun::Run(mut attempt)) => match attempt.start() {
                     Start::Now => return Ok(Claimed::Run(attempt)),
                     // This process stood still for longer than the lease.
-                    Start::AfterRenewal => begun = Box::pin(idempotency.begin_again(call, attempt)).await,
+                    Start::AfterRenewal => begun = idempotency.begin_again(call, attempt).await,
                 },
-                Ok(engine::Begun::Replay(stored)) => return Ok(Claimed::Replay(stored)),
-                Ok(engine::Begun::Mismatch) => return Err(refusal(Refusal::CONFLICT)),
-                Ok(engine::Begun::Unknown) => return Err(refusal(Refusal::UNKNOWN)),
-                Ok(engine::Begun::InFlight { lease_left }) => {
+                Ok(Begun::Replay(stored)) => return Ok(Claimed::Replay(stored)),
+                Ok(Begun::Mismatch) => return Err(refusal(Refusal::CONFLICT)),
+                Ok(Begun::Unknown) => return Err(refusal(Refusal::UNKNOWN)),
+                Ok(Begun::InFlight { lease_left }) => {
                     return Err(Box::new(Problem::processing(lease_left, self.config.retry_after)));
                 }
-                Ok(engine::Begun::NotKept(note)) => {
+                Ok(Begun::NotKept(note)) => {
                     return Err(Box::new(Problem::not_kept(&Note::decode(&note).unwrap_or_default())));
                 }
                 Err(error) => {

@@ -10,7 +10,7 @@ use tower_service::Service;
 
 use super::attempt::Attempt;
 use super::body::{BoxError, RequestBody, ResponseBody};
-use super::future::{Begun, ResponseFuture};
+use super::future::ResponseFuture;
 use super::layer::IdempotencyLayer;
 use super::request::{Protected, Under};
 
@@ -76,8 +76,7 @@ where
         let held = if is_protected { request.extensions().get::<Attempt>() } else { None };
         if let Some(option) = held.and_then(|held| config.differs_from(held.config())) {
             let (parts, _) = request.into_parts();
-            let refused = self.under.apart(&parts, option);
-            return ResponseFuture::protected(std::future::ready(Begun::Answered(Ok(refused))));
+            return ResponseFuture::protected(std::future::ready(Ok(self.under.apart(&parts, option))));
         }
         if !is_protected || held.is_some() {
             return ResponseFuture::passed(self.inner.call(request.map(RequestBody::passed)));
@@ -85,6 +84,6 @@ where
         // The service that is ready is the one that is called.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture::protected(Protected { inner, under: self.under.clone() }.begin(request))
+        ResponseFuture::protected(Protected { inner, under: self.under.clone() }.serve(request))
     }
 }
