@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from pyidempotent.transactions._connections import Connection, State
+from pyidempotent.transactions._connections import Async, Connection, OfDriver, State
 
 
 def connection_of(connection: Any) -> Connection | None:
@@ -22,34 +21,15 @@ def state_of(connection: Any) -> State:
     return "open" if connection.is_in_transaction() else "autocommit"
 
 
-class Asyncpg:
+class Asyncpg(Async, OfDriver):
     """An ``asyncpg.Connection``."""
 
     dialect = "postgres"
-    is_async = True
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    @property
-    def place(self) -> Any:
-        """Itself."""
-        return self._connection
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether a transaction is open."""
-        return self.state == "open"
 
     @property
     def is_held(self) -> bool:
         """Whether a transaction is open: it begins none by itself."""
         return self.is_begun
-
-    @property
-    def state(self) -> State:
-        """Where it stands."""
-        return state_of(self._connection)
 
     async def run(self, sql: str, values: Sequence[Any]) -> Any:
         """Runs a statement; its row."""
@@ -68,7 +48,3 @@ class Asyncpg:
         """Ends the transaction."""
         if self._connection.is_in_transaction():
             await self._connection.execute("ROLLBACK")
-
-    async def sleep(self, seconds: float) -> None:
-        """Waits."""
-        await asyncio.sleep(seconds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -63,6 +65,48 @@ class Connection(Protocol):
 
     def sleep(self, seconds: float) -> Any:
         """Waits."""
+
+
+class Sync:
+    """What every sync connection has."""
+
+    is_async = False
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)
+
+
+class Async:
+    """What every async connection has."""
+
+    is_async = True
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await asyncio.sleep(seconds)
+
+
+class OfDriver:
+    """What every connection of a driver has, whose module says where one stands: `state_of`."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    @property
+    def place(self) -> Any:
+        """Itself."""
+        return self._connection
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a transaction is open."""
+        return self.state == "open"
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return state_of(self._connection)
 
 
 def connection_of(connection: Any) -> Connection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionProxy
 
-from pyidempotent.transactions._connections import Connection, State, dialect_of, state_of, styled
+from pyidempotent.transactions._connections import Connection, State, Sync, dialect_of, state_of, styled
 
 
 def connection_of(connection: Any) -> Connection | None:
@@ -20,10 +19,8 @@ def connection_of(connection: Any) -> Connection | None:
     return Django(connection) if isinstance(connection, BaseDatabaseWrapper) else None
 
 
-class Django:
+class Django(Sync):
     """A connection of Django's."""
-
-    is_async = False
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -74,7 +71,3 @@ class Django:
         """Ends the atomic block, and rolls it back."""
         self._connection.set_rollback(True)
         self._block.__exit__(None, None, None)
-
-    def sleep(self, seconds: float) -> None:
-        """Waits."""
-        time.sleep(seconds)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
-from pyidempotent.transactions._connections import Connection, State, styled
+from pyidempotent.transactions._connections import Async, Connection, OfDriver, State, Sync, styled
 
 
 def connection_of(connection: Any) -> Connection | None:
@@ -30,33 +28,15 @@ def state_of(connection: Any) -> State:
     return "autocommit" if connection.autocommit else "idle"
 
 
-class _Any:
+class _Any(OfDriver):
     """Any connection of psycopg."""
 
     dialect = "postgres"
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    @property
-    def place(self) -> Any:
-        """Itself."""
-        return self._connection
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether a transaction is open."""
-        return self.state == "open"
 
     @property
     def is_held(self) -> bool:
         """Whether a block of ``connection.transaction()`` is open, on a connection in autocommit."""
         return bool(self.is_begun and self._connection.autocommit)
-
-    @property
-    def state(self) -> State:
-        """Where it stands."""
-        return state_of(self._connection)
 
     def commit(self) -> Any:
         """Commits the transaction."""
@@ -67,10 +47,8 @@ class _Any:
         return self._connection.rollback()
 
 
-class Psycopg(_Any):
+class Psycopg(Sync, _Any):
     """A ``psycopg.Connection``."""
-
-    is_async = False
 
     def begin(self) -> None:
         """Begins a transaction where the first statement would not."""
@@ -84,15 +62,9 @@ class Psycopg(_Any):
             cursor.execute(styled(sql, "%s").encode(), values or None)
             return cursor.fetchone() if cursor.description else None
 
-    def sleep(self, seconds: float) -> None:
-        """Waits."""
-        time.sleep(seconds)
 
-
-class AsyncPsycopg(_Any):
+class AsyncPsycopg(Async, _Any):
     """A ``psycopg.AsyncConnection``."""
-
-    is_async = True
 
     async def begin(self) -> None:
         """Begins a transaction where the first statement would not."""
@@ -104,7 +76,3 @@ class AsyncPsycopg(_Any):
         async with psycopg.AsyncCursor(self._connection, row_factory=tuple_row) as cursor:
             await cursor.execute(styled(sql, "%s").encode(), values or None)
             return await cursor.fetchone() if cursor.description else None
-
-    async def sleep(self, seconds: float) -> None:
-        """Waits."""
-        await asyncio.sleep(seconds)

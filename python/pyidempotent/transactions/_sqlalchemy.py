@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, LargeBinary, bindparam, text
 from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-from pyidempotent.transactions._connections import Connection, State, dialect_of, state_of, styled
+from pyidempotent.transactions._connections import Async, Connection, State, Sync, dialect_of, state_of, styled
 
 
 def connection_of(connection: Any) -> Connection | None:
@@ -101,10 +99,8 @@ class _Any:
         return self._owner.rollback()
 
 
-class OfConnection(_Any):
+class OfConnection(Sync, _Any):
     """A ``Connection``."""
-
-    is_async = False
 
     def _connection(self) -> SqlalchemyConnection:
         used: SqlalchemyConnection = self._owner
@@ -118,10 +114,6 @@ class OfConnection(_Any):
     def begin(self) -> None:
         """Nothing: the first statement begins a transaction."""
 
-    def sleep(self, seconds: float) -> None:
-        """Waits."""
-        time.sleep(seconds)
-
 
 class OfSession(OfConnection):
     """A ``Session``."""
@@ -132,10 +124,8 @@ class OfSession(OfConnection):
         return used
 
 
-class OfAsyncConnection(_Any):
+class OfAsyncConnection(Async, _Any):
     """An ``AsyncConnection``."""
-
-    is_async = True
 
     async def _connection(self) -> Any:
         return self._owner
@@ -148,10 +138,6 @@ class OfAsyncConnection(_Any):
 
     async def begin(self) -> None:
         """Nothing: the first statement begins a transaction."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Waits."""
-        await asyncio.sleep(seconds)
 
 
 class OfAsyncSession(OfAsyncConnection):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from typing import Any
 
-from pyidempotent.transactions._connections import Connection, State, styled
+from pyidempotent.transactions._connections import Connection, OfDriver, State, Sync, styled
 
 
 def connection_of(connection: Any) -> Connection | None:
@@ -29,34 +28,19 @@ def commits_alone(connection: Any) -> bool:
     return connection.isolation_level is None if commits == -1 else bool(commits)
 
 
-class Sqlite3:
-    """A ``sqlite3.Connection``."""
+class AnySqlite(OfDriver):
+    """A connection of ``sqlite3`` or of aiosqlite."""
 
     dialect = "sqlite"
-    is_async = False
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    @property
-    def place(self) -> Any:
-        """Itself."""
-        return self._connection
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether a transaction is open."""
-        return self._connection.in_transaction
 
     @property
     def is_held(self) -> bool:
         """Whether a transaction was begun by hand."""
-        return self._connection.in_transaction and commits_alone(self._connection)
+        return self.is_begun and commits_alone(self._connection)
 
-    @property
-    def state(self) -> State:
-        """Where it stands."""
-        return state_of(self._connection)
+
+class Sqlite3(Sync, AnySqlite):
+    """A ``sqlite3.Connection``."""
 
     def run(self, sql: str, values: Sequence[Any]) -> Any:
         """Runs a statement; its row."""
@@ -80,7 +64,3 @@ class Sqlite3:
     def rollback(self) -> None:
         """Ends the transaction."""
         self._connection.rollback()
-
-    def sleep(self, seconds: float) -> None:
-        """Waits."""
-        time.sleep(seconds)
