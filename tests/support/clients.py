@@ -60,10 +60,6 @@ class Service(AppServer):
     def open(self, key: str) -> None:
         self.client.post(f"/gates/{key}/open")
 
-    def __enter__(self) -> Service:
-        super().__enter__()
-        return self
-
 
 class Local:
     """An application in this process, and a client of it; every request has an event loop of its own."""

@@ -15,6 +15,10 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 STARTUP = 60.0
 
@@ -42,7 +46,8 @@ class Server:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed in stop
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+        self._folders: list[Path] = []
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -65,7 +70,6 @@ class Server:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.02)  # nothing tells when another process listens
-        self.kill()  # nobody else would: it has not been entered
         raise RuntimeError(f"{self.command()} does not listen on {self.port} after {STARTUP} s:\n{self.output()}")
 
     def output(self) -> str:
@@ -107,8 +111,20 @@ class Server:
         finally:
             self.kill()
 
-    def __enter__(self) -> Server:
-        self.start()
+    def folder_of_nobody(self) -> Path:
+        """A folder for a program that is started by `_as_nobody`; it is removed at the end."""
+        folder = Path(tempfile.mkdtemp(prefix="server-"))
+        self._folders.append(folder)
+        if os.geteuid() == 0:
+            os.chown(folder, 65534, 65534)
+        return folder
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)  # nobody else would
+            raise
         return self
 
     def __exit__(
@@ -116,6 +132,8 @@ class Server:
     ) -> None:
         self.kill()
         self.log.close()
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class RedisServer(Server):
@@ -142,21 +160,10 @@ class RedisServer(Server):
         )
         return done.stdout.strip()
 
-    def __enter__(self) -> RedisServer:
-        super().__enter__()
-        return self
-
 
 def _as_nobody() -> list[str]:
     """What starts a program as nobody, where the tests are root's, whom Postgres and PgBouncer refuse."""
     return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
-
-
-def _folder_of_nobody() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    if os.geteuid() == 0:
-        os.chown(folder, 65534, 65534)
-    return folder
 
 
 class PostgresServer(Server):
@@ -170,7 +177,7 @@ class PostgresServer(Server):
         super().__init__()
         self.port = free_port()
         self.settings = ["max_connections=400", *settings]
-        self.folder = _folder_of_nobody()
+        self.folder = self.folder_of_nobody()
         initdb = [self._program("initdb"), "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]
         done = subprocess.run(
             [*_as_nobody(), *initdb, "-D", str(self.folder / "data")], capture_output=True, text=True, timeout=60
@@ -232,16 +239,6 @@ class PostgresServer(Server):
                 self.process.wait(STARTUP)
         super().kill()
 
-    def __enter__(self) -> PostgresServer:
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, traceback)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
 
 class PgBouncer(Server):
     """A pooler before a Postgres, which gives a connection to a client for one transaction."""
@@ -250,7 +247,7 @@ class PgBouncer(Server):
         super().__init__()
         self.port = free_port()
         self.server = server
-        self.folder = _folder_of_nobody()
+        self.folder = self.folder_of_nobody()
         folders = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])  # Debian has it where no shell looks
         self.program = shutil.which("pgbouncer", path=folders) or installed("pgbouncer", "apt-get install pgbouncer")
         (self.folder / "users").write_text('"postgres" ""\n')
@@ -266,16 +263,6 @@ class PgBouncer(Server):
 
     def command(self) -> list[str]:
         return [*_as_nobody(), self.program, str(self.folder / "settings")]
-
-    def __enter__(self) -> PgBouncer:
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, traceback)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class AppServer(Server):
@@ -304,7 +291,3 @@ class AppServer(Server):
 
     def environment(self) -> Mapping[str, str]:
         return {**os.environ, **self.extra}
-
-    def __enter__(self) -> AppServer:
-        super().__enter__()
-        return self
