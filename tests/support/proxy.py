@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ class Proxy:
     - `cut_after_commands`, `cut_before_commands`: the next command closes the connection, after or without reaching the
       server.
     - `refuse`: cuts every connection, and takes none until `listen`; `refuse_new` leaves those that are there.
+    - `latency`: seconds that each of the server's answers takes longer.
     - `answer_itself`: every command of a new connection gets this error, and reaches no server; `answered` is set each
       time.
     """
@@ -37,6 +39,7 @@ class Proxy:
         self.own_answer: str | None = None
         self.answered = threading.Event()
         self.loses = False
+        self.latency = 0.0
         self.commands_go, self.open = threading.Event(), threading.Event()
         self.commands_go.set()
         self.open.set()
@@ -163,6 +166,7 @@ class Proxy:
                 if not self.open.is_set():
                     self.held.set()
                     self.open.wait(60)
+                time.sleep(self.latency)
                 client.sendall(data)
         self._close(client)  # what it has sent still goes to the server
 

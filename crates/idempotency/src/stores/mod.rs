@@ -5,6 +5,8 @@ mod anchor;
 #[cfg(feature = "memory")]
 mod memory;
 mod open;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod opening;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod percent;
 #[cfg(feature = "postgres")]

@@ -1,15 +1,17 @@
 //! How the server is reached: options, the one connection, and what its errors mean.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::AsyncDNSResolver;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, RedisFuture, ServerErrorKind};
+use tokio::time::timeout;
 
 use super::{StoreError, StoreErrorKind};
+use crate::stores::opening::SharedOpening;
 use crate::stores::resolver::resolve;
 
 /// How to reach the server.
@@ -129,8 +131,9 @@ impl AsyncDNSResolver for Resolver {
 pub(super) struct Connection {
     client: Client,
     config: AsyncConnectionConfig,
+    time_limit: Duration,
     current: Mutex<Current>,
-    opening: tokio::sync::Mutex<()>,
+    opening: SharedOpening,
 }
 
 #[derive(Default)]
@@ -146,7 +149,7 @@ impl Connection {
             .set_connection_timeout(Some(time_limit))
             .set_response_timeout(None)
             .set_dns_resolver(Resolver);
-        Self { client, config, current: Mutex::default(), opening: tokio::sync::Mutex::new(()) }
+        Self { client, config, time_limit, current: Mutex::default(), opening: SharedOpening::default() }
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -159,21 +162,31 @@ impl Connection {
     }
 
     /// The connection and its number.
-    pub(super) async fn get(&self) -> Result<(u64, MultiplexedConnection), StoreError> {
-        if let Some(ready) = self.ready() {
-            return Ok(ready);
+    pub(super) async fn get(self: &Arc<Self>) -> Result<(u64, MultiplexedConnection), StoreError> {
+        loop {
+            if let Some(ready) = self.ready() {
+                return Ok(ready);
+            }
+            let connection = self.clone();
+            self.opening.join(|| async move { connection.open().await }).await?;
         }
-        let _one_at_a_time = self.opening.lock().await;
-        if let Some(ready) = self.ready() {
-            return Ok(ready);
+    }
+
+    async fn open(&self) -> Result<(), StoreError> {
+        if self.ready().is_some() {
+            return Ok(());
         }
-        let opened = self.client.get_multiplexed_async_connection_with_config(&self.config).await;
-        let mut connection = opened.map_err(|source| not_connected(&self.client, source))?;
-        check(&mut connection).await?;
+        let opened = timeout(self.time_limit, async {
+            let opened = self.client.get_multiplexed_async_connection_with_config(&self.config).await;
+            let mut connection = opened.map_err(|source| not_connected(&self.client, source))?;
+            check(&mut connection).await?;
+            Ok(connection)
+        });
+        let connection = opened.await.unwrap_or_else(|_| Err(late(&self.client, self.time_limit)))?;
         let mut current = self.current();
         current.number += 1;
-        current.connection = Some(connection.clone());
-        Ok((current.number, connection))
+        current.connection = Some(connection);
+        Ok(())
     }
 
     /// The number of the connection that an operation begun now would use.
@@ -248,6 +261,12 @@ fn not_connected(client: &Client, source: RedisError) -> StoreError {
         false => (StoreErrorKind::NotExecuted, format!("the Redis server at {address} can't be reached: {source}")),
     };
     StoreError::new(kind, message).with_source(source)
+}
+
+fn late(client: &Client, limit: Duration) -> StoreError {
+    let address = client.get_connection_info().addr();
+    let message = format!("the Redis server at {address} can't be reached: it did not answer within {limit:?}");
+    StoreError::new(StoreErrorKind::NotExecuted, message)
 }
 
 pub(super) fn timed_out(limit: Duration) -> StoreError {

@@ -36,7 +36,7 @@ use hints::Hints;
 /// # Ok::<(), idempotency::StoreError>(())
 /// ```
 pub struct RedisStore {
-    connection: Connection,
+    connection: Arc<Connection>,
     hints: Hints,
     prefix: Vec<u8>,
     time_limit: Duration,
@@ -90,7 +90,7 @@ impl RedisStore {
         let script = Script::new;
         Ok(Self {
             hints: Hints::new(client.clone(), time_limit),
-            connection: Connection::new(client, time_limit),
+            connection: Arc::new(Connection::new(client, time_limit)),
             prefix: prefix.into_bytes(),
             time_limit,
             anchor: Arc::default(),
