@@ -117,7 +117,7 @@ def test_a_function_that_is_cancelled_is_rolled_back(database: str, library: str
             rows = await other.execute("SELECT balance FROM accounts")
             assert (await rows.fetchone(), ran) == ((58,), ["a", "a"])
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 async def connected(database: str, library: str) -> tuple[Any, Callable[[str], Awaitable[Any]], Callable[[], Any]]:
