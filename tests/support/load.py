@@ -35,11 +35,13 @@ class Load:
         url: of the store.
         time_limit: of an operation.
         callers: how many there are.
+        prefix: of the keys in the store.
     """
 
     url: str
     time_limit: float = 0.5
     callers: int = 64
+    prefix: str = "idem:"
     calls: list[Call] = field(default_factory=list)
     runs: Counter[str] = field(default_factory=Counter)
 
@@ -59,7 +61,9 @@ class Load:
             await asyncio.gather(*tasks)
 
     def _charge(self) -> Callable[[str], object]:
-        @idempotent(RedisBackend(self.url, time_limit=self.time_limit), key="order", name="charge", lease=5)
+        backend = RedisBackend(self.url, time_limit=self.time_limit, prefix=self.prefix)
+
+        @idempotent(backend, key="order", name="charge", lease=5)
         async def charge(order: str) -> str:
             self.runs[order] += 1
             await asyncio.sleep(0)

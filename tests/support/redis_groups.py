@@ -196,6 +196,19 @@ class RedisCluster(RedisGroup):
     def url(self) -> str:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
+    def move(self, slot: str, source: RedisServer, target: RedisServer, keys: int = 300) -> None:
+        """Moves a slot with its keys, some at once.
+
+        Parameters:
+            keys: how many.
+        """
+        target.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
+        source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
+        while names := source.cli("CLUSTER", "GETKEYSINSLOT", slot, str(keys)).split():
+            source.cli("MIGRATE", "127.0.0.1", str(target.port), "", "0", "5000", "KEYS", *names)
+        for node in (target, source, *self.nodes):
+            node.cli("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))
+
     @property
     def primaries(self) -> list[ClusterNode]:
         """The nodes that share the slots."""
