@@ -214,6 +214,11 @@ class RedisCluster(RedisGroup):
         """The nodes that share the slots."""
         return [node for node in self.nodes if node.process is not None and is_primary(node)]
 
+    def replica_of(self, primary: RedisServer) -> ClusterNode:
+        """A node that follows another."""
+        follows = f"master_port:{primary.port}"
+        return next(node for node in self.nodes if follows in node.cli("INFO", "replication").split())
+
     def id(self, node: RedisServer) -> str:
         return node.cli("CLUSTER", "MYID")
 
