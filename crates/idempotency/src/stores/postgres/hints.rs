@@ -18,7 +18,7 @@ use super::sql::Statements;
 use crate::error::StoreError;
 use crate::key::StorageKey;
 use crate::store::Watch;
-use crate::stores::opening::SharedOpening;
+use crate::stores::shared_work::SharedWork;
 
 /// How often to look where there are no hints.
 const POLL: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const MOST: usize = 1_000;
 #[derive(Default)]
 pub(super) struct Hints {
     listening: Arc<Listening>,
-    opening: SharedOpening,
+    opening: SharedWork,
 }
 
 type Listening = tokio::sync::Mutex<Option<Listener>>;

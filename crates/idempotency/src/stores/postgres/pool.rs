@@ -12,14 +12,14 @@ use super::options::PostgresOptions;
 use super::sql::Statements;
 use crate::error::StoreError;
 use crate::key::StorageKey;
-use crate::stores::opening::SharedOpening;
+use crate::stores::shared_work::SharedWork;
 
 pub(super) struct Pool {
     pub(super) options: PostgresOptions,
     pub(super) statements: Statements,
     open: Mutex<Vec<Arc<Connection>>>,
     /// The first connection, while there is none.
-    opening: SharedOpening,
+    opening: SharedWork,
     /// Another one is being opened in the background.
     grows: AtomicBool,
     /// A pooler was met.

@@ -1,4 +1,4 @@
-//! [`SharedOpening`]: one connection is opened for everybody who needs it.
+//! [`SharedWork`]: what many callers wait for is done once, as the opening of a connection.
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -7,19 +7,19 @@ use tokio::sync::watch;
 
 use crate::error::{StoreError, StoreErrorKind};
 
-/// Opens one connection at a time, in a task of its own. An opening has its whole time limit although each who waits for
-/// it has spent a part of theirs: under load there is always one who gives up soon.
+/// Does one thing at a time, in a task of its own. An opening has its whole time limit although each who waits for it has
+/// spent a part of theirs: under load there is always one who gives up soon.
 #[derive(Default)]
-pub(super) struct SharedOpening {
+pub(super) struct SharedWork {
     under_way: Mutex<Option<Outcome>>,
 }
 
 /// `None` until it is known.
 type Outcome = watch::Receiver<Option<Result<(), StoreError>>>;
 
-impl SharedOpening {
-    /// Waits for the opening that is under way, or begins one.
-    pub(super) async fn join<F>(&self, open: impl FnOnce() -> F) -> Result<(), StoreError>
+impl SharedWork {
+    /// Waits for the work that is under way, or begins it.
+    pub(super) async fn join<F>(&self, begin: impl FnOnce() -> F) -> Result<(), StoreError>
     where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
@@ -31,7 +31,7 @@ impl SharedOpening {
                 Some(outcome) => outcome.clone(),
                 None => {
                     let (tells, outcome) = watch::channel(None);
-                    let work = open();
+                    let work = begin();
                     tokio::spawn(async move { tells.send_replace(Some(work.await)) });
                     under_way.insert(outcome).clone()
                 }
@@ -39,9 +39,10 @@ impl SharedOpening {
         };
         match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().expect("waited for"),
-            Err(_) => {
-                Err(StoreError::new(StoreErrorKind::NotExecuted, "the runtime that opened a connection has ended"))
-            }
+            Err(_) => Err(StoreError::new(
+                StoreErrorKind::NotExecuted,
+                "the runtime of the work that this waited for has ended",
+            )),
         }
     }
 }
