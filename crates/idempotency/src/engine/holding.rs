@@ -171,11 +171,10 @@ impl HoldingState {
         self.lease_end - lease * 2 / 3
     }
 
-    /// Until when, by the clock that fences come from, an end may be written where nothing stands: not after the lease.
-    /// A fence is the store's clock at the claim, and the last renewal came at least as long after that as after the first.
+    /// Until when an end may be written where nothing stands.
     fn recreate_until(&self, record: &Record) -> Micros {
-        let renewed = self.first_renewed.map_or(0, |first| micros(self.renewed.saturating_duration_since(first)));
-        record.fence.saturating_add(renewed).saturating_add(record.lease)
+        let renewed_for = self.first_renewed.map_or(0, |first| micros(self.renewed.saturating_duration_since(first)));
+        decide::recreate_until(record.fence, renewed_for, record.lease)
     }
 
     /// The end to send, and until when it may be written where nothing stands.
