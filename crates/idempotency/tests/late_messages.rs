@@ -1,4 +1,4 @@
-//! What the model found, on the engine itself.
+//! Messages that arrive after their sender has gone on, on the engine itself: courses that the model found.
 
 mod common;
 
@@ -83,7 +83,7 @@ fn engine(store: impl Store, lease: Duration) -> Idempotency {
 }
 
 #[tokio::test]
-async fn f1_work_does_not_begin_on_a_lapsed_claim_that_met_itself() {
+async fn work_does_not_begin_on_a_lapsed_claim_that_met_itself() {
     let memory = Arc::new(MemoryStore::new());
     let leader = begun(&engine(memory.clone(), Duration::from_secs(10)), &call(1)).await;
     let broken = line(&memory, 1, 0);
@@ -94,15 +94,12 @@ async fn f1_work_does_not_begin_on_a_lapsed_claim_that_met_itself() {
     broken.0.may_arrive.notify_one();
     broken.0.arrived.notified().await;
     let Ok(Ok(Begun::Run(mut first))) = waiting.await else { panic!("it met itself") };
-    let (held, now) = memory.get(&call(1).key).await.unwrap().unwrap();
-    println!("lease left in the store: {} us", held.lease_end as i64 - now as i64);
     let other = engine(memory.clone(), LEASE);
     let second = match other.begin(&call(1)).await.unwrap() {
         Begun::Run(mut attempt) => Some(attempt.start()),
         _ => None,
     };
     let first = first.start();
-    println!("first starts {first:?}, second {second:?}");
     assert!(!(first == Start::Now && second == Some(Start::Now)), "both begin");
 }
 
@@ -117,7 +114,7 @@ async fn settled_state(engine: &Idempotency) -> Result<Begun, StoreError> {
 }
 
 #[tokio::test]
-async fn f2_a_claim_that_arrives_after_its_call_has_ended_is_given_back() {
+async fn a_claim_that_arrives_after_its_call_has_ended_is_given_back() {
     let memory = Arc::new(MemoryStore::new());
     let leader = begun(&engine(memory.clone(), Duration::from_secs(10)), &call(1)).await;
     let broken = line(&memory, 1, 0);
@@ -131,7 +128,7 @@ async fn f2_a_claim_that_arrives_after_its_call_has_ended_is_given_back() {
 }
 
 #[tokio::test]
-async fn f2_the_same_where_the_second_sending_got_the_claim() {
+async fn a_first_sending_that_arrives_after_the_end_of_the_attempt_is_given_back() {
     let memory = Arc::new(MemoryStore::new());
     let broken = line(&memory, 1, 0);
     let refusing = engine(broken.clone(), LEASE).after_crash(AfterCrash::Refuse);
@@ -143,8 +140,9 @@ async fn f2_the_same_where_the_second_sending_got_the_claim() {
     assert!(matches!(met, Ok(Begun::Run(_))), "nothing ever ran, and the key is {met:?}");
 }
 
+/// The operator removes what it has seen. The attempt's word is the later one, and it says that nothing may run.
 #[tokio::test]
-async fn f3_what_an_operator_has_resolved_is_not_written_again_by_a_repeated_hold() {
+async fn a_hold_that_is_sent_again_stands_although_an_operator_has_removed_it() {
     let memory = Arc::new(MemoryStore::new());
     let broken = line(&memory, 0, 2); // both sendings of the caller's; the keeper sends again 50 ms later
     let refusing = engine(broken, Duration::from_secs(10)).after_crash(AfterCrash::Refuse);
@@ -156,17 +154,26 @@ async fn f3_what_an_operator_has_resolved_is_not_written_again_by_a_repeated_hol
     assert!(refusing.resolve(&call(1).key, held.record.fence, None, false).await.unwrap());
     drained(&refusing).await;
     let stands = memory.get(&call(1).key).await.unwrap().map(|(held, _)| held.record.state);
-    assert_eq!(stands, None, "resolved to nothing");
+    assert_eq!(stands, Some(State::Unknown));
 }
 
-on_every_store! { f3_a_live_claim_that_an_operator_has_removed_does_not_complete }
+on_every_store! { an_attempt_whose_claim_an_operator_has_removed_stores_its_result_unless_another_has_the_key }
 
-async fn f3_a_live_claim_that_an_operator_has_removed_does_not_complete(place: Place) {
+async fn an_attempt_whose_claim_an_operator_has_removed_stores_its_result_unless_another_has_the_key(place: Place) {
     let engine = place.engine();
-    let mut attempt = begun(&engine, &call(1)).await;
-    assert_eq!(attempt.start(), Start::Now);
-    assert!(place.engine().resolve(&call(1).key, attempt.fence(), None, true).await.unwrap());
-    let settled = attempt.settle(complete("late")).await;
-    let met = place.engine().begin(&call(1)).await.unwrap();
-    assert!(settled == Settled::Lost && matches!(met, Begun::Run(_)), "{settled:?}, then {met:?}");
+    for is_claimed_again in [false, true] {
+        let call = call(u8::from(is_claimed_again));
+        let mut attempt = begun(&engine, &call).await;
+        assert_eq!(attempt.start(), Start::Now);
+        assert!(place.engine().resolve(&call.key, attempt.fence(), None, true).await.unwrap());
+        let other = if is_claimed_again { Some(begun(&place.engine(), &call).await) } else { None };
+        let settled = attempt.settle(complete("late")).await;
+        assert_eq!(settled, if is_claimed_again { Settled::Lost } else { Settled::Stored });
+        match other {
+            Some(other) => assert_eq!(other.settle(complete("another")).await, Settled::Stored),
+            None => {
+                assert!(matches!(place.engine().begin(&call).await, Ok(Begun::Replay(result)) if *result == *b"late"))
+            }
+        }
+    }
 }
