@@ -25,8 +25,10 @@ def settled(load: Load, moment: float) -> float:
 
 
 def follows(replica: RedisServer, load: Load) -> None:
-    """Returns when a replica gets what the callers write, and they have written more since. A primary sends nothing to a
-    new replica for a second."""
+    """Returns when a replica gets what the callers write, and they have written more since.
+
+    A primary sends nothing to a new replica for a second.
+    """
     until(lambda: replica.cli("DBSIZE") != "0")
     settled(load, time.monotonic())
 
