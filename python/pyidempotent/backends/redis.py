@@ -35,8 +35,8 @@ class RedisBackend(Backend):
 
     Parameters:
         url_or_client: a URL (``redis://host:6379/0``, ``unix:///path``, ``redis+sentinel://host,host/service/0``,
-            ``redis+cluster://host,host``; with ``rediss`` over TLS), or a client of redis-py, sync or asyncio: ``Redis``,
-            what ``Sentinel.master_for`` gives, or ``RedisCluster``.
+            ``redis+cluster://host,host``; with ``rediss`` over TLS), or a client of redis-py, sync or asyncio:
+            ``Redis``, what ``Sentinel.master_for`` gives, or ``RedisCluster``.
         prefix: what every storage key starts with.
         time_limit: the longest a command may take, connecting included, in seconds. By default the client's
             ``socket_timeout``, or 1.

@@ -37,6 +37,7 @@ pub(super) enum Expected {
 pub(super) struct Dial {
     settings: RedisConnectionInfo,
     encrypted: bool,
+    #[cfg_attr(not(feature = "redis-tls"), expect(dead_code, reason = "there is no encryption then"))]
     tls: RedisTls,
     expected: Expected,
     config: AsyncConnectionConfig,

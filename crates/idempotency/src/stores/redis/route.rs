@@ -69,8 +69,8 @@ impl Route {
                 let asks = dial(&their_login, 0, is_encrypted, Expected::Sentinel);
                 let (dial, first) =
                     (Arc::new(dial(&login, database, encrypted, Expected::Primary)), sentinels.first().cloned());
-                let sentinels = Sentinels::new(service, sentinels, asks, dial.clone(), time_limit);
-                (dial, first, Kind::One(Node::new(Finder::Primary(Box::new(sentinels)))))
+                let sentinels = Box::new(Sentinels::new(service, sentinels, asks, dial.clone(), time_limit));
+                (dial, first, Kind::One(Node::new(Finder::Primary(sentinels))))
             }
             RedisServers::Cluster(nodes) => {
                 let dial = Arc::new(dial(&login, database, encrypted, Expected::Node));
