@@ -91,6 +91,7 @@ class Backend:
         time_limit: float,
         root_certificate: bytes | None = None,
         client_certificate: tuple[bytes, bytes] | None = None,
+        credentials: tuple[Callable[[], tuple[str | None, str, float | None]], str] | None = None,
     ) -> Backend: ...
     @staticmethod
     def postgres(url: str, schema: str | None, time_limit: float) -> Backend: ...

@@ -22,6 +22,6 @@ pub use open::open;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore, PostgresTls, postgres_schema};
 #[cfg(feature = "redis")]
-pub use redis::{RedisOptions, RedisStore, RedisTls};
+pub use redis::{RedisCredentials, RedisLogin, RedisLoginReply, RedisOptions, RedisStore, RedisTls};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;

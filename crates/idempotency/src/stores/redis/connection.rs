@@ -1,7 +1,7 @@
 //! How the server is reached: options, the one connection, and what its errors mean.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -9,6 +9,8 @@ use redis::io::AsyncDNSResolver;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, RedisFuture, ServerErrorKind};
 
+use super::access::{Access, Opened};
+use super::credentials::RedisCredentials;
 use super::{StoreError, StoreErrorKind};
 use crate::stores::resolver::resolve;
 
@@ -19,7 +21,7 @@ use crate::stores::resolver::resolve;
 /// let options = RedisOptions { prefix: "shop:".into(), ..RedisOptions::from_url("redis://localhost:6379/2")? };
 /// # Ok::<(), idempotency::StoreError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisOptions {
     /// Where, with credentials and database.
     pub address: redis::ConnectionInfo,
@@ -29,6 +31,21 @@ pub struct RedisOptions {
     pub time_limit: Duration,
     /// Certificates for `rediss://`, where the system's are not enough.
     pub tls: RedisTls,
+    /// Who logs in, where that changes. The address has no login then.
+    pub credentials: Option<Arc<dyn RedisCredentials>>,
+}
+
+impl std::fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { address, prefix, time_limit, tls, credentials } = self;
+        f.debug_struct("RedisOptions")
+            .field("address", address)
+            .field("prefix", prefix)
+            .field("time_limit", time_limit)
+            .field("tls", tls)
+            .field("credentials", &credentials.as_ref().map(|credentials| credentials.name()))
+            .finish()
+    }
 }
 
 /// How long a connection is silent before the operating system asks whether its peer is there, and between questions.
@@ -87,10 +104,27 @@ impl RedisOptions {
             settings = settings.set_password("");
         }
         address = address.set_redis_settings(settings);
-        Ok(Self { address, prefix: "idem:".into(), time_limit: Duration::from_secs(1), tls: RedisTls::default() })
+        let (tls, credentials) = Default::default();
+        Ok(Self { address, prefix: "idem:".into(), time_limit: Duration::from_secs(1), tls, credentials })
     }
 
-    pub(super) fn client(self) -> Result<Client, StoreError> {
+    /// What every connection is opened with.
+    pub(super) fn access(mut self) -> Result<Access, StoreError> {
+        let (credentials, time_limit) = (self.credentials.take(), self.time_limit);
+        let settings = self.address.redis_settings();
+        if credentials.is_some() && (settings.username().is_some() || settings.password().is_some()) {
+            let message = "the Redis URL has a login, and credentials are given too: leave one of them out";
+            return Err(StoreError::new(StoreErrorKind::Setup, message));
+        }
+        // The store's own limit covers the whole operation; a second one per response would only race with it.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(time_limit))
+            .set_response_timeout(None)
+            .set_dns_resolver(Resolver);
+        Ok(Access::new(self.client()?, config, credentials, time_limit))
+    }
+
+    fn client(self) -> Result<Client, StoreError> {
         // Commands are small and one round trip each: none waits to be sent along with another. A peer that went away
         // without a word is noticed although nothing is sent.
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
@@ -127,8 +161,7 @@ impl AsyncDNSResolver for Resolver {
 
 /// One multiplexed connection, opened when first needed and again after it was lost.
 pub(super) struct Connection {
-    client: Client,
-    config: AsyncConnectionConfig,
+    access: Arc<Access>,
     current: Mutex<Current>,
     opening: tokio::sync::Mutex<()>,
 }
@@ -136,17 +169,12 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct Current {
     number: u64,
-    connection: Option<MultiplexedConnection>,
+    opened: Option<Opened>,
 }
 
 impl Connection {
-    pub(super) fn new(client: Client, time_limit: Duration) -> Self {
-        // The store's own limit covers the whole operation; a second one per response would only race with it.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(time_limit))
-            .set_response_timeout(None)
-            .set_dns_resolver(Resolver);
-        Self { client, config, current: Mutex::default(), opening: tokio::sync::Mutex::new(()) }
+    pub(super) fn new(access: Arc<Access>) -> Self {
+        Self { access, current: Mutex::default(), opening: tokio::sync::Mutex::new(()) }
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -155,7 +183,7 @@ impl Connection {
 
     fn ready(&self) -> Option<(u64, MultiplexedConnection)> {
         let current = self.current();
-        current.connection.clone().map(|connection| (current.number, connection))
+        current.opened.as_ref().map(|opened| (current.number, opened.connection.clone()))
     }
 
     /// The connection and its number.
@@ -167,12 +195,12 @@ impl Connection {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
-        let opened = self.client.get_multiplexed_async_connection_with_config(&self.config).await;
-        let mut connection = opened.map_err(|source| not_connected(&self.client, source))?;
+        let opened = self.access.open().await?;
+        let mut connection = opened.connection.clone();
         check(&mut connection).await?;
         let mut current = self.current();
         current.number += 1;
-        current.connection = Some(connection.clone());
+        current.opened = Some(opened);
         Ok((current.number, connection))
     }
 
@@ -185,7 +213,7 @@ impl Connection {
     pub(super) fn forget(&self, number: u64) {
         let mut current = self.current();
         if current.number == number {
-            current.connection = None;
+            current.opened = None;
         }
     }
 
@@ -230,24 +258,6 @@ async fn check(connection: &mut MultiplexedConnection) -> Result<(), StoreError>
         );
     }
     Ok(())
-}
-
-fn not_connected(client: &Client, source: RedisError) -> StoreError {
-    let address = client.get_connection_info().addr();
-    let setup = match source.kind() {
-        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => true,
-        ErrorKind::Server(ServerErrorKind::NoPerm) => true,
-        _ if source.to_string().contains("switch database") => true,
-        _ => source.code().is_some_and(|code| matches!(code, "NOAUTH" | "WRONGPASS")),
-    };
-    let (kind, message) = match setup {
-        true => (
-            StoreErrorKind::Setup,
-            format!("the Redis server at {address} refused us: {source}; check user, password and database"),
-        ),
-        false => (StoreErrorKind::NotExecuted, format!("the Redis server at {address} can't be reached: {source}")),
-    };
-    StoreError::new(kind, message).with_source(source)
 }
 
 pub(super) fn timed_out(limit: Duration) -> StoreError {

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::Client;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::access::Access;
+use crate::error::{StoreError, StoreErrorKind};
+
 pub(super) struct Hints {
-    client: Client,
+    access: Arc<Access>,
     time_limit: Duration,
     sink: tokio::sync::Mutex<Option<PubSubSink>>,
     channels: Arc<Channels>,
@@ -25,8 +27,8 @@ fn locked(channels: &Channels) -> std::sync::MutexGuard<'_, HashMap<Vec<u8>, wat
 }
 
 impl Hints {
-    pub(super) fn new(client: Client, time_limit: Duration) -> Self {
-        Self { client, time_limit, sink: tokio::sync::Mutex::new(None), channels: Arc::default() }
+    pub(super) fn new(access: Arc<Access>, time_limit: Duration) -> Self {
+        Self { access, time_limit, sink: tokio::sync::Mutex::new(None), channels: Arc::default() }
     }
 
     /// Subscribes. `None` where that fails: hints are a help, not a need.
@@ -47,12 +49,12 @@ impl Hints {
         }
     }
 
-    async fn subscribe(&self, channel: Vec<u8>) -> redis::RedisResult<watch::Receiver<()>> {
+    async fn subscribe(&self, channel: Vec<u8>) -> Result<watch::Receiver<()>, StoreError> {
         let mut sink = self.sink.lock().await;
         self.unsubscribe_the_deserted(&mut sink).await;
         for fresh in [false, true] {
             if fresh || sink.is_none() {
-                let (new, stream) = self.client.get_async_pubsub().await?.split();
+                let (new, stream) = self.access.subscribe().await?.split();
                 tokio::spawn(listen(stream, self.channels.clone()));
                 *sink = Some(new);
             }
@@ -60,7 +62,9 @@ impl Hints {
                 locked(&self.channels).entry(channel.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
             match sink.as_mut().expect("opened above").subscribe(&channel).await {
                 Ok(()) => return Ok(receiver),
-                Err(error) if fresh => return Err(error),
+                Err(source) if fresh => {
+                    return Err(StoreError::new(StoreErrorKind::NotExecuted, source.to_string()).with_source(source));
+                }
                 Err(_) => *sink = None, // the old connection was lost: once more on a new one
             }
         }

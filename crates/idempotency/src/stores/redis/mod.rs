@@ -1,6 +1,8 @@
 //! [`RedisStore`]: records in Redis 6.2 or later, or Valkey.
 
+mod access;
 mod connection;
+mod credentials;
 mod hints;
 mod list;
 
@@ -19,6 +21,7 @@ use crate::stores::anchor::Anchor;
 
 use connection::{Connection, timed_out};
 pub use connection::{RedisOptions, RedisTls};
+pub use credentials::{RedisCredentials, RedisLogin, RedisLoginReply};
 use hints::Hints;
 
 /// Records in Redis 6.2 or later, or Valkey: one value per record, one script per operation, one key per script
@@ -86,11 +89,11 @@ impl RedisStore {
     /// Opens a store with options. Does no I/O.
     pub fn with_options(options: RedisOptions) -> Result<Self, StoreError> {
         let RedisOptions { prefix, time_limit, .. } = options.clone();
-        let client = options.client()?;
+        let access = Arc::new(options.access()?);
         let script = Script::new;
         Ok(Self {
-            hints: Hints::new(client.clone(), time_limit),
-            connection: Connection::new(client, time_limit),
+            hints: Hints::new(access.clone(), time_limit),
+            connection: Connection::new(access),
             prefix: prefix.into_bytes(),
             time_limit,
             anchor: Arc::default(),
