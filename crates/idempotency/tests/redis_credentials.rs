@@ -45,7 +45,7 @@ impl RedisCredentials for Expiring {
                 tokio::time::sleep(valid_for).await;
                 as_root(&server, &["ACL", "DELUSER", &name]); // closes its connections
             });
-            Ok(RedisLogin::new(Some(&user), password).valid_for(self.valid_for))
+            Ok((RedisLogin { username: Some(user), password: Some(password) }, Some(self.valid_for)))
         })
     }
 }
@@ -117,7 +117,7 @@ async fn hints_log_in_too() {
     assert_eq!(waiting.await.unwrap(), "led");
 }
 
-type Said = Result<RedisLogin, &'static str>;
+type Said = Result<(RedisLogin, Option<Duration>), &'static str>;
 
 /// Says what a test has prepared, after a pause.
 struct Prepared {
@@ -146,12 +146,16 @@ impl RedisCredentials for Prepared {
     }
 }
 
+fn login(username: Option<&str>, password: &str) -> RedisLogin {
+    RedisLogin { username: username.map(Into::into), password: Some(password.into()) }
+}
+
 fn right() -> (Duration, Said) {
-    (Duration::ZERO, Ok(RedisLogin::new(None, "right")))
+    (Duration::ZERO, Ok((login(None, "right"), None)))
 }
 
 fn wrong() -> (Duration, Said) {
-    (Duration::ZERO, Ok(RedisLogin::new(None, "wrong")))
+    (Duration::ZERO, Ok((login(None, "wrong"), None)))
 }
 
 #[tokio::test]
@@ -197,12 +201,12 @@ async fn a_login_that_is_refused_is_said_with_its_source() {
 #[tokio::test]
 async fn a_connection_goes_on_with_what_it_has_while_there_is_nothing_better() {
     let server = Redis::start(&["--requirepass", "right"]);
-    let soon = |login: RedisLogin| (Duration::ZERO, Ok(login.valid_for(Duration::from_millis(100))));
+    let soon = |login| (Duration::ZERO, Ok((login, Some(Duration::from_millis(100)))));
     let vault = Prepared::new([
-        soon(RedisLogin::new(None, "right")),
+        soon(login(None, "right")),
         (Duration::ZERO, Err("it is sealed")),
-        soon(RedisLogin::new(None, "wrong")),
-        soon(RedisLogin::new(Some("default"), "right")),
+        soon(login(None, "wrong")),
+        soon(login(Some("default"), "right")),
         right(),
     ]);
     let engine = engine(store(&server.url(), vault.clone(), LIMIT));

@@ -5,7 +5,7 @@ mod anchor;
 #[cfg(feature = "memory")]
 mod memory;
 mod open;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "redis", feature = "postgres"))]
 mod percent;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
@@ -22,6 +22,8 @@ pub use open::open;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore, PostgresTls, postgres_schema};
 #[cfg(feature = "redis")]
-pub use redis::{RedisCredentials, RedisLogin, RedisLoginReply, RedisOptions, RedisStore, RedisTls};
+pub use redis::{
+    RedisAddress, RedisCredentials, RedisLogin, RedisLoginReply, RedisOptions, RedisServers, RedisStore, RedisTls,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;

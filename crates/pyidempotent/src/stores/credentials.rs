@@ -68,12 +68,9 @@ impl RedisCredentials for PythonCredentials {
     }
 }
 
-fn login(callable: &Bound<'_, PyAny>) -> PyResult<RedisLogin> {
+fn login(callable: &Bound<'_, PyAny>) -> PyResult<(RedisLogin, Option<Duration>)> {
     let returned = stopping::call(callable, &PyTuple::empty(callable.py()))?;
     let (username, password, valid_for): (Option<String>, String, Option<f64>) = returned.extract()?;
-    let login = RedisLogin::new(username.as_deref(), password);
-    Ok(match valid_for {
-        Some(left) => login.valid_for(seconds("credentials", left)?),
-        None => login,
-    })
+    let valid_for = valid_for.map(|left| seconds("credentials", left)).transpose()?;
+    Ok((RedisLogin { username, password: Some(password) }, valid_for))
 }

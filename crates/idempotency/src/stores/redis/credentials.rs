@@ -11,63 +11,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisConnectionInfo, RedisResult};
+use redis::{RedisError, RedisResult};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use crate::error::{StoreError, StoreErrorKind};
 
-/// Who logs in to a Redis server, and for how long that holds.
-///
-/// ```
-/// use std::time::Duration;
-/// use idempotency::stores::RedisLogin;
-/// let login = RedisLogin::new(Some("shop"), "a token").valid_for(Duration::from_secs(900));
-/// assert!(!format!("{login:?}").contains("a token"));
-/// ```
-#[derive(Clone, PartialEq, Eq)]
+/// A user and a password.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct RedisLogin {
-    username: Option<String>,
-    password: String,
-    valid_for: Option<Duration>,
-}
-
-impl RedisLogin {
-    /// A login without an end that is known. Without a user's name it is the server's default user's.
-    pub fn new(username: Option<&str>, password: impl Into<String>) -> Self {
-        Self { username: username.map(str::to_owned), password: password.into(), valid_for: None }
-    }
-
-    /// For how long it holds from now on. Another one is asked for when three quarters of that have passed.
-    pub fn valid_for(mut self, duration: Duration) -> Self {
-        self.valid_for = Some(duration);
-        self
-    }
-
-    fn is_same(&self, other: &Self) -> bool {
-        (&self.username, &self.password) == (&other.username, &other.password)
-    }
-
-    /// These settings with this login in place of theirs.
-    pub(super) fn apply(&self, settings: &RedisConnectionInfo) -> RedisConnectionInfo {
-        let settings = settings.clone().set_password(&self.password);
-        match &self.username {
-            Some(username) => settings.set_username(username),
-            None => settings,
-        }
-    }
+    /// `None`: the server's default user.
+    pub username: Option<String>,
+    /// `None`: without a password, unless there is a user name.
+    pub password: Option<String>,
 }
 
 impl fmt::Debug for RedisLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { username, password: _, valid_for } = self;
-        f.debug_struct("RedisLogin").field("username", username).field("valid_for", valid_for).finish_non_exhaustive()
+        let (username, password) = (self.username.is_some(), self.password.is_some());
+        f.debug_struct("RedisLogin").field("username", &username).field("password", &password).finish()
     }
 }
 
-/// What [`RedisCredentials::login`] returns.
+/// What [`RedisCredentials::login`] returns: the login, and for how long it holds from now on, where that is known.
 pub type RedisLoginReply<'a> =
-    Pin<Box<dyn Future<Output = Result<RedisLogin, Box<dyn Error + Send + Sync>>> + Send + 'a>>;
+    Pin<Box<dyn Future<Output = Result<(RedisLogin, Option<Duration>), Box<dyn Error + Send + Sync>>> + Send + 'a>>;
 
 /// Says who logs in to the server: for passwords that are rotated, and tokens that expire.
 ///
@@ -88,13 +56,14 @@ pub type RedisLoginReply<'a> =
 ///     fn login(&self) -> RedisLoginReply<'_> {
 ///         Box::pin(async {
 ///             let password = std::fs::read_to_string(&self.0)?;
-///             Ok(RedisLogin::new(Some("shop"), password.trim_end()))
+///             let password = Some(password.trim_end().to_owned());
+///             Ok((RedisLogin { username: Some("shop".into()), password }, None))
 ///         })
 ///     }
 /// }
 /// ```
 pub trait RedisCredentials: Send + Sync {
-    /// Who logs in from now on.
+    /// Who logs in from now on, and for how long that holds.
     ///
     /// # Errors
     /// Where that can't be found out. The call that needs the connection fails, and nothing runs.
@@ -103,6 +72,62 @@ pub trait RedisCredentials: Send + Sync {
     /// What errors and the log call it: by default its type.
     fn name(&self) -> String {
         std::any::type_name::<Self>().to_owned()
+    }
+}
+
+impl fmt::Debug for dyn RedisCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+/// Who logs in.
+pub(super) enum Who {
+    /// Always the same.
+    Login(RedisLogin),
+    Asked(Arc<Asker>),
+}
+
+impl Who {
+    /// # Errors
+    /// Where both are given.
+    pub(super) fn of(
+        login: RedisLogin,
+        credentials: Option<Arc<dyn RedisCredentials>>,
+        time_limit: Duration,
+    ) -> Result<Self, StoreError> {
+        match credentials {
+            None => Ok(Self::Login(login)),
+            Some(credentials) if login == RedisLogin::default() => {
+                Ok(Self::Asked(Arc::new(Asker::new(credentials, time_limit))))
+            }
+            Some(_) => {
+                let message = "the Redis URL has a login, and credentials are given too: leave one of them out";
+                Err(StoreError::new(StoreErrorKind::Setup, message))
+            }
+        }
+    }
+}
+
+/// A login that somebody gave, when, and for how long.
+pub(super) struct Granted {
+    pub(super) login: RedisLogin,
+    valid_for: Option<Duration>,
+    since: Instant,
+}
+
+impl Granted {
+    /// How long it is used until another one is asked for.
+    fn pause(&self) -> Duration {
+        self.valid_for.map_or(ASKED_AGAIN, |whole| (whole / 4 * 3).max(SHORTEST))
+    }
+
+    /// How long another one is waited for that could not be had.
+    fn pause_after_failure(&self) -> Duration {
+        match self.valid_for.map(|whole| whole.saturating_sub(self.since.elapsed())) {
+            Some(left) if !left.is_zero() => (left / 4).clamp(SHORTEST, TRIED_AGAIN),
+            _ => TRIED_AGAIN,
+        }
     }
 }
 
@@ -118,7 +143,7 @@ const SHORTEST: Duration = Duration::from_millis(50);
 /// An answer that nobody waited for any more is used within this time.
 const KEPT: Duration = Duration::from_secs(10);
 
-type Answer = Result<(RedisLogin, Instant), Box<dyn Error + Send + Sync>>;
+type Answer = Result<Granted, Box<dyn Error + Send + Sync>>;
 
 /// Asks for logins, one question at a time.
 pub(super) struct Asker {
@@ -129,17 +154,13 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn new(credentials: Arc<dyn RedisCredentials>, time_limit: Duration) -> Arc<Self> {
-        Arc::new(Self { credentials, limit: time_limit.mul_f64(0.9), asked: tokio::sync::Mutex::default() })
-    }
-
-    pub(super) fn name(&self) -> String {
-        self.credentials.name()
+    fn new(credentials: Arc<dyn RedisCredentials>, time_limit: Duration) -> Self {
+        Self { credentials, limit: time_limit.mul_f64(0.9), asked: tokio::sync::Mutex::default() }
     }
 
     /// # Errors
     /// [`StoreErrorKind::NotExecuted`], with the name of who gives the credentials.
-    pub(super) async fn ask(&self) -> Result<RedisLogin, StoreError> {
+    pub(super) async fn ask(&self) -> Result<Granted, StoreError> {
         let mut asked = self.asked.lock().await;
         // Whoever asked before may have given up, but not the task.
         let (mut question, mut is_old) = match asked.take() {
@@ -155,7 +176,7 @@ impl Asker {
                 }
             };
             match answer.unwrap_or_else(|panic| Err(panic.into())) {
-                Ok((login, since)) if !is_old || since.elapsed() < KEPT => return Ok(login),
+                Ok(granted) if !is_old || granted.since.elapsed() < KEPT => return Ok(granted),
                 Err(source) if !is_old => return Err(self.failed(source.to_string(), Some(source))),
                 _ => (question, is_old) = (self.question(), false),
             }
@@ -165,18 +186,26 @@ impl Asker {
     fn question(&self) -> JoinHandle<Answer> {
         let credentials = self.credentials.clone();
         tokio::spawn(async move {
-            let login = credentials.login().await?;
-            Ok((login, Instant::now()))
+            let since = Instant::now();
+            let (login, valid_for) = credentials.login().await?;
+            Ok(Granted { login, valid_for, since })
         })
     }
 
     fn failed(&self, why: String, source: Option<Box<dyn Error + Send + Sync>>) -> StoreError {
-        let message = format!("there are no credentials for the Redis server from {}: {why}", self.name());
+        let message = format!("there are no credentials for the Redis server from {}: {why}", self.credentials.name());
         let error = StoreError::new(StoreErrorKind::NotExecuted, message);
         match source {
             Some(source) => error.with_source(source),
             None => error,
         }
+    }
+
+    /// The error for a server that does not take what was given. Another time that may be better.
+    pub(super) fn refused(&self, at: &dyn fmt::Display, source: RedisError) -> StoreError {
+        let name = self.credentials.name();
+        let message = format!("the Redis server at {at} refused the credentials from {name}: {source}");
+        StoreError::new(StoreErrorKind::NotExecuted, message).with_source(source)
     }
 }
 
@@ -190,25 +219,24 @@ impl Drop for Renewal {
 }
 
 impl Renewal {
-    pub(super) fn of(connection: MultiplexedConnection, asker: Arc<Asker>, login: RedisLogin) -> Self {
-        Self(tokio::spawn(renew(connection, asker, login)).abort_handle())
+    pub(super) fn of(connection: MultiplexedConnection, asker: Arc<Asker>, granted: Granted) -> Self {
+        Self(tokio::spawn(renew(connection, asker, granted)).abort_handle())
     }
 }
 
 /// Returns when the connection is lost.
-async fn renew(mut connection: MultiplexedConnection, asker: Arc<Asker>, mut login: RedisLogin) {
-    let mut since = Instant::now();
-    let mut pause = pause_after(&login);
+async fn renew(mut connection: MultiplexedConnection, asker: Arc<Asker>, mut granted: Granted) {
+    let mut pause = granted.pause();
     loop {
         sleep(pause).await;
-        let asked = Instant::now();
         let again = match asker.ask().await {
-            Ok(fresh) if fresh.is_same(&login) => Ok(fresh),
-            Ok(fresh) => match timeout(asker.limit, log_in(&mut connection, &fresh)).await {
+            Ok(fresh) if fresh.login == granted.login => Ok(fresh),
+            Ok(fresh) => match timeout(asker.limit, log_in(&mut connection, &fresh.login)).await {
                 Ok(Ok(())) => Ok(fresh),
                 Ok(Err(error)) if error.is_io_error() || error.is_unrecoverable_error() => return,
                 Ok(Err(error)) => {
-                    Err(format!("the Redis server refused the credentials from {}: {error}", asker.name()))
+                    let name = asker.credentials.name();
+                    Err(format!("the Redis server refused the credentials from {name}: {error}"))
                 }
                 Err(_) => Err(format!("the Redis server did not answer within {:?}", asker.limit)),
             },
@@ -216,20 +244,15 @@ async fn renew(mut connection: MultiplexedConnection, asker: Arc<Asker>, mut log
         };
         pause = match again {
             Ok(fresh) => {
-                (login, since) = (fresh, asked);
-                pause_after(&login)
+                granted = fresh;
+                granted.pause()
             }
             Err(why) => {
                 tracing::warn!("a connection goes on with the credentials it has: {why}");
-                let left = login.valid_for.map(|whole| whole.saturating_sub(since.elapsed()) / 4);
-                left.unwrap_or(TRIED_AGAIN).clamp(SHORTEST, TRIED_AGAIN)
+                granted.pause_after_failure()
             }
         };
     }
-}
-
-fn pause_after(login: &RedisLogin) -> Duration {
-    login.valid_for.map_or(ASKED_AGAIN, |whole| (whole / 4 * 3).max(SHORTEST))
 }
 
 async fn log_in(connection: &mut MultiplexedConnection, login: &RedisLogin) -> RedisResult<()> {
@@ -237,5 +260,5 @@ async fn log_in(connection: &mut MultiplexedConnection, login: &RedisLogin) -> R
     if let Some(username) = &login.username {
         auth.arg(username);
     }
-    auth.arg(&login.password).exec_async(connection).await
+    auth.arg(login.password.as_deref().unwrap_or_default()).exec_async(connection).await
 }

@@ -9,14 +9,22 @@ use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::access::Access;
-use crate::error::{StoreError, StoreErrorKind};
+use super::errors;
+use super::options::RedisAddress;
+use super::route::Route;
+use crate::error::StoreError;
 
 pub(super) struct Hints {
-    access: Arc<Access>,
+    route: Arc<Route>,
     time_limit: Duration,
-    sink: tokio::sync::Mutex<Option<PubSubSink>>,
+    sink: tokio::sync::Mutex<Option<Sink>>,
     channels: Arc<Channels>,
+}
+
+/// The connection, and whose it is.
+struct Sink {
+    at: RedisAddress,
+    sink: PubSubSink,
 }
 
 /// Who waits for which channel. Emptied when the connection ends, which closes every receiver.
@@ -27,8 +35,8 @@ fn locked(channels: &Channels) -> std::sync::MutexGuard<'_, HashMap<Vec<u8>, wat
 }
 
 impl Hints {
-    pub(super) fn new(access: Arc<Access>, time_limit: Duration) -> Self {
-        Self { access, time_limit, sink: tokio::sync::Mutex::new(None), channels: Arc::default() }
+    pub(super) fn new(route: Arc<Route>, time_limit: Duration) -> Self {
+        Self { route, time_limit, sink: tokio::sync::Mutex::new(None), channels: Arc::default() }
     }
 
     /// Subscribes. `None` where that fails: hints are a help, not a need.
@@ -53,30 +61,31 @@ impl Hints {
         let mut sink = self.sink.lock().await;
         self.unsubscribe_the_deserted(&mut sink).await;
         for fresh in [false, true] {
-            if fresh || sink.is_none() {
-                let (new, stream) = self.access.subscribe().await?.split();
+            let before = sink.as_ref().map(|sink| &sink.at);
+            let at = self.route.published(before).await?;
+            // A server that was the primary may still answer, and hears nothing any more.
+            if before != Some(&at) {
+                let (new, stream) = self.route.dial().listen(&at).await?.split();
                 tokio::spawn(listen(stream, self.channels.clone()));
-                *sink = Some(new);
+                *sink = Some(Sink { at, sink: new });
             }
             let receiver =
                 locked(&self.channels).entry(channel.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
-            match sink.as_mut().expect("opened above").subscribe(&channel).await {
+            match sink.as_mut().expect("opened above").sink.subscribe(&channel).await {
                 Ok(()) => return Ok(receiver),
-                Err(source) if fresh => {
-                    return Err(StoreError::new(StoreErrorKind::NotExecuted, source.to_string()).with_source(source));
-                }
+                Err(source) if fresh => return Err(errors::error(source, "").error),
                 Err(_) => *sink = None, // the old connection was lost: once more on a new one
             }
         }
         unreachable!("the second turn returns")
     }
 
-    async fn unsubscribe_the_deserted(&self, sink: &mut Option<PubSubSink>) {
+    async fn unsubscribe_the_deserted(&self, sink: &mut Option<Sink>) {
         let Some(sink) = sink else { return };
         let deserted: Vec<_> =
             locked(&self.channels).extract_if(|_, sender| sender.receiver_count() == 0).map(|(name, _)| name).collect();
         if !deserted.is_empty() {
-            let _ = sink.unsubscribe(&deserted[..]).await; // a lost connection has none left
+            let _ = sink.sink.unsubscribe(&deserted[..]).await; // a lost connection has none left
         }
     }
 }
