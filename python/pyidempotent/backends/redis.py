@@ -1,41 +1,44 @@
-"""Records in Redis 6.2 or later, or Valkey."""
+"""Records in Redis 6.2 or later, or Valkey: one server, the primary that sentinels know, or a cluster."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from pyidempotent import _native
 from pyidempotent.backends._backend import Backend
 from pyidempotent.backends._credentials import Credentials, question
+from pyidempotent.backends._redis_servers import PASS_A_URL, servers_of
 
 if TYPE_CHECKING:
     import redis
     import redis.asyncio
+    import redis.asyncio.cluster
+    import redis.cluster
 
 __all__ = ["RedisBackend"]
 
-#: TLS settings that we read, or that say nothing against us. Any other is a promise that we could not keep.
+#: TLS settings that a URL can say, or that say nothing against us. Any other is a promise that we could not keep.
 _TLS_READ = {
     "ssl", "ssl_ca_certs", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname",
     "ssl_min_version",
 }  # fmt: skip
 
-_PASS_A_URL = "pass a URL instead, like RedisBackend('redis://user:password@host:6379/0')"
-
 
 class RedisBackend(Backend):
     """Records in Redis.
 
-    A client is read for its settings; the engine opens a connection of its own with them.
+    A client is read for its settings; the engine opens connections of its own with them.
     Set the server's ``maxmemory-policy`` to ``noeviction``: any other may drop a claim, which is a second run.
 
     Parameters:
-        url_or_client: ``redis://``, ``rediss://`` or ``unix://`` URL, or a client of redis-py, sync or asyncio.
+        url_or_client: a URL (``redis://host:6379/0``, ``unix:///path``, ``redis+sentinel://host,host/service/0``,
+            ``redis+cluster://host,host``; with ``rediss`` over TLS), or a client of redis-py, sync or asyncio: ``Redis``,
+            what ``Sentinel.master_for`` gives, or ``RedisCluster``.
         prefix: what every storage key starts with.
         time_limit: the longest a command may take, connecting included, in seconds. By default the client's
             ``socket_timeout``, or 1.
@@ -55,7 +58,11 @@ class RedisBackend(Backend):
 
     def __init__(
         self,
-        url_or_client: str | redis.Redis | redis.asyncio.Redis,
+        url_or_client: str
+        | redis.Redis
+        | redis.asyncio.Redis
+        | redis.cluster.RedisCluster
+        | redis.asyncio.cluster.RedisCluster,
         *,
         prefix: str = "idem:",
         time_limit: float | timedelta | None = None,
@@ -65,75 +72,72 @@ class RedisBackend(Backend):
 
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")
-        certificates: tuple[Any, Any] = (None, None)
-        limit: Any = 1.0
-        is_asyncio = False
         if isinstance(url_or_client, str):
-            url = url_or_client
+            read = _Read(url_or_client)
         else:
-            url, certificates, timeout = _read_client(url_or_client)
-            limit = timeout or limit
-            pool = url_or_client.connection_pool
-            is_asyncio = "asyncio" in pool.connection_class.__module__
-            if credentials is None:
-                credentials = pool.connection_kwargs.get("credential_provider")
-        settings = (url, prefix, seconds("time_limit", limit if time_limit is None else time_limit), *certificates)
-        asked = None if credentials is None else question(credentials, is_asyncio=is_asyncio)
+            read = _read_client(url_or_client)
+        limit = read.time_limit if time_limit is None else time_limit
+        if credentials is None:
+            credentials = read.credentials
+        asked = None if credentials is None else question(credentials, is_asyncio=read.is_asyncio)
         # An id stands for what is kept alive with the store.
         who = credentials if isinstance(credentials, Hashable) else id(credentials)
+        settings = (read.url, prefix, seconds("time_limit", limit))
         shared = Backend._shared.get(("redis", *settings, who)) or _native.Backend.redis(*settings, credentials=asked)
         super().__init__(Backend._shared.setdefault(("redis", *settings, who), shared))
 
 
-def _read_client(client: Any) -> tuple[str, tuple[Any, Any], float | None]:
-    """The URL, the certificates and the time limit of a redis-py client."""
-    pool = getattr(client, "connection_pool", None)
-    settings = getattr(pool, "connection_kwargs", None)
-    if not isinstance(settings, dict):
-        raise TypeError(
-            f"RedisBackend takes a URL or a client of redis-py, not {type(client).__qualname__}; {_PASS_A_URL}"
-        )
-    connection = getattr(pool, "connection_class", type(None))
-    kind = connection.__name__
-    if hasattr(pool, "service_name") or "Sentinel" in kind or "Cluster" in type(client).__name__:
-        raise TypeError(f"a Sentinel or cluster client can't be carried over; {_PASS_A_URL}")
-    if not connection.__module__.startswith("redis."):
-        # It may lead anywhere: FakeRedis has no server at all.
-        raise TypeError(
-            f"a client whose connections are {connection.__module__}.{kind} can't be carried over; {_PASS_A_URL}"
-        )
+@dataclass(frozen=True)
+class _Read:
+    """What a client says, or a URL."""
+
+    url: str
+    time_limit: Any = 1.0
+    credentials: Any = None
+    is_asyncio: bool = False
+
+
+def _read_client(client: Any) -> _Read:
+    servers = servers_of(client)
+    settings = servers.settings
     for name, value in settings.items():
         if value and (name == "redis_connect_func" or (name.startswith("ssl_") and name not in _TLS_READ)):
-            raise TypeError(f"the client's {name} can't be carried over; {_PASS_A_URL}")
+            raise TypeError(f"the client's {name} can't be carried over; {PASS_A_URL}")
+    if servers.sentinels is not None and servers.sentinels.get("credential_provider"):
+        raise TypeError(f"the credential_provider of sentinels can't be carried over; {PASS_A_URL}")
     user, password, db = settings.get("username"), settings.get("password"), settings.get("db") or 0
     if settings.get("path"):
         query = {"db": db, **({"username": user} if user else {}), **({"password": password} if password else {})}
-        return (
-            f"unix://{quote(settings['path'])}?{urlencode(query, quote_via=quote)}",
-            (None, None),
-            settings.get("socket_timeout"),
-        )
-    scheme, certificates = "redis", (None, None)
-    if "SSL" in kind:
-        scheme, certificates = "rediss", _certificates(settings)
-    login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
-    host = settings.get("host", "localhost")
-    host = f"[{host}]" if ":" in host else host
-    url = f"{scheme}://{login}{host}:{settings.get('port', 6379)}/{db}"
-    return url, certificates, settings.get("socket_timeout")
+        url = f"unix://{quote(settings['path'])}?{urlencode(query, quote_via=quote)}"
+    else:
+        tls = _tls(settings) if servers.encrypted else {}
+        if servers.sentinels is not None and servers.sentinels_encrypted:
+            theirs = _tls(servers.sentinels)
+            if servers.encrypted and theirs != tls:
+                raise TypeError(f"other TLS settings for sentinels than for servers can't be carried over; {PASS_A_URL}")
+            tls = theirs
+        login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
+        url = servers.url(login, db)
+        if tls:
+            url += ("&" if "?" in url else "?") + urlencode(tls, quote_via=quote)
+    is_asyncio = any(cls.__module__.startswith("redis.asyncio") for cls in type(client).__mro__)
+    limit = settings.get("socket_timeout") or _Read.time_limit
+    return _Read(url, limit, settings.get("credential_provider"), is_asyncio)
 
 
-def _certificates(settings: dict[str, Any]) -> tuple[Any, Any]:
-    verified = settings.get("ssl_cert_reqs", "required") in ("required", ssl.CERT_REQUIRED)
-    if not verified or settings.get("ssl_check_hostname") is False:
-        raise TypeError(
-            "a TLS connection that does not verify its server can't be carried over; give ssl_ca_certs instead"
-        )
-    root = settings.get("ssl_ca_data")
-    root = root.encode() if isinstance(root, str) else root
-    if settings.get("ssl_ca_certs"):
-        root = Path(settings["ssl_ca_certs"]).read_bytes()
-    client = None
-    if settings.get("ssl_certfile") and settings.get("ssl_keyfile"):
-        client = (Path(settings["ssl_certfile"]).read_bytes(), Path(settings["ssl_keyfile"]).read_bytes())
-    return root, client
+def _tls(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of a URL for a client's TLS settings."""
+    query = {}
+    for name in ("ssl_ca_data", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        value = settings.get(name)
+        if isinstance(value, bytes):
+            raise TypeError(f"the client's {name} can't be carried over: give it in PEM, as a str")
+        if value:
+            query[name] = str(value)
+    # Python's default for a client that names none is the strictest.
+    wanted = settings.get("ssl_cert_reqs", ssl.CERT_REQUIRED)
+    if wanted in (None, "none", ssl.CERT_NONE):
+        query["ssl_cert_reqs"] = "none"
+    elif settings.get("ssl_check_hostname") is False:
+        query["ssl_check_hostname"] = "false"
+    return query

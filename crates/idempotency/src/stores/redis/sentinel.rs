@@ -153,7 +153,13 @@ impl Sentinels {
         let mut answers = answers.into_iter().map(Value::extract_error);
         let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
         // The first names a replica that is being promoted at once; the second when all others follow it.
-        let primary = next().map_err(|source| not_connected(at, source))?;
+        let primary = next().map_err(|source| match source.to_string().contains("unknown command") {
+            true => {
+                let message = format!("the Redis server at {at} is no sentinel; write redis://{at} for a server");
+                StoreError::new(StoreErrorKind::Setup, message).with_source(source)
+            }
+            false => not_connected(at, source),
+        })?;
         let (master, others) = (next().ok(), next().ok());
         let primary = <Option<(String, u16)>>::from_redis_value(primary).ok().flatten();
         let epoch = master.and_then(fields).and_then(|fields| fields.get("config-epoch")?.parse().ok());
