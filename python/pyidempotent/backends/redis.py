@@ -114,7 +114,9 @@ def _read_client(client: Any) -> _Read:
         if servers.sentinels is not None and servers.sentinels_encrypted:
             theirs = _tls(servers.sentinels)
             if servers.encrypted and theirs != tls:
-                raise TypeError(f"other TLS settings for sentinels than for servers can't be carried over; {PASS_A_URL}")
+                raise TypeError(
+                    f"other TLS settings for sentinels than for servers can't be carried over; {PASS_A_URL}"
+                )
             tls = theirs
         login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
         url = servers.url(login, db)

@@ -24,6 +24,7 @@ pub use postgres::{PostgresOptions, PostgresStore, PostgresTls, postgres_schema}
 #[cfg(feature = "redis")]
 pub use redis::{
     RedisAddress, RedisCredentials, RedisLogin, RedisLoginReply, RedisOptions, RedisServers, RedisStore, RedisTls,
+    RedisVerify,
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;

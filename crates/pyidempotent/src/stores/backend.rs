@@ -8,9 +8,7 @@ use std::time::Duration;
 use idempotency::decide::Held;
 use idempotency::process::generation;
 use idempotency::store::Listed;
-use idempotency::stores::{
-    self, MemoryStore, PostgresOptions, PostgresStore, RedisOptions, RedisStore, RedisTls, SqliteStore,
-};
+use idempotency::stores::{self, MemoryStore, PostgresOptions, PostgresStore, RedisOptions, RedisStore, SqliteStore};
 use idempotency::{Idempotency, Micros, StorageKey, Store, StoreError};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -162,21 +160,13 @@ impl Backend {
 
     /// Records in Redis. `credentials` is a callable that returns who logs in, with what errors call it.
     #[staticmethod]
-    #[pyo3(signature = (url, prefix, time_limit, root_certificate=None, client_certificate=None, credentials=None))]
-    fn redis(
-        url: &str,
-        prefix: String,
-        time_limit: f64,
-        root_certificate: Option<Vec<u8>>,
-        client_certificate: Option<(Vec<u8>, Vec<u8>)>,
-        credentials: Option<(Py<PyAny>, String)>,
-    ) -> PyResult<Self> {
+    #[pyo3(signature = (url, prefix, time_limit, credentials=None))]
+    fn redis(url: &str, prefix: String, time_limit: f64, credentials: Option<(Py<PyAny>, String)>) -> PyResult<Self> {
         let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
         let options = RedisOptions::from_url(url).map_err(unusable)?;
-        let (time_limit, tls) =
-            (self::time_limit(time_limit)?, RedisTls { root: root_certificate, client: client_certificate });
+        let time_limit = self::time_limit(time_limit)?;
         let credentials = credentials.map(|(callable, name)| Given { callable: Arc::new(callable), name });
-        let options = Box::new(RedisOptions { prefix, time_limit, tls, ..options });
+        let options = Box::new(RedisOptions { prefix, time_limit, ..options });
         let spec = Spec::Redis { options, credentials };
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
         Ok(Self::new(spec))

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
@@ -14,7 +15,8 @@ use redis::{
 
 use super::credentials::{RedisLogin, Renewal, Who};
 use super::errors::{self, is_refusal, not_connected};
-use super::options::{RedisAddress, RedisTls};
+use super::options::RedisAddress;
+use super::tls::{RedisTls, RedisVerify};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::stores::resolver::resolve;
 
@@ -48,6 +50,8 @@ pub(super) struct Dial {
     tls: RedisTls,
     expected: Expected,
     config: AsyncConnectionConfig,
+    /// Whether the log has that a server is not verified.
+    is_told: AtomicBool,
 }
 
 impl Dial {
@@ -63,8 +67,9 @@ impl Dial {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(time_limit))
             .set_response_timeout(None)
-            .set_dns_resolver(Resolver);
-        Self { who, database, encrypted, tls, expected, config }
+            .set_dns_resolver(Resolver(None));
+        let is_told = AtomicBool::new(false);
+        Self { who, database, encrypted, tls, expected, config, is_told }
     }
 
     /// Does no I/O.
@@ -79,7 +84,9 @@ impl Dial {
     fn client(&self, at: &RedisAddress, login: &RedisLogin) -> Result<Client, StoreError> {
         let address = match at {
             RedisAddress::Host(host, port) if self.encrypted => {
-                ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+                let host = self.tls.server_name.as_ref().unwrap_or(host).clone();
+                let insecure = self.tls.verify == RedisVerify::Nothing;
+                ConnectionAddr::TcpTls { host, port: *port, insecure, tls_params: None }
             }
             RedisAddress::Host(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
             RedisAddress::Socket(path) => ConnectionAddr::Unix(path.clone()),
@@ -96,12 +103,7 @@ impl Dial {
         let info = info.set_tcp_settings(tcp).set_redis_settings(self.settings(login));
         #[cfg(feature = "redis-tls")]
         if self.encrypted {
-            // An application's own choice of provider, made before, stands.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let RedisTls { root, client } = self.tls.clone();
-            let client_tls = client.map(|(client_cert, client_key)| redis::ClientTlsConfig { client_cert, client_key });
-            let certificates = redis::TlsCertificates { client_tls, root_cert: root };
-            return Client::build_with_tls(info, certificates).map_err(unusable);
+            return super::tls::client(info, &self.tls).map_err(unusable);
         }
         Client::open(info).map_err(unusable)
     }
@@ -128,9 +130,16 @@ impl Dial {
     }
 
     async fn connect(&self, at: &RedisAddress) -> Result<Opened, StoreError> {
+        self.warn(at);
+        let config = match at {
+            RedisAddress::Host(host, _) if self.names_another() => {
+                self.config.clone().set_dns_resolver(Resolver(Some(host.clone())))
+            }
+            _ => self.config.clone(),
+        };
         let asker = match &self.who {
             Who::Login(login) => {
-                let opened = self.client(at, login)?.get_multiplexed_async_connection_with_config(&self.config).await;
+                let opened = self.client(at, login)?.get_multiplexed_async_connection_with_config(&config).await;
                 let connection = opened.map_err(|source| not_connected(at, source))?;
                 return Ok(Opened { connection, renewal: None });
             }
@@ -140,7 +149,7 @@ impl Dial {
         loop {
             let granted = asker.ask().await?;
             let client = self.client(at, &granted.login)?;
-            match client.get_multiplexed_async_connection_with_config(&self.config).await {
+            match client.get_multiplexed_async_connection_with_config(&config).await {
                 Ok(connection) => {
                     let renewal = Renewal::of(connection.clone(), asker.clone(), granted);
                     return Ok(Opened { connection, renewal: Some(Arc::new(renewal)) });
@@ -155,11 +164,34 @@ impl Dial {
 
     /// A connection for what is published.
     pub(super) async fn listen(&self, at: &RedisAddress) -> Result<PubSub, StoreError> {
+        if self.names_another() {
+            // The library connects to the host that the certificate names, and takes no resolver here.
+            let message = "where the server's name in its certificate is given there are no hints";
+            return Err(StoreError::new(StoreErrorKind::NotExecuted, message));
+        }
         let client = match &self.who {
             Who::Login(login) => self.client(at, login)?,
             Who::Asked(asker) => self.client(at, &asker.ask().await?.login)?,
         };
         client.get_async_pubsub().await.map_err(|source| not_connected(at, source))
+    }
+
+    /// Whether the certificate is to name something else than the host that is connected to.
+    fn names_another(&self) -> bool {
+        self.encrypted && self.tls.server_name.is_some()
+    }
+
+    /// Says once what is not verified.
+    fn warn(&self, at: &RedisAddress) {
+        let what = match self.tls.verify {
+            _ if !self.encrypted => return,
+            RedisVerify::Everything => return,
+            RedisVerify::Certificate => "the name in its certificate is not checked (ssl_check_hostname=false)",
+            RedisVerify::Nothing => "its certificate is not checked (ssl_cert_reqs=none)",
+        };
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!("somebody else may stand in the place of the Redis server at {at}: {what}");
+        }
     }
 
     /// Looks at the server once per connection: its version, its kind, and whether it may drop claims.
@@ -213,7 +245,8 @@ impl Dial {
 /// The oldest server with everything the scripts use.
 const OLDEST: (u32, u32) = (6, 2);
 
-struct Resolver;
+/// Looks up this host instead of the one in the server's certificate, if any.
+struct Resolver(Option<String>);
 
 impl AsyncDNSResolver for Resolver {
     fn resolve<'a, 'b: 'a>(
@@ -221,6 +254,7 @@ impl AsyncDNSResolver for Resolver {
         host: &'b str,
         port: u16,
     ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        let host = self.0.as_deref().unwrap_or(host);
         Box::pin(async move { Ok(Box::new(resolve(host, port).await?) as Box<dyn Iterator<Item = SocketAddr> + Send>) })
     }
 }

@@ -11,6 +11,7 @@ mod options;
 mod route;
 mod sentinel;
 mod slots;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,9 @@ use crate::stores::anchor::Anchor;
 pub use credentials::{RedisCredentials, RedisLogin, RedisLoginReply};
 use errors::{is_out_of_memory, timed_out};
 use hints::Hints;
-pub use options::{RedisAddress, RedisOptions, RedisServers, RedisTls};
+pub use options::{RedisAddress, RedisOptions, RedisServers};
 use route::{Route, Used};
+pub use tls::{RedisTls, RedisVerify};
 
 /// Records in Redis 6.2 or later, or Valkey: one value per record, one script per operation, one key per script, and the
 /// server's clock. One server, the primary that sentinels know, or a cluster.

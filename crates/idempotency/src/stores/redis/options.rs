@@ -8,6 +8,7 @@ use std::time::Duration;
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
 use super::credentials::{RedisCredentials, RedisLogin};
+use super::tls::{Parameters, RedisTls};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::stores::percent::decoded;
 
@@ -35,7 +36,7 @@ pub struct RedisOptions {
     pub prefix: String,
     /// The longest any command may take, finding the server and connecting included: by default 1 s.
     pub time_limit: Duration,
-    /// Certificates for encrypted connections, where the system's are not enough.
+    /// How they are encrypted: certificates, and what of a server is verified.
     pub tls: RedisTls,
 }
 
@@ -80,22 +81,6 @@ impl fmt::Display for RedisAddress {
     }
 }
 
-/// Certificates, PEM-encoded.
-#[derive(Clone, Default)]
-pub struct RedisTls {
-    /// Authorities to trust instead of the system's.
-    pub root: Option<Vec<u8>>,
-    /// The client's certificate and key.
-    pub client: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl fmt::Debug for RedisTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (root, client) = (self.root.is_some(), self.client.is_some());
-        f.debug_struct("RedisTls").field("root", &root).field("client", &client).finish()
-    }
-}
-
 const FORM: &str = "write redis://[user:password@]host[:port][/database], rediss:// or unix:///path; \
                     redis+sentinel://host[:port],host…/service[/database]; redis+cluster://host[:port],host…";
 
@@ -113,6 +98,9 @@ impl RedisOptions {
     /// | `redis+sentinel://[user[:password]@]host[:port],host…/service[/database]` | the primary that these sentinels know; the login is the servers', and `?sentinel_username=`, `?sentinel_password=` are the sentinels' |
     /// | `redis+cluster://[user[:password]@]host[:port],host…` | a cluster, by some of its nodes |
     /// | `rediss://`, `rediss+sentinel://`, `rediss+cluster://` | over TLS; `?sentinel_tls=no`: to the sentinels without |
+    /// | `?ssl_ca_certs=`, `?ssl_certfile=`, `?ssl_keyfile=` | files in PEM: whom to trust, the client's certificate and its key; read now |
+    /// | `?ssl_server_hostname=` | the name in the server's certificate, where it is not the host's |
+    /// | `?ssl_check_hostname=false`, `?ssl_cert_reqs=none` | the name in the certificate, or nothing at all is verified; the log warns of it |
     ///
     /// # Errors
     /// [`StoreErrorKind::Setup`] for another scheme, or a parameter that is not known.
@@ -147,12 +135,13 @@ impl RedisOptions {
                 (RedisAddress::Host(host.clone(), *port), true)
             }
             ConnectionAddr::Unix(path) => (RedisAddress::Socket(path.clone()), false),
-            _ => return Err(unusable("a server over TLS is verified")),
+            _ => return Err(unusable("a server is verified, unless ssl_cert_reqs=none asks for less")),
         };
         let settings = info.redis_settings();
         let mut database = u32::try_from(settings.db()).map_err(|_| unusable("no database has this number"))?;
         let mut login =
             RedisLogin { username: settings.username().map(Into::into), password: settings.password().map(Into::into) };
+        let mut parameters = Parameters::default();
         for (name, value) in query {
             match (name.as_str(), is_socket) {
                 ("db", _) => match value.parse() {
@@ -162,6 +151,7 @@ impl RedisOptions {
                 ("user" | "username", true) => login.username = Some(value),
                 ("pass" | "password", true) => login.password = Some(value),
                 ("protocol", _) => {} // each of them does
+                _ if parameters.read(&name, &value)? => {}
                 _ => return Err(unusable(format_args!("the parameter {name:?} is not known"))),
             }
         }
@@ -173,7 +163,7 @@ impl RedisOptions {
             encrypted,
             prefix: "idem:".into(),
             time_limit: Duration::from_secs(1),
-            tls: RedisTls::default(),
+            tls: parameters.finish(encrypted)?,
         })
     }
 
