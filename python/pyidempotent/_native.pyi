@@ -89,6 +89,8 @@ class Backend:
         url: str,
         prefix: str,
         time_limit: float,
+        replicas: int | None = None,
+        aof: int | None = None,
         credentials: tuple[Callable[[], tuple[str | None, str, float | None]], str] | None = None,
     ) -> Backend: ...
     @staticmethod

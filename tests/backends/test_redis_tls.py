@@ -25,7 +25,10 @@ from servers import RedisServer, free_port
 
 @dataclass
 class Tls:
-    """A server on 127.0.0.1 that speaks TLS and wants a client's certificate. Its own names localhost and redis.internal."""
+    """A server on 127.0.0.1 that speaks TLS and wants a client's certificate.
+
+    Its own names localhost and redis.internal.
+    """
 
     port: int
     authority: str

@@ -37,8 +37,8 @@ class RedisBackend(Backend):
 
     Parameters:
         url_or_client: a URL (``redis://host:6379/0``, ``unix:///path``, ``redis+sentinel://host,host/service/0``,
-            ``redis+cluster://host,host``; with ``rediss`` over TLS), or a client of redis-py, sync or asyncio: ``Redis``,
-            what ``Sentinel.master_for`` gives, or ``RedisCluster``.
+            ``redis+cluster://host,host``; with ``rediss`` over TLS), or a client of redis-py, sync or asyncio:
+            ``Redis``, what ``Sentinel.master_for`` gives, or ``RedisCluster``.
         prefix: what every storage key starts with.
         time_limit: the longest a command may take, connecting included, in seconds. By default the client's
             ``socket_timeout``, or 1.
@@ -47,6 +47,11 @@ class RedisBackend(Backend):
             long they hold; or a credential provider of redis-py. By default the client's ``credential_provider``. It
             is asked for every connection, and again when three quarters of that time have passed, or every minute;
             the connection logs in anew then. It runs on a thread of the engine's, an async one in a loop of its own.
+        replicas: how many replicas must have a claim or a completion in memory before it counts (``WAIT``). What is
+            not confirmed within ``time_limit`` is an error: nothing runs, and a completion is sent again. It narrows what
+            a failover may lose, and no more. By default the URL's ``?replicas=``, or 0.
+        aof: how many servers must have it on disk (``WAITAOF``), the primary among them. Needs Redis 7.2 and
+            ``appendonly yes``. By default the URL's ``?aof=``, or 0.
 
     Raises:
         TypeError: for a client with something that can't be carried over; it says what to pass instead.
@@ -67,22 +72,24 @@ class RedisBackend(Backend):
         prefix: str = "idem:",
         time_limit: float | timedelta | None = None,
         credentials: Credentials | None = None,
+        replicas: int | None = None,
+        aof: int | None = None,
     ) -> None:
         from pyidempotent._values.durations import seconds
 
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")
-        if isinstance(url_or_client, str):
-            read = _Read(url_or_client)
-        else:
-            read = _read_client(url_or_client)
+        read = _Read(url_or_client) if isinstance(url_or_client, str) else _read_client(url_or_client)
         limit = read.time_limit if time_limit is None else time_limit
         if credentials is None:
             credentials = read.credentials
         asked = None if credentials is None else question(credentials, is_asyncio=read.is_asyncio)
         # An id stands for what is kept alive with the store.
         who = credentials if isinstance(credentials, Hashable) else id(credentials)
-        settings = (read.url, prefix, seconds("time_limit", limit))
+        for name, number in (("replicas", replicas), ("aof", aof)):
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+                raise ValueError(f"{name} must be a number of servers, not {number!r}")
+        settings = (read.url, prefix, seconds("time_limit", limit), replicas, aof)
         shared = Backend._shared.get(("redis", *settings, who)) or _native.Backend.redis(*settings, credentials=asked)
         super().__init__(Backend._shared.setdefault(("redis", *settings, who), shared))
 

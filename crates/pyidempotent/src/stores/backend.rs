@@ -158,15 +158,23 @@ impl Backend {
         Ok(Self::new(Spec::Sqlite { path, time_limit: self::time_limit(time_limit)? }))
     }
 
-    /// Records in Redis. `credentials` is a callable that returns who logs in, with what errors call it.
+    /// Records in Redis. `replicas` and `aof`, where given, win over the URL's; `credentials` is a callable that returns who logs in, with what errors call it.
     #[staticmethod]
-    #[pyo3(signature = (url, prefix, time_limit, credentials=None))]
-    fn redis(url: &str, prefix: String, time_limit: f64, credentials: Option<(Py<PyAny>, String)>) -> PyResult<Self> {
+    #[pyo3(signature = (url, prefix, time_limit, replicas=None, aof=None, credentials=None))]
+    fn redis(
+        url: &str,
+        prefix: String,
+        time_limit: f64,
+        replicas: Option<u32>,
+        aof: Option<u32>,
+        credentials: Option<(Py<PyAny>, String)>,
+    ) -> PyResult<Self> {
         let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
         let options = RedisOptions::from_url(url).map_err(unusable)?;
         let time_limit = self::time_limit(time_limit)?;
         let credentials = credentials.map(|(callable, name)| Given { callable: Arc::new(callable), name });
-        let options = Box::new(RedisOptions { prefix, time_limit, ..options });
+        let (replicas, aof) = (replicas.unwrap_or(options.replicas), aof.unwrap_or(options.aof));
+        let options = Box::new(RedisOptions { prefix, time_limit, replicas, aof, ..options });
         let spec = Spec::Redis { options, credentials };
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
         Ok(Self::new(spec))

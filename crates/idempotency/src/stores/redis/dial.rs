@@ -1,5 +1,6 @@
 //! [`Dial`]: a connection to one server, logged in and looked at.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +41,34 @@ pub(super) enum Expected {
 pub(super) struct Opened {
     pub(super) connection: MultiplexedConnection,
     pub(super) renewal: Option<Arc<Renewal>>,
+    /// The server's own name for its process.
+    pub(super) process: Option<Arc<str>>,
+}
+
+/// Where a write must be before it counts, beside the server's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// In the memory of so many replicas.
+    pub(super) replicas: u32,
+    /// On the disks of so many servers, the primary's among them.
+    pub(super) aof: u32,
+}
+
+impl Wanted {
+    pub(super) fn is_more(self) -> bool {
+        self != Self::default()
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { replicas, aof } = self;
+        match (replicas, aof) {
+            (replicas, 0) => write!(f, "replicas={replicas}"),
+            (0, aof) => write!(f, "aof={aof}"),
+            (replicas, aof) => write!(f, "replicas={replicas} and aof={aof}"),
+        }
+    }
 }
 
 /// How a connection to any of several servers is opened: all of them take the same login.
@@ -49,6 +78,7 @@ pub(super) struct Dial {
     encrypted: bool,
     tls: RedisTls,
     expected: Expected,
+    wanted: Wanted,
     config: AsyncConnectionConfig,
     /// Whether the log has that a server is not verified.
     is_told: AtomicBool,
@@ -61,6 +91,7 @@ impl Dial {
         encrypted: bool,
         tls: RedisTls,
         expected: Expected,
+        wanted: Wanted,
         time_limit: Duration,
     ) -> Self {
         // The store's own limit covers the whole operation; a second one per response would only race with it.
@@ -69,7 +100,7 @@ impl Dial {
             .set_response_timeout(None)
             .set_dns_resolver(Resolver(None));
         let is_told = AtomicBool::new(false);
-        Self { who, database, encrypted, tls, expected, config, is_told }
+        Self { who, database, encrypted, tls, expected, wanted, config, is_told }
     }
 
     /// Does no I/O.
@@ -124,7 +155,7 @@ impl Dial {
     pub(super) async fn open(&self, at: &RedisAddress) -> Result<Opened, StoreError> {
         let mut opened = self.connect(at).await?;
         if self.expected != Expected::Sentinel {
-            self.check(at, &mut opened.connection).await?;
+            opened.process = self.check(at, &mut opened.connection).await?;
         }
         Ok(opened)
     }
@@ -141,7 +172,7 @@ impl Dial {
             Who::Login(login) => {
                 let opened = self.client(at, login)?.get_multiplexed_async_connection_with_config(&config).await;
                 let connection = opened.map_err(|source| not_connected(at, source))?;
-                return Ok(Opened { connection, renewal: None });
+                return Ok(Opened { connection, renewal: None, process: None });
             }
             Who::Asked(asker) => asker,
         };
@@ -152,7 +183,7 @@ impl Dial {
             match client.get_multiplexed_async_connection_with_config(&config).await {
                 Ok(connection) => {
                     let renewal = Renewal::of(connection.clone(), asker.clone(), granted);
-                    return Ok(Opened { connection, renewal: Some(Arc::new(renewal)) });
+                    return Ok(Opened { connection, renewal: Some(Arc::new(renewal)), process: None });
                 }
                 // It may have been replaced on the way.
                 Err(source) if is_refusal(&source) && !is_again => is_again = true,
@@ -194,13 +225,31 @@ impl Dial {
         }
     }
 
-    /// Looks at the server once per connection: its version, its kind, and whether it may drop claims.
-    async fn check(&self, at: &RedisAddress, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
+    /// Where a write must be before it counts.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        self.expected == Expected::Node
+    }
+
+    /// Looks at the server once per connection: its version, its kind, and whether it may drop claims. Its own name for
+    /// its process.
+    async fn check(
+        &self,
+        at: &RedisAddress,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Option<Arc<str>>, StoreError> {
         let answer: RedisResult<String> = redis::cmd("INFO").query_async(connection).await;
         let info = match answer {
             Ok(info) => info,
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) && self.wanted.is_more() => {
+                let message = format!("{} needs a Redis user that may ask for INFO: {error}", self.wanted);
+                return Err(StoreError::new(StoreErrorKind::Setup, message).with_source(error));
+            }
             // A server that tells nobody is taken at its word.
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => return Ok(None),
             Err(source) => return Err(errors::not_executed(errors::error(source, "").error)),
         };
         let field =
@@ -208,10 +257,18 @@ impl Dial {
         let unusable = |message: String| Err(StoreError::new(StoreErrorKind::Setup, message));
         if let Some(version) = field("redis_version") {
             let mut parts = version.split('.').map(|part| part.parse().unwrap_or(u32::MAX));
-            if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < OLDEST {
-                let (major, minor) = OLDEST;
-                return unusable(format!("the Redis server is version {version}; {major}.{minor} or later is needed"));
+            let (is, aof) = ((parts.next().unwrap_or(0), parts.next().unwrap_or(0)), self.wanted.aof > 0);
+            let ((major, minor), what) = if aof { (WAITAOF, " for aof=") } else { (OLDEST, "") };
+            if is < (major, minor) {
+                let message =
+                    format!("the Redis server is version {version}; {major}.{minor} or later is needed{what}");
+                return unusable(message);
             }
+        }
+        if self.wanted.aof > 0 && field("aof_enabled") == Some("0") {
+            return unusable(format!(
+                "the Redis server keeps no file that aof= could mean; set appendonly yes at {at}"
+            ));
         }
         match (field("redis_mode"), self.expected) {
             (Some("cluster"), Expected::Server | Expected::Primary) => return Err(errors::is_a_node()),
@@ -228,6 +285,12 @@ impl Dial {
             }
             _ => {}
         }
+        if field("role") == Some("active-replica") {
+            return unusable(format!(
+                "the server at {at} is a KeyDB that merges what others write (active-replica yes): two of them may both \
+                 grant one claim; set active-replica no"
+            ));
+        }
         if self.expected == Expected::Primary && field("role") == Some("slave") {
             let message = format!("the Redis server at {at} is a replica, not the primary any more, or not yet");
             return Err(StoreError::new(StoreErrorKind::NotExecuted, message));
@@ -238,12 +301,15 @@ impl Dial {
                  noeviction"
             );
         }
-        Ok(())
+        Ok(field("run_id").map(Into::into))
     }
 }
 
 /// The oldest server with everything the scripts use.
 const OLDEST: (u32, u32) = (6, 2);
+
+/// The oldest server with WAITAOF.
+const WAITAOF: (u32, u32) = (7, 2);
 
 /// Looks up this host instead of the one in the server's certificate, if any.
 struct Resolver(Option<String>);

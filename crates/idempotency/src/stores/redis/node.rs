@@ -38,6 +38,8 @@ pub(super) struct Link {
     pub(super) number: u64,
     pub(super) at: Arc<RedisAddress>,
     pub(super) connection: MultiplexedConnection,
+    /// The server's own name for its process.
+    pub(super) process: Option<Arc<str>>,
     /// For as long as anybody uses it.
     _renewal: Option<Arc<Renewal>>,
 }
@@ -73,10 +75,10 @@ impl Node {
         Ok(self.put(at, opened))
     }
 
-    fn put(&self, at: RedisAddress, Opened { connection, renewal }: Opened) -> Link {
+    fn put(&self, at: RedisAddress, Opened { connection, renewal, process }: Opened) -> Link {
         let mut current = self.current();
         current.number += 1;
-        let link = Link { number: current.number, at: Arc::new(at), connection, _renewal: renewal };
+        let link = Link { number: current.number, at: Arc::new(at), connection, process, _renewal: renewal };
         current.link = Some(link.clone());
         link
     }

@@ -36,6 +36,13 @@ pub struct RedisOptions {
     pub prefix: String,
     /// The longest any command may take, finding the server and connecting included: by default 1 s.
     pub time_limit: Duration,
+    /// How many replicas must have a claim or a completion in memory before it counts (`WAIT`), by default 0. In a URL
+    /// `replicas=`. What is not confirmed within the time limit is an error of kind [`StoreErrorKind::Unknown`]: no work
+    /// begins, and a completion is sent again.
+    pub replicas: u32,
+    /// How many servers must have a claim or a completion on disk before it counts (`WAITAOF`), the primary among them;
+    /// by default 0. In a URL `aof=`. Needs Redis 7.2 and `appendonly yes`.
+    pub aof: u32,
     /// How they are encrypted: certificates, and what of a server is verified.
     pub tls: RedisTls,
 }
@@ -88,6 +95,10 @@ fn unusable(what: impl fmt::Display) -> StoreError {
     StoreError::new(StoreErrorKind::Setup, format!("not a Redis URL: {what}; {FORM}"))
 }
 
+fn number(name: &str, value: &str) -> Result<u32, StoreError> {
+    value.parse().map_err(|_| unusable(format_args!("{name}={value} is not a number of servers")))
+}
+
 impl RedisOptions {
     /// From a URL, with the defaults.
     ///
@@ -98,6 +109,7 @@ impl RedisOptions {
     /// | `redis+sentinel://[user[:password]@]host[:port],host…/service[/database]` | the primary that these sentinels know; the login is the servers', and `?sentinel_username=`, `?sentinel_password=` are the sentinels' |
     /// | `redis+cluster://[user[:password]@]host[:port],host…` | a cluster, by some of its nodes |
     /// | `rediss://`, `rediss+sentinel://`, `rediss+cluster://` | over TLS; `?sentinel_tls=no`: to the sentinels without |
+    /// | `?replicas=`, `?aof=` | how many replicas, or disks, must have a claim or a completion before it counts |
     /// | `?ssl_ca_certs=`, `?ssl_certfile=`, `?ssl_keyfile=` | files in PEM: whom to trust, the client's certificate and its key; read now |
     /// | `?ssl_server_hostname=` | the name in the server's certificate, where it is not the host's |
     /// | `?ssl_check_hostname=false`, `?ssl_cert_reqs=none` | the name in the certificate, or nothing at all is verified; the log warns of it |
@@ -141,7 +153,7 @@ impl RedisOptions {
         let mut database = u32::try_from(settings.db()).map_err(|_| unusable("no database has this number"))?;
         let mut login =
             RedisLogin { username: settings.username().map(Into::into), password: settings.password().map(Into::into) };
-        let mut parameters = Parameters::default();
+        let (mut parameters, mut replicas, mut aof) = (Parameters::default(), 0, 0);
         for (name, value) in query {
             match (name.as_str(), is_socket) {
                 ("db", _) => match value.parse() {
@@ -151,6 +163,8 @@ impl RedisOptions {
                 ("user" | "username", true) => login.username = Some(value),
                 ("pass" | "password", true) => login.password = Some(value),
                 ("protocol", _) => {} // each of them does
+                ("replicas", _) => replicas = number(&name, &value)?,
+                ("aof", _) => aof = number(&name, &value)?,
                 _ if parameters.read(&name, &value)? => {}
                 _ => return Err(unusable(format_args!("the parameter {name:?} is not known"))),
             }
@@ -163,6 +177,8 @@ impl RedisOptions {
             encrypted,
             prefix: "idem:".into(),
             time_limit: Duration::from_secs(1),
+            replicas,
+            aof,
             tls: parameters.finish(encrypted)?,
         })
     }

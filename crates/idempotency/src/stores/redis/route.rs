@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::cluster::{Cluster, nobody_has, sent_around};
 use super::credentials::Who;
-use super::dial::{Dial, Expected};
+use super::dial::{Dial, Expected, Wanted};
 use super::errors;
 use super::node::{Finder, Link, Node};
 use super::options::{RedisAddress, RedisOptions, RedisServers};
@@ -56,10 +56,13 @@ impl Route {
     /// # Errors
     /// Where these options can't be used.
     pub(super) fn new(options: RedisOptions) -> Result<Self, StoreError> {
-        let RedisOptions { servers, login, credentials, database, encrypted, time_limit, tls, .. } = options;
+        let RedisOptions { servers, login, credentials, database, encrypted, time_limit, tls, replicas, aof, .. } =
+            options;
         let who = Who::of(login, credentials, time_limit)?;
-        let dial =
-            |who, database, encrypted, expected| Dial::new(who, database, encrypted, tls.clone(), expected, time_limit);
+        let dial = |who, database, encrypted, expected| {
+            let wanted = Wanted { replicas, aof };
+            Dial::new(who, database, encrypted, tls.clone(), expected, wanted, time_limit)
+        };
         let (dial, first, kind) = match servers {
             RedisServers::One(at) => {
                 let dial = Arc::new(dial(who, database, encrypted, Expected::Server));
@@ -209,7 +212,7 @@ impl Route {
     }
 
     /// How a connection to one of the servers is opened.
-    pub(super) fn dial(&self) -> &Dial {
+    pub(super) fn dial(&self) -> &Arc<Dial> {
         &self.dial
     }
 }
