@@ -6,6 +6,7 @@ what was under way, at most an operation of each caller; it is counted, and noth
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -41,7 +42,7 @@ def judged(load: Load, moment: float, what: str) -> None:
     assert load.second_runs <= load.callers, load.said()
 
 
-@pytest.mark.parametrize("how", ["killed", "replaced"])
+@pytest.mark.parametrize("how", ["killed", "stopped", "replaced"])
 def test_sentinels_promote_a_replica(how: str) -> None:
     with RedisSentinels() as group:
         load, replica, primary = Load(group.url), group.replica(), group.primary
@@ -50,6 +51,8 @@ def test_sentinels_promote_a_replica(how: str) -> None:
             follows(replica, load)
             if how == "killed":
                 primary.kill()
+            elif how == "stopped":
+                primary.signal(signal.SIGSTOP)
             else:
                 group.sentinels[0].cli("SENTINEL", "FAILOVER", group.service)
             return settled(load, promotion(replica))
@@ -57,21 +60,40 @@ def test_sentinels_promote_a_replica(how: str) -> None:
         judged(load, load.during(happens), f"sentinels, {how}")
 
 
-@pytest.mark.parametrize("how", ["killed", "replaced"])
+@pytest.mark.parametrize("how", ["killed", "stopped", "replaced"])
 def test_a_cluster_promotes_a_replica(how: str) -> None:
     with RedisCluster(replicas=1) as cluster:
-        load, primary = Load(cluster.url), cluster.primaries[0]
+        load = Load(cluster.url, prefix="{hot}:")  # all on the node that is replaced
+        primary = cluster.owner("{hot}")
         replica = cluster.replica_of(primary)
 
         def happens() -> float:
             follows(replica, load)
             if how == "killed":
                 primary.kill()
+            elif how == "stopped":
+                primary.signal(signal.SIGSTOP)
             else:
                 replica.cli("CLUSTER", "FAILOVER")
             return settled(load, promotion(replica))
 
         judged(load, load.during(happens), f"cluster, {how}")
+
+
+def test_nodes_that_are_well_serve_while_another_stands_still() -> None:
+    with RedisCluster(timeout=60_000) as cluster:
+        load, ill = Load(cluster.url, repeats=False), cluster.nodes[0]
+
+        def happens() -> None:
+            settled(load, time.monotonic())
+            ill.signal(signal.SIGSTOP)
+            until(lambda: load.failed > load.callers)
+            ill.signal(signal.SIGCONT)
+
+        load.during(happens)
+        failed = {call.key for call in load.calls if not call.answered}
+        ids = [load.backend._storage_key(key, "charge", None, "", None).hex() for key in failed]
+        assert {cluster.owner(f"{load.prefix}{id}") for id in ids} == {ill}, load.said()
 
 
 def test_a_name_leads_to_the_promoted_replica() -> None:

@@ -1,4 +1,4 @@
-"""Claims and completions that count only when replicas, or disks, have them: on Redis, and on Valkey, which has WAITAOF."""
+"""Claims and completions that count only when replicas, or disks, have them: on Redis and Valkey."""
 
 from __future__ import annotations
 
@@ -87,14 +87,16 @@ def test_what_a_stopped_replica_has_not_heard_does_not_run(make: type[RedisServe
 def test_what_is_on_disk_counts_with_aof(tmp_path: Path) -> None:
     (tmp_path / "replica").mkdir()
     files = ("--appendonly", "yes", "--appendfsync", "everysec")
-    with ValkeyServer("--repl-diskless-sync-delay", "0", *files, "--dir", str(tmp_path)) as primary:
-        with following(primary, *files, "--dir", str(tmp_path / "replica")) as replica:
-            for aof in (1, 2):
-                runs(RedisBackend(primary.url, aof=aof, replicas=1, time_limit=10))
-            replica.signal(signal.SIGSTOP)
-            runs(RedisBackend(primary.url, aof=1, time_limit=10))
-            is_not_confirmed(RedisBackend(primary.url, aof=2, time_limit=3), "aof=2 could not be confirmed", 3)
-            replica.signal(signal.SIGCONT)
+    with (
+        ValkeyServer("--repl-diskless-sync-delay", "0", *files, "--dir", str(tmp_path)) as primary,
+        following(primary, *files, "--dir", str(tmp_path / "replica")) as replica,
+    ):
+        for aof in (1, 2):
+            runs(RedisBackend(primary.url, aof=aof, replicas=1, time_limit=10))
+        replica.signal(signal.SIGSTOP)
+        runs(RedisBackend(primary.url, aof=1, time_limit=10))
+        is_not_confirmed(RedisBackend(primary.url, aof=2, time_limit=3), "aof=2 could not be confirmed", 3)
+        replica.signal(signal.SIGCONT)
     with ValkeyServer() as server:
         is_not_confirmed(RedisBackend(server.url, aof=1), "keeps no file that aof= could mean; set appendonly yes", 1)
         assert server.cli("DBSIZE") == "0"

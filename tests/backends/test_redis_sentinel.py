@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 import redis.asyncio.sentinel
 import redis.sentinel
 
-from clients import until
-from load import Load
 from proxy import until_answered
 from pyidempotent import IdempotencyConflict, IdempotencyStoreUnavailable, attempt, idempotent
 from pyidempotent.backends.redis import RedisBackend
@@ -120,18 +117,3 @@ def test_sentinels_that_nobody_named_are_asked_too() -> None:
         promotion(replica)
         assert until_answered(lambda: charge("after")) == "after"
         assert replica.cli("DBSIZE") in "12"  # the first may have come over
-
-
-def test_a_primary_that_stands_still_is_left() -> None:
-    with RedisSentinels() as group:
-        load = Load(group.url)
-        replica, primary = group.replica(), group.primary
-
-        def stop() -> float:
-            primary.signal(signal.SIGSTOP)
-            moment = promotion(replica)
-            until(lambda: any(call.answered and call.began >= moment for call in load.calls))
-            return moment
-
-        moment = load.during(stop)
-        assert load.back_after(moment) < 2, load.said()

@@ -36,17 +36,23 @@ class Load:
         time_limit: of an operation.
         callers: how many there are.
         prefix: of the keys in the store.
+        repeats: whether a call is repeated until it is answered; if not, its caller goes on with another key.
     """
 
     url: str
     time_limit: float = 0.5
     callers: int = 64
     prefix: str = "idem:"
+    repeats: bool = True
     calls: list[Call] = field(default_factory=list)
     runs: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def backend(self) -> RedisBackend:
+        return RedisBackend(self.url, time_limit=self.time_limit, prefix=self.prefix)
+
     def during(self, happens: Callable[[], T]) -> T:
-        """Keeps the callers calling while something happens, which blocks; each repeats its call until it is answered."""
+        """Keeps the callers calling while something happens, which blocks."""
         return asyncio.run(self._during(happens))
 
     async def _during(self, happens: Callable[[], T]) -> T:
@@ -61,9 +67,7 @@ class Load:
             await asyncio.gather(*tasks)
 
     def _charge(self) -> Callable[[str], object]:
-        backend = RedisBackend(self.url, time_limit=self.time_limit, prefix=self.prefix)
-
-        @idempotent(backend, key="order", name="charge", lease=5)
+        @idempotent(self.backend, key="order", name="charge", lease=5)
         async def charge(order: str) -> str:
             self.runs[order] += 1
             await asyncio.sleep(0)
@@ -73,13 +77,14 @@ class Load:
 
     async def _call(self, charge: Callable[[str], object], caller: str, is_over: asyncio.Event) -> None:
         for number in itertools.count():
-            await self._until_answered(charge, f"{caller}-{number}")
+            await self._until_answered(charge, f"{caller}-{number}", self.repeats)
             if is_over.is_set():
                 return
 
-    async def _until_answered(self, charge: Callable[[str], object], key: str) -> None:
-        answered = False
-        while not answered:
+    async def _until_answered(self, charge: Callable[[str], object], key: str, repeats: bool = True) -> None:
+        answered, again = False, True
+        while not answered and again:
+            again = repeats
             began = time.monotonic()
             with contextlib.suppress(IdempotencyStoreUnavailable, IdempotencyProcessing):
                 assert await charge(key) == key  # type: ignore[misc]

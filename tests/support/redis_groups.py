@@ -214,6 +214,10 @@ class RedisCluster(RedisGroup):
         """The nodes that share the slots."""
         return [node for node in self.nodes if node.process is not None and is_primary(node)]
 
+    def owner(self, key: str) -> ClusterNode:
+        """The node that has a key's slot."""
+        return next(node for node in self.primaries if "MOVED" not in node.cli("GET", key))
+
     def replica_of(self, primary: RedisServer) -> ClusterNode:
         """A node that follows another."""
         follows = f"master_port:{primary.port}"
@@ -224,7 +228,13 @@ class RedisCluster(RedisGroup):
 
 
 def is_primary(server: RedisServer) -> bool:
-    return server.process is not None and "role:master" in server.cli("INFO", "replication")
+    """Whether a server takes writes; a server that runs, and that says so."""
+    if server.process is None:
+        return False
+    try:
+        return "role:master" in server.cli("INFO", "replication")
+    except subprocess.CalledProcessError:
+        return False  # a server that changes its role closes its connections
 
 
 def promotion(server: RedisServer) -> float:

@@ -48,8 +48,8 @@ class RedisBackend(Backend):
             is asked for every connection, and again when three quarters of that time have passed, or every minute;
             the connection logs in anew then. It runs on a thread of the engine's, an async one in a loop of its own.
         replicas: how many replicas must have a claim or a completion in memory before it counts (``WAIT``). What is
-            not confirmed within ``time_limit`` is an error: nothing runs, and a completion is sent again. It narrows what
-            a failover may lose, and no more. By default the URL's ``?replicas=``, or 0.
+            not confirmed within ``time_limit`` is an error: nothing runs, and a completion is sent again. It narrows
+            what a failover may lose, and no more. By default the URL's ``?replicas=``, or 0.
         aof: how many servers must have it on disk (``WAITAOF``), the primary among them. Needs Redis 7.2 and
             ``appendonly yes``. By default the URL's ``?aof=``, or 0.
 
