@@ -89,8 +89,9 @@ class Backend:
         url: str,
         prefix: str,
         time_limit: float,
-        root_certificate: bytes | None = None,
-        client_certificate: tuple[bytes, bytes] | None = None,
+        replicas: int | None = None,
+        aof: int | None = None,
+        credentials: tuple[Callable[[], tuple[str | None, str, float | None]], str] | None = None,
     ) -> Backend: ...
     @staticmethod
     def postgres(url: str, schema: str | None, time_limit: float) -> Backend: ...

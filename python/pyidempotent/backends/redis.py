@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from pyidempotent import _native
 from pyidempotent.backends._backend import Backend
+from pyidempotent.backends._credentials import Credentials, question
 from pyidempotent.backends._redis_servers import PASS_A_URL, servers_of
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisBackend"]
 
-#: TLS settings that we read, or that say nothing against us. Any other is a promise that we could not keep.
+#: TLS settings that a URL can say, or that say nothing against us. Any other is a promise that we could not keep.
 _TLS_READ = {
     "ssl", "ssl_ca_certs", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname",
     "ssl_min_version",
@@ -40,12 +42,23 @@ class RedisBackend(Backend):
         prefix: what every storage key starts with.
         time_limit: the longest a command may take, connecting included, in seconds. By default the client's
             ``socket_timeout``, or 1.
+        credentials: says who logs in, for passwords that are rotated and tokens that expire: a callable, sync or
+            async, that returns ``(username, password)``, or ``(username, password, seconds)`` where it is known how
+            long they hold; or a credential provider of redis-py. By default the client's ``credential_provider``. It
+            is asked for every connection, and again when three quarters of that time have passed, or every minute;
+            the connection logs in anew then. It runs on a thread of the engine's, an async one in a loop of its own.
+        replicas: how many replicas must have a claim or a completion in memory before it counts (``WAIT``). What is
+            not confirmed within ``time_limit`` is an error: nothing runs, and a completion is sent again. It narrows
+            what a failover may lose, and no more. By default the URL's ``?replicas=``, or 0.
+        aof: how many servers must have it on disk (``WAITAOF``), the primary among them. Needs Redis 7.2 and
+            ``appendonly yes``. By default the URL's ``?aof=``, or 0.
 
     Raises:
         TypeError: for a client with something that can't be carried over; it says what to pass instead.
-        ValueError: for a URL that can't be read.
+        ValueError: for a URL that can't be read, or that has a login where ``credentials`` are given.
 
     >>> backend = RedisBackend("redis://localhost:6379/0", prefix="shop:")
+    >>> backend = RedisBackend("redis://localhost", credentials=lambda: ("shop", "a token", 900))
     """
 
     def __init__(
@@ -58,62 +71,82 @@ class RedisBackend(Backend):
         *,
         prefix: str = "idem:",
         time_limit: float | timedelta | None = None,
+        credentials: Credentials | None = None,
+        replicas: int | None = None,
+        aof: int | None = None,
     ) -> None:
         from pyidempotent._values.durations import seconds
 
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")
-        certificates: tuple[Any, ...] = ()
-        limit: Any = 1.0
-        if isinstance(url_or_client, str):
-            url = url_or_client
-        else:
-            url, certificates, timeout = _read_client(url_or_client)
-            limit = timeout or limit
-        settings = (url, prefix, seconds("time_limit", limit if time_limit is None else time_limit), *certificates)
-        shared = Backend._shared.get(("redis", *settings)) or _native.Backend.redis(*settings)
-        super().__init__(Backend._shared.setdefault(("redis", *settings), shared))
+        read = _Read(url_or_client) if isinstance(url_or_client, str) else _read_client(url_or_client)
+        limit = read.time_limit if time_limit is None else time_limit
+        if credentials is None:
+            credentials = read.credentials
+        asked = None if credentials is None else question(credentials, is_asyncio=read.is_asyncio)
+        # An id stands for what is kept alive with the store.
+        who = credentials if isinstance(credentials, Hashable) else id(credentials)
+        for name, number in (("replicas", replicas), ("aof", aof)):
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+                raise ValueError(f"{name} must be a number of servers, not {number!r}")
+        settings = (read.url, prefix, seconds("time_limit", limit), replicas, aof)
+        shared = Backend._shared.get(("redis", *settings, who)) or _native.Backend.redis(*settings, credentials=asked)
+        super().__init__(Backend._shared.setdefault(("redis", *settings, who), shared))
 
 
-def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
-    """The URL, the certificates and the time limit of a redis-py client."""
+@dataclass(frozen=True)
+class _Read:
+    """What a client says, or a URL."""
+
+    url: str
+    time_limit: Any = 1.0
+    credentials: Any = None
+    is_asyncio: bool = False
+
+
+def _read_client(client: Any) -> _Read:
     servers = servers_of(client)
     settings = servers.settings
     for name, value in settings.items():
-        matters = name in ("credential_provider", "redis_connect_func") or (
-            name.startswith("ssl_") and name not in _TLS_READ
-        )
-        if matters and value:
+        if value and (name == "redis_connect_func" or (name.startswith("ssl_") and name not in _TLS_READ)):
             raise TypeError(f"the client's {name} can't be carried over; {PASS_A_URL}")
+    if servers.sentinels is not None and servers.sentinels.get("credential_provider"):
+        raise TypeError(f"the credential_provider of sentinels can't be carried over; {PASS_A_URL}")
     user, password, db = settings.get("username"), settings.get("password"), settings.get("db") or 0
     if settings.get("path"):
         query = {"db": db, **({"username": user} if user else {}), **({"password": password} if password else {})}
-        return (
-            f"unix://{quote(settings['path'])}?{urlencode(query, quote_via=quote)}",
-            (),
-            settings.get("socket_timeout"),
-        )
-    certificates = _certificates(settings) if servers.encrypted else ()
-    if servers.sentinels is not None and servers.sentinels_encrypted:
-        theirs = _certificates(servers.sentinels)
-        if servers.encrypted and theirs != certificates:
-            raise TypeError(f"other certificates for sentinels than for servers can't be carried over; {PASS_A_URL}")
-        certificates = theirs
-    login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
-    return servers.url(login, db), certificates, settings.get("socket_timeout")
+        url = f"unix://{quote(settings['path'])}?{urlencode(query, quote_via=quote)}"
+    else:
+        tls = _tls(settings) if servers.encrypted else {}
+        if servers.sentinels is not None and servers.sentinels_encrypted:
+            theirs = _tls(servers.sentinels)
+            if servers.encrypted and theirs != tls:
+                raise TypeError(
+                    f"other TLS settings for sentinels than for servers can't be carried over; {PASS_A_URL}"
+                )
+            tls = theirs
+        login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
+        url = servers.url(login, db)
+        if tls:
+            url += ("&" if "?" in url else "?") + urlencode(tls, quote_via=quote)
+    is_asyncio = any(cls.__module__.startswith("redis.asyncio") for cls in type(client).__mro__)
+    limit = settings.get("socket_timeout") or _Read.time_limit
+    return _Read(url, limit, settings.get("credential_provider"), is_asyncio)
 
 
-def _certificates(settings: dict[str, Any]) -> tuple[Any, ...]:
-    verified = settings.get("ssl_cert_reqs", "required") in ("required", ssl.CERT_REQUIRED)
-    if not verified or settings.get("ssl_check_hostname") is False:
-        raise TypeError(
-            "a TLS connection that does not verify its server can't be carried over; give ssl_ca_certs instead"
-        )
-    root = settings.get("ssl_ca_data")
-    root = root.encode() if isinstance(root, str) else root
-    if settings.get("ssl_ca_certs"):
-        root = Path(settings["ssl_ca_certs"]).read_bytes()
-    client = None
-    if settings.get("ssl_certfile") and settings.get("ssl_keyfile"):
-        client = (Path(settings["ssl_certfile"]).read_bytes(), Path(settings["ssl_keyfile"]).read_bytes())
-    return root, client
+def _tls(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of a URL for a client's TLS settings."""
+    query = {}
+    for name in ("ssl_ca_data", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        value = settings.get(name)
+        if isinstance(value, bytes):
+            raise TypeError(f"the client's {name} can't be carried over: give it in PEM, as a str")
+        if value:
+            query[name] = str(value)
+    # Python's default for a client that names none is the strictest.
+    wanted = settings.get("ssl_cert_reqs", ssl.CERT_REQUIRED)
+    if wanted in (None, "none", ssl.CERT_NONE):
+        query["ssl_cert_reqs"] = "none"
+    elif settings.get("ssl_check_hostname") is False:
+        query["ssl_check_hostname"] = "false"
+    return query

@@ -24,6 +24,9 @@ pub use open::open;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore, PostgresTls, postgres_schema};
 #[cfg(feature = "redis")]
-pub use redis::{RedisAddress, RedisLogin, RedisOptions, RedisServers, RedisStore, RedisTls};
+pub use redis::{
+    RedisAddress, RedisCredentials, RedisLogin, RedisLoginReply, RedisOptions, RedisServers, RedisStore, RedisTls,
+    RedisVerify,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;

@@ -8,15 +8,14 @@ use std::time::Duration;
 use idempotency::decide::Held;
 use idempotency::process::generation;
 use idempotency::store::Listed;
-use idempotency::stores::{
-    self, MemoryStore, PostgresOptions, PostgresStore, RedisOptions, RedisStore, RedisTls, SqliteStore,
-};
+use idempotency::stores::{self, MemoryStore, PostgresOptions, PostgresStore, RedisOptions, RedisStore, SqliteStore};
 use idempotency::{Idempotency, Micros, StorageKey, Store, StoreError};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::credentials::{Given, PythonCredentials};
 use super::custom::PythonStore;
 use super::rehearsal::{self, Rehearsed};
 use super::suite;
@@ -35,7 +34,7 @@ pub struct Backend {
 enum Spec {
     Memory { max_entries: usize, max_bytes: usize },
     Sqlite { path: PathBuf, time_limit: Duration },
-    Redis(Box<RedisOptions>),
+    Redis { options: Box<RedisOptions>, credentials: Option<Given> },
     Postgres(Box<PostgresOptions>),
     Custom { methods: Arc<Py<PyAny>>, time_limit: Duration },
     Rehearsal,
@@ -48,7 +47,10 @@ impl Spec {
                 Arc::new(MemoryStore::new().max_entries(max_entries).max_bytes(max_bytes))
             }
             Self::Sqlite { path, time_limit } => Arc::new(SqliteStore::open(path).time_limit(time_limit)),
-            Self::Redis(options) => Arc::new(RedisStore::with_options(*options)?),
+            Self::Redis { options, credentials } => {
+                let credentials = credentials.map(|given| Arc::new(PythonCredentials::new(given)) as _);
+                Arc::new(RedisStore::with_options(RedisOptions { credentials, ..*options })?)
+            }
             Self::Postgres(options) => Arc::new(PostgresStore::with_options(*options)?),
             Self::Custom { methods, time_limit } => Arc::new(PythonStore::new(methods, time_limit)?),
             Self::Rehearsal => Arc::new(Rehearsed),
@@ -156,21 +158,24 @@ impl Backend {
         Ok(Self::new(Spec::Sqlite { path, time_limit: self::time_limit(time_limit)? }))
     }
 
-    /// Records in Redis.
+    /// Records in Redis. `replicas` and `aof`, where given, win over the URL's; `credentials` is a callable that returns who logs in, with what errors call it.
     #[staticmethod]
-    #[pyo3(signature = (url, prefix, time_limit, root_certificate=None, client_certificate=None))]
+    #[pyo3(signature = (url, prefix, time_limit, replicas=None, aof=None, credentials=None))]
     fn redis(
         url: &str,
         prefix: String,
         time_limit: f64,
-        root_certificate: Option<Vec<u8>>,
-        client_certificate: Option<(Vec<u8>, Vec<u8>)>,
+        replicas: Option<u32>,
+        aof: Option<u32>,
+        credentials: Option<(Py<PyAny>, String)>,
     ) -> PyResult<Self> {
         let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
         let options = RedisOptions::from_url(url).map_err(unusable)?;
-        let (time_limit, tls) =
-            (self::time_limit(time_limit)?, RedisTls { root: root_certificate, client: client_certificate });
-        let spec = Spec::Redis(Box::new(RedisOptions { prefix, time_limit, tls, ..options }));
+        let time_limit = self::time_limit(time_limit)?;
+        let credentials = credentials.map(|(callable, name)| Given { callable: Arc::new(callable), name });
+        let (replicas, aof) = (replicas.unwrap_or(options.replicas), aof.unwrap_or(options.aof));
+        let options = Box::new(RedisOptions { prefix, time_limit, replicas, aof, ..options });
+        let spec = Spec::Redis { options, credentials };
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
         Ok(Self::new(spec))
     }
@@ -213,7 +218,12 @@ impl Backend {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         match &self.spec {
             // Once used it lives as long as its process, as every store does.
-            Spec::Custom { methods, .. } if Arc::strong_count(methods) == 1 => visit.call(&**methods),
+            Spec::Custom { methods: held, .. }
+            | Spec::Redis { credentials: Some(Given { callable: held, .. }), .. }
+                if Arc::strong_count(held) == 1 =>
+            {
+                visit.call(&**held)
+            }
             _ => Ok(()),
         }
     }

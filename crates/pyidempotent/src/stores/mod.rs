@@ -2,6 +2,7 @@
 //! boundary.
 
 pub mod backend;
+mod credentials;
 pub mod custom;
 pub mod rehearsal;
 mod suite;

@@ -10,13 +10,7 @@ use crate::record::RecordError;
 
 /// Why there is no connection.
 pub(super) fn not_connected(at: &RedisAddress, source: RedisError) -> StoreError {
-    let setup = match source.kind() {
-        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => true,
-        ErrorKind::Server(ServerErrorKind::NoPerm) => true,
-        _ if source.to_string().contains("switch database") => true,
-        _ => source.code().is_some_and(|code| matches!(code, "NOAUTH" | "WRONGPASS")),
-    };
-    let (kind, message) = match setup {
+    let (kind, message) = match is_refusal(&source) {
         true => (
             StoreErrorKind::Setup,
             format!("the Redis server at {at} refused us: {source}; check user, password and database"),
@@ -24,6 +18,16 @@ pub(super) fn not_connected(at: &RedisAddress, source: RedisError) -> StoreError
         false => (StoreErrorKind::NotExecuted, format!("the Redis server at {at} can't be reached: {source}")),
     };
     StoreError::new(kind, message).with_source(source)
+}
+
+/// Whether the server was reached and does not let us in.
+pub(super) fn is_refusal(source: &RedisError) -> bool {
+    match source.kind() {
+        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => true,
+        ErrorKind::Server(ServerErrorKind::NoPerm) => true,
+        _ if source.to_string().contains("switch database") => true,
+        _ => source.code().is_some_and(|code| matches!(code, "NOAUTH" | "WRONGPASS")),
+    }
 }
 
 /// A node of a cluster was named as if it had every key.

@@ -1,6 +1,8 @@
 //! [`RedisStore`]: records in Redis 6.2 or later, or Valkey.
 
 mod cluster;
+mod confirmations;
+mod credentials;
 mod dial;
 mod errors;
 mod hints;
@@ -10,9 +12,10 @@ mod options;
 mod route;
 mod sentinel;
 mod slots;
+mod tls;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Cmd, Script, Value};
 use tokio::time::timeout;
@@ -24,10 +27,14 @@ use crate::record::{Micros, Record, State};
 use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
 use crate::stores::anchor::Anchor;
 
+use confirmations::Confirmations;
+pub use credentials::{RedisCredentials, RedisLogin, RedisLoginReply};
 use errors::{is_out_of_memory, timed_out};
 use hints::Hints;
-pub use options::{RedisAddress, RedisLogin, RedisOptions, RedisServers, RedisTls};
+use node::Link;
+pub use options::{RedisAddress, RedisOptions, RedisServers};
 use route::{Route, Used};
+pub use tls::{RedisTls, RedisVerify};
 
 /// Records in Redis 6.2 or later, or Valkey: one value per record, one script per operation, one key per script, and the
 /// server's clock. One server, the primary that sentinels know, or a cluster.
@@ -47,6 +54,8 @@ use route::{Route, Used};
 pub struct RedisStore {
     route: Arc<Route>,
     hints: Hints,
+    /// Where writes must be elsewhere too.
+    confirmations: Option<Confirmations>,
     prefix: Vec<u8>,
     time_limit: Duration,
     scripts: Scripts,
@@ -61,6 +70,13 @@ impl std::fmt::Debug for RedisStore {
             .field("time_limit", &self.time_limit)
             .finish_non_exhaustive()
     }
+}
+
+/// A write that was answered.
+struct Written {
+    link: Link,
+    name: Vec<u8>,
+    deadline: Instant,
 }
 
 struct Scripts {
@@ -97,7 +113,9 @@ impl RedisStore {
         let RedisOptions { prefix, time_limit, .. } = options.clone();
         let route = Arc::new(Route::new(options)?);
         let script = Script::new;
+        let confirms = route.dial().wanted().is_more();
         Ok(Self {
+            confirmations: confirms.then(|| Confirmations::new(route.dial().clone(), prefix.as_bytes())),
             hints: Hints::new(route.clone(), time_limit),
             route,
             prefix: prefix.into_bytes(),
@@ -119,17 +137,32 @@ impl RedisStore {
     }
 
     async fn run(&self, key: &StorageKey, script: &Script, args: impl FnOnce(&mut Cmd)) -> Result<Value, StoreError> {
+        self.write(key, script, args).await.map(|(answer, _)| answer)
+    }
+
+    /// The answer, and what it takes to have the write confirmed.
+    async fn write(
+        &self,
+        key: &StorageKey,
+        script: &Script,
+        args: impl FnOnce(&mut Cmd),
+    ) -> Result<(Value, Written), StoreError> {
+        let deadline = Instant::now() + self.time_limit;
         let (name, used) = (self.name(key), Used::default());
         // Into one buffer: the library's own invocation of a script takes one per argument first.
         let mut command = Cmd::with_capacity(8, 512);
         command.arg("EVALSHA").arg(script.get_hash()).arg(1).arg(&name);
         args(&mut command);
         self.anchor.hold(self.time_limit);
-        self.within_limit(&used, async {
-            let (answer, _link) = self.route.run(&used, &name, &command, script, || self.shown(key)).await?;
-            Ok(answer)
-        })
-        .await
+        self.within_limit(&used, async { self.route.run(&used, &name, &command, script, || self.shown(key)).await })
+            .await
+            .map(|(answer, link)| (answer, Written { link, name, deadline }))
+    }
+
+    /// Returns when a write is where it must be before it counts.
+    async fn confirm(&self, written: Written) -> Result<(), StoreError> {
+        let Some(confirmations) = &self.confirmations else { return Ok(()) };
+        confirmations.confirm(&written.link, &written.name, written.deadline).await
     }
 
     async fn within_limit<T>(
@@ -185,8 +218,8 @@ fn is_one(answer: &Value) -> Result<bool, StoreError> {
 impl Store for RedisStore {
     fn claim<'a>(&'a self, key: &'a StorageKey, claim: &'a Claim) -> Reply<'a, Claimed> {
         Box::pin(async move {
-            let answer = self
-                .run(key, &self.scripts.claim, |script| {
+            let (answer, written) = self
+                .write(key, &self.scripts.claim, |script| {
                     script.arg(claim.record.encode()).arg(life(&claim.record));
                     if let Some(seen) = &claim.takes_over {
                         script.arg(seen.encode()).arg(lapsed_at(seen));
@@ -196,14 +229,24 @@ impl Store for RedisStore {
                 .map_err(|error| if is_out_of_memory(&error) { full(error) } else { error })?;
             match answer {
                 // A number of µs is exact in Lua's doubles until the year 2255, and in the integer Redis makes of it.
-                Value::Int(fence) => Ok(Claimed::Yes { fence: fence.unsigned_abs() }),
+                Value::Int(fence) => {
+                    self.confirm(written).await?;
+                    Ok(Claimed::Yes { fence: fence.unsigned_abs() })
+                }
                 Value::BulkString(record) => {
                     let record =
                         Record::decode(&record).map_err(|error| StoreError::foreign(self.shown(key), error))?;
                     // Not in flight: no clock is needed to judge it.
                     Ok(Claimed::No { held: Held { record, lease_end: 0 }, now: 0 })
                 }
-                Value::Array(answer) => self.held(key, &answer).map(|(held, now)| Claimed::No { held, now }),
+                Value::Array(answer) => {
+                    let (held, now) = self.held(key, &answer)?;
+                    // Its own, from a sending that was not answered, or not confirmed.
+                    if held.record.token == claim.record.token {
+                        self.confirm(written).await?;
+                    }
+                    Ok(Claimed::No { held, now })
+                }
                 other => Err(unexpected(&other)),
             }
         })
@@ -220,13 +263,13 @@ impl Store for RedisStore {
 
     fn complete<'a>(&'a self, key: &'a StorageKey, record: &'a Record, recreate_until: Micros) -> Reply<'a, Completed> {
         Box::pin(async move {
-            let answer = self
-                .run(key, &self.scripts.complete, |script| {
+            let (answer, written) = self
+                .write(key, &self.scripts.complete, |script| {
                     script.arg(&record.token.0).arg(record.encode()).arg(millis(record.ttl).max(1)).arg(recreate_until);
                 })
                 .await?;
             match answer {
-                Value::Int(1) => Ok(Completed::Stored),
+                Value::Int(1) => self.confirm(written).await.map(|()| Completed::Stored),
                 Value::Int(_) => Ok(Completed::Refused(None)),
                 Value::Array(answer) => self.held(key, &answer).map(|(held, _)| Completed::Refused(Some(held))),
                 other => Err(unexpected(&other)),
@@ -256,14 +299,20 @@ impl Store for RedisStore {
     fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
         Box::pin(async move {
             let Resolution { fence, into, force } = resolution;
-            let answer = self.run(key, &self.scripts.resolve, |script| {
-                script
-                    .arg(format!("{fence:016}"))
-                    .arg(into.as_ref().map(Record::encode).unwrap_or_default())
-                    .arg(into.as_ref().map_or(0, life))
-                    .arg(i32::from(*force));
-            });
-            is_one(&answer.await?)
+            let (answer, written) = self
+                .write(key, &self.scripts.resolve, |script| {
+                    script
+                        .arg(format!("{fence:016}"))
+                        .arg(into.as_ref().map(Record::encode).unwrap_or_default())
+                        .arg(into.as_ref().map_or(0, life))
+                        .arg(i32::from(*force));
+                })
+                .await?;
+            let is_resolved = is_one(&answer)?;
+            if is_resolved {
+                self.confirm(written).await?;
+            }
+            Ok(is_resolved)
         })
     }
 

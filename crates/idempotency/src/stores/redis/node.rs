@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 
-use super::dial::Dial;
+use super::credentials::Renewal;
+use super::dial::{Dial, Opened};
 use super::errors;
 use super::options::RedisAddress;
 use super::sentinel::Sentinels;
@@ -38,6 +39,10 @@ pub(super) struct Link {
     pub(super) number: u64,
     pub(super) at: Arc<RedisAddress>,
     pub(super) connection: MultiplexedConnection,
+    /// The server's own name for its process.
+    pub(super) process: Option<Arc<str>>,
+    /// For as long as anybody uses it.
+    _renewal: Option<Arc<Renewal>>,
 }
 
 impl Node {
@@ -70,18 +75,19 @@ impl Node {
         if self.ready().is_some() {
             return Ok(());
         }
-        let (at, connection) = match &self.finder {
+        let (at, opened) = match &self.finder {
             Finder::At(at, dial) => (at.clone(), dial.open(at).await?),
             Finder::Primary(sentinels) => sentinels.open().await?,
         };
-        self.put(at, connection);
+        self.put(at, opened);
         Ok(())
     }
 
-    fn put(&self, at: RedisAddress, connection: MultiplexedConnection) {
+    fn put(&self, at: RedisAddress, Opened { connection, renewal, process }: Opened) {
         let mut current = self.current();
         current.number += 1;
-        current.link = Some(Link { number: current.number, at: Arc::new(at), connection });
+        let (number, at) = (current.number, Arc::new(at));
+        current.link = Some(Link { number, at, connection, process, _renewal: renewal });
     }
 
     /// Asks the sentinels now and then, while nobody waits for it: a primary that was replaced may still answer us, and
@@ -94,9 +100,9 @@ impl Node {
         let (node, used) = (self.clone(), link.clone());
         tokio::spawn(async move {
             let Finder::Primary(sentinels) = &node.finder else { return };
-            if let Some((at, connection)) = sentinels.replacement(&used.at).await {
+            if let Some((at, opened)) = sentinels.replacement(&used.at).await {
                 tracing::warn!("the sentinels have another Redis primary now: {at} instead of {}", used.at);
-                node.put(at, connection);
+                node.put(at, opened);
             }
         });
     }

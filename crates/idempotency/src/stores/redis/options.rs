@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
+use super::credentials::{RedisCredentials, RedisLogin};
+use super::tls::{Parameters, RedisTls};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::stores::percent::decoded;
 
@@ -22,6 +25,8 @@ pub struct RedisOptions {
     pub servers: RedisServers,
     /// Who we are to them.
     pub login: RedisLogin,
+    /// Who we are to them, where that changes; `login` is left out then.
+    pub credentials: Option<Arc<dyn RedisCredentials>>,
     /// The number of the database. A cluster has only 0.
     pub database: u32,
     /// Whether connections to them are encrypted (feature `redis-tls`).
@@ -31,7 +36,14 @@ pub struct RedisOptions {
     pub prefix: String,
     /// The longest any command may take, finding the server and connecting included: by default 1 s.
     pub time_limit: Duration,
-    /// Certificates for encrypted connections, where the system's are not enough.
+    /// How many replicas must have a claim or a completion in memory before it counts (`WAIT`), by default 0. In a URL
+    /// `replicas=`. What is not confirmed within the time limit is an error of kind [`StoreErrorKind::Unknown`]: no work
+    /// begins, and a completion is sent again.
+    pub replicas: u32,
+    /// How many servers must have a claim or a completion on disk before it counts (`WAITAOF`), the primary among them;
+    /// by default 0. In a URL `aof=`. Needs Redis 7.2 and `appendonly yes`.
+    pub aof: u32,
+    /// How they are encrypted: certificates, and what of a server is verified.
     pub tls: RedisTls,
 }
 
@@ -76,43 +88,15 @@ impl fmt::Display for RedisAddress {
     }
 }
 
-/// A user and a password.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct RedisLogin {
-    /// `None`: the server's default user.
-    pub username: Option<String>,
-    /// `None`: without a password, unless there is a user name.
-    pub password: Option<String>,
-}
-
-impl fmt::Debug for RedisLogin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (username, password) = (self.username.is_some(), self.password.is_some());
-        f.debug_struct("RedisLogin").field("username", &username).field("password", &password).finish()
-    }
-}
-
-/// Certificates, PEM-encoded.
-#[derive(Clone, Default)]
-pub struct RedisTls {
-    /// Authorities to trust instead of the system's.
-    pub root: Option<Vec<u8>>,
-    /// The client's certificate and key.
-    pub client: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl fmt::Debug for RedisTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (root, client) = (self.root.is_some(), self.client.is_some());
-        f.debug_struct("RedisTls").field("root", &root).field("client", &client).finish()
-    }
-}
-
 const FORM: &str = "write redis://[user:password@]host[:port][/database], rediss:// or unix:///path; \
                     redis+sentinel://host[:port],host…/service[/database]; redis+cluster://host[:port],host…";
 
 fn unusable(what: impl fmt::Display) -> StoreError {
     StoreError::new(StoreErrorKind::Setup, format!("not a Redis URL: {what}; {FORM}"))
+}
+
+fn number(name: &str, value: &str) -> Result<u32, StoreError> {
+    value.parse().map_err(|_| unusable(format_args!("{name}={value} is not a number of servers")))
 }
 
 impl RedisOptions {
@@ -125,6 +109,10 @@ impl RedisOptions {
     /// | `redis+sentinel://[user[:password]@]host[:port],host…/service[/database]` | the primary that these sentinels know; the login is the servers', and `?sentinel_username=`, `?sentinel_password=` are the sentinels' |
     /// | `redis+cluster://[user[:password]@]host[:port],host…` | a cluster, by some of its nodes |
     /// | `rediss://`, `rediss+sentinel://`, `rediss+cluster://` | over TLS; `?sentinel_tls=no`: to the sentinels without |
+    /// | `?replicas=`, `?aof=` | how many replicas, or disks, must have a claim or a completion before it counts |
+    /// | `?ssl_ca_certs=`, `?ssl_certfile=`, `?ssl_keyfile=` | files in PEM: whom to trust, the client's certificate and its key; read now |
+    /// | `?ssl_server_hostname=` | the name in the server's certificate, where it is not the host's |
+    /// | `?ssl_check_hostname=false`, `?ssl_cert_reqs=none` | the name in the certificate, or nothing at all is verified; the log warns of it |
     ///
     /// # Errors
     /// [`StoreErrorKind::Setup`] for another scheme, or a parameter that is not known.
@@ -159,12 +147,13 @@ impl RedisOptions {
                 (RedisAddress::Host(host.clone(), *port), true)
             }
             ConnectionAddr::Unix(path) => (RedisAddress::Socket(path.clone()), false),
-            _ => return Err(unusable("a server over TLS is verified")),
+            _ => return Err(unusable("a server is verified, unless ssl_cert_reqs=none asks for less")),
         };
         let settings = info.redis_settings();
         let mut database = u32::try_from(settings.db()).map_err(|_| unusable("no database has this number"))?;
         let mut login =
             RedisLogin { username: settings.username().map(Into::into), password: settings.password().map(Into::into) };
+        let (mut parameters, mut replicas, mut aof) = (Parameters::default(), 0, 0);
         for (name, value) in query {
             match (name.as_str(), is_socket) {
                 ("db", _) => match value.parse() {
@@ -174,17 +163,23 @@ impl RedisOptions {
                 ("user" | "username", true) => login.username = Some(value),
                 ("pass" | "password", true) => login.password = Some(value),
                 ("protocol", _) => {} // each of them does
+                ("replicas", _) => replicas = number(&name, &value)?,
+                ("aof", _) => aof = number(&name, &value)?,
+                _ if parameters.read(&name, &value)? => {}
                 _ => return Err(unusable(format_args!("the parameter {name:?} is not known"))),
             }
         }
         Ok(Self {
             servers: RedisServers::One(address),
             login,
+            credentials: None,
             database,
             encrypted,
             prefix: "idem:".into(),
             time_limit: Duration::from_secs(1),
-            tls: RedisTls::default(),
+            replicas,
+            aof,
+            tls: parameters.finish(encrypted)?,
         })
     }
 

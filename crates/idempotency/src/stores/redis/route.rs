@@ -8,10 +8,11 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Script, ServerErr
 use tokio::time::sleep;
 
 use super::cluster::{Cluster, nobody_has, sent_around};
-use super::dial::{Dial, Expected};
+use super::credentials::Who;
+use super::dial::{Dial, Expected, Wanted};
 use super::errors;
 use super::node::{Finder, Link, Node};
-use super::options::{RedisAddress, RedisLogin, RedisOptions, RedisServers};
+use super::options::{RedisAddress, RedisOptions, RedisServers};
 use super::sentinel::Sentinels;
 use super::slots::{redirected, slot};
 use crate::error::{StoreError, StoreErrorKind};
@@ -55,31 +56,34 @@ impl Route {
     /// # Errors
     /// Where these options can't be used.
     pub(super) fn new(options: RedisOptions) -> Result<Self, StoreError> {
-        let RedisOptions { servers, login, database, encrypted, time_limit, tls, .. } = options;
-        let dial = |login: &RedisLogin, database, encrypted, expected| {
-            Dial::new(login, database, encrypted, tls.clone(), expected, time_limit)
+        let RedisOptions { servers, login, credentials, database, encrypted, time_limit, tls, replicas, aof, .. } =
+            options;
+        let who = Who::of(login, credentials, time_limit)?;
+        let dial = |who, database, encrypted, expected| {
+            let wanted = Wanted { replicas, aof };
+            Dial::new(who, database, encrypted, tls.clone(), expected, wanted, time_limit)
         };
         let (dial, first, kind) = match servers {
             RedisServers::One(at) => {
-                let dial = Arc::new(dial(&login, database, encrypted, Expected::Server));
+                let dial = Arc::new(dial(who, database, encrypted, Expected::Server));
                 let node = Node::new(Finder::At(at.clone(), dial.clone()));
                 (dial, Some(at), Kind::One(node))
             }
             RedisServers::Sentinel { sentinels, service, login: their_login, encrypted: is_encrypted } => {
-                let asks = dial(&their_login, 0, is_encrypted, Expected::Sentinel);
+                let asks = dial(Who::Login(their_login), 0, is_encrypted, Expected::Sentinel);
                 let (dial, first) =
-                    (Arc::new(dial(&login, database, encrypted, Expected::Primary)), sentinels.first().cloned());
+                    (Arc::new(dial(who, database, encrypted, Expected::Primary)), sentinels.first().cloned());
                 let sentinels = Box::new(Sentinels::new(service, sentinels, asks, dial.clone(), time_limit));
                 (dial, first, Kind::One(Node::new(Finder::Primary(sentinels))))
             }
             RedisServers::Cluster(nodes) => {
-                let dial = Arc::new(dial(&login, database, encrypted, Expected::Node));
+                let dial = Arc::new(dial(who, database, encrypted, Expected::Node));
                 let first = nodes.first().cloned();
                 (dial.clone(), first, Kind::Cluster(Cluster::new(dial, nodes, time_limit)))
             }
         };
         let nowhere = || StoreError::new(StoreErrorKind::Setup, "these Redis options name no server");
-        dial.client(&first.ok_or_else(nowhere)?)?; // says now what is wrong with them
+        dial.check_settings(&first.ok_or_else(nowhere)?)?; // says now what is wrong with them
         Ok(Self { dial, kind })
     }
 
@@ -208,7 +212,7 @@ impl Route {
     }
 
     /// How a connection to one of the servers is opened.
-    pub(super) fn dial(&self) -> &Dial {
+    pub(super) fn dial(&self) -> &Arc<Dial> {
         &self.dial
     }
 }

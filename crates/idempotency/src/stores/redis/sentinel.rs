@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::ConnectionLike;
 use redis::{FromRedisValue, Pipeline, Value};
 use tokio::time::{sleep_until, timeout};
 
-use super::dial::Dial;
+use super::dial::{Dial, Opened};
 use super::errors::not_connected;
 use super::options::RedisAddress;
 use crate::error::{StoreError, StoreErrorKind};
@@ -62,11 +62,11 @@ impl Sentinels {
     }
 
     /// A connection to the primary.
-    pub(super) async fn open(&self) -> Result<(RedisAddress, MultiplexedConnection), StoreError> {
+    pub(super) async fn open(&self) -> Result<(RedisAddress, Opened), StoreError> {
         let mut last = None;
         for at in self.primaries().await? {
             match self.primary.open(&at).await {
-                Ok(connection) => return Ok((at, connection)),
+                Ok(opened) => return Ok((at, opened)),
                 // The newest word counts: what is wrong there is what is to be told.
                 Err(error) => last = last.or(Some(error)),
             }
@@ -88,10 +88,10 @@ impl Sentinels {
     }
 
     /// A connection to the primary, if it is another one by now.
-    pub(super) async fn replacement(&self, used: &RedisAddress) -> Option<(RedisAddress, MultiplexedConnection)> {
+    pub(super) async fn replacement(&self, used: &RedisAddress) -> Option<(RedisAddress, Opened)> {
         let at = self.primaries().await.ok()?.into_iter().next().filter(|at| at != used)?;
-        let connection = timeout(self.time_limit, self.primary.open(&at)).await.ok()?.ok()?;
-        Some((at, connection))
+        let opened = timeout(self.time_limit, self.primary.open(&at)).await.ok()?.ok()?;
+        Some((at, opened))
     }
 
     fn now(&self) -> u64 {
@@ -149,7 +149,7 @@ impl Sentinels {
     }
 
     async fn ask(&self, at: &RedisAddress) -> Result<Told, StoreError> {
-        let mut connection = self.dial.open(at).await?;
+        let mut connection = self.dial.open(at).await?.connection;
         let mut questions = Pipeline::with_capacity(3);
         for question in ["GET-MASTER-ADDR-BY-NAME", "MASTER", "SENTINELS"] {
             questions.cmd("SENTINEL").arg(question).arg(&self.service);
