@@ -1,0 +1,89 @@
+"""What is done to the store and to its processes. A scenario is a plan of faults over a `lab.drive.Drive`.
+
+To add one: a function that takes a drive and plans its faults, and a line in `SCENARIOS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from lab.drive import Drive, Settings
+from lab.scenarios import network, processes
+
+ALL = ("sqlite", "redis", "postgres")
+NETWORKED = ("redis", "postgres")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of fault.
+
+    Parameters:
+        says: what is done, in words, for the table.
+        plan: plans the faults of a run before it begins.
+        stores: where it makes sense.
+        settings: what clients ask for; the number of operations is the run's.
+        small, large: how many operations in `make test` and in `make lab`.
+        environments: of the processes in some slots.
+    """
+
+    says: str
+    plan: Callable[[Drive], None]
+    stores: tuple[str, ...] = ALL
+    settings: Settings = field(default_factory=Settings)
+    small: int = 80
+    large: int = 1500
+    environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+
+#: Which claims and ends are hit, and by what.
+DEATHS = (("raises", 0.05), ("releases", 0.03), ("dies first", 0.01), ("dies last", 0.02))
+
+SCENARIOS: dict[str, Scenario] = {
+    "kills": Scenario(
+        "processes are killed (kill -9) at any moment, and kill themselves before and after their effect",
+        processes.kills,
+        # Results of two lives: a takeover must not go by the life of another claim.
+        settings=Settings(fates=DEATHS, ttls=(600.0, 300.0)),
+        large=4000,
+    ),
+    "stops": Scenario(
+        "processes stand still (SIGSTOP) for longer than the lease, in the middle of what they do",
+        processes.stops,
+        settings=Settings(longest=1.5, fates=(("raises", 0.15), ("releases", 0.03))),
+    ),
+    "cuts": Scenario(
+        "the proxy closes connections before and after a command was executed",
+        network.cuts,
+        NETWORKED,
+    ),
+    "swallows": Scenario(
+        "commands and answers vanish for a time, then connections are cut",
+        network.swallows,
+        NETWORKED,
+    ),
+    "delays": Scenario(
+        "answers are held beyond the time limit, of one process or of all",
+        network.delays,
+        NETWORKED,
+    ),
+    "late claims": Scenario(
+        "the answer to a claim comes when its lease has ended, and another process works",
+        network.late_claims,
+        ("redis",),
+        Settings(time_limit=4.0, longest=1.5, patience=0.3, refuse=0.2),
+    ),
+    "pieces": Scenario(
+        "packets are split into single bytes, merged and delayed",
+        network.pieces,
+        NETWORKED,
+        Settings(fates=DEATHS, ttls=(600.0, 300.0)),
+    ),
+    "holes": Scenario(
+        "nobody reaches the store for seconds, with half of the work ending meanwhile",
+        network.holes,
+        NETWORKED,
+        Settings(longest=2.0),
+    ),
+}
