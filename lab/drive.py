@@ -96,14 +96,12 @@ class Drive:
         place: the store.
         settings: what is asked for.
         seed: of everything random.
-        environments: of the slots' processes, beside this process's own.
     """
 
-    def __init__(
-        self, place: Place, settings: Settings, seed: int, environments: dict[int, dict[str, str]] | None = None
-    ) -> None:
+    def __init__(self, place: Place, settings: Settings, seed: int) -> None:
         self.place, self.settings, self.seed = place, settings, seed
-        self.environments = environments or {}
+        #: Of the slots' processes, beside this process's own.
+        self.environments: dict[int, dict[str, str]] = {}
         self.dice = random.Random(seed)
         #: For faults alone, so that what clients do does not change what is done to them.
         self.fault_dice = random.Random(f"faults {seed}")
@@ -177,7 +175,9 @@ class Drive:
             "time_limit": self.settings.time_limit,
             "effects": str(self.effects),
         }
-        process = Process(next(self.process_numbers), slot, options, self.events, self.environments.get(slot))
+        process = Process(
+            next(self.process_numbers), slot, options, self.events, self.environments.get(slot), self.place.enter()
+        )
         self.all.append(process)
         return process
 

@@ -7,13 +7,14 @@ disk that others use too would be one that nobody planned.
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import ROOT  # noqa: F401  # the servers are found by it
+from lab import ROOT
 from proxy import Proxy
-from servers import PostgresServer, RedisServer
+from servers import PostgresServer, RedisServer, installed
 
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 
@@ -46,6 +47,10 @@ class Place:
         """The store's URL for the processes of a slot."""
         raise NotImplementedError
 
+    def enter(self) -> list[str]:
+        """What starts a program where it finds the store."""
+        return []
+
     def __enter__(self) -> Place:
         return self
 
@@ -66,6 +71,62 @@ class Sqlite(Place):
     def url(self, slot: int) -> str:
         """The file's URL, whatever the slot."""
         return f"sqlite:///{self.path}"
+
+
+#: How large the disk is that gets full, in KiB.
+SMALL = 8192
+
+
+class SqliteOnSmallDisk(Sqlite):
+    """A file on a disk that can be full: one in memory, in a mount namespace, which needs no privileges."""
+
+    def __enter__(self) -> SqliteOnSmallDisk:
+        program = installed("unshare", "apt-get install util-linux")
+        where = self.folder / "disk"
+        where.mkdir()
+        mount = f"mount -t tmpfs -o size={SMALL}k,mode=777 tmpfs '{where}' && echo mounted && exec cat"
+        self.holder = subprocess.Popen(
+            [program, "--user", "--map-root-user", "--mount", "sh", "-c", mount],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.stack.enter_context(self.holder)
+        self.stack.callback(self.holder.kill)
+        assert self.holder.stdout is not None
+        if self.holder.stdout.readline() != "mounted\n":
+            raise RuntimeError("a user has no mount namespace of its own here; allow kernel.unprivileged_userns_clone")
+        #: The disk, as this process sees it.
+        self.disk = Path(f"/proc/{self.holder.pid}/root{where}")
+        return self
+
+    @property
+    def path(self) -> Path:
+        """Of the file, as the workers see it."""
+        return self.folder / "disk" / "records.db"
+
+    def enter(self) -> list[str]:
+        """What starts a program in the namespace."""
+        program = installed("nsenter", "apt-get install util-linux")
+        return [
+            program,
+            "--user",
+            "--mount",
+            "--preserve-credentials",
+            f"--wd={ROOT}",
+            "--target",
+            str(self.holder.pid),
+        ]
+
+    def fill(self) -> None:
+        """Takes all the room there is."""
+        with contextlib.suppress(OSError), open(self.disk / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+
+    def make_room(self) -> None:
+        """Gives it back."""
+        (self.disk / "filler").unlink(missing_ok=True)
 
 
 class Redis(Place):

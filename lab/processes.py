@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lab import ROOT
@@ -28,10 +29,17 @@ class Process:
         options: for the worker.
         events: where what it says goes; ``["gone"]`` is the last.
         environment: beside this process's own.
+        enter: what starts a program where it is to run.
     """
 
     def __init__(
-        self, number: int, slot: int, options: dict[str, Any], events: Events, environment: dict[str, str] | None = None
+        self,
+        number: int,
+        slot: int,
+        options: dict[str, Any],
+        events: Events,
+        environment: dict[str, str] | None = None,
+        enter: Sequence[str] = (),
     ) -> None:
         self.number, self.slot = number, slot
         self.events = events
@@ -39,7 +47,7 @@ class Process:
         self.stopped_at = 0.0
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in end
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "lab.worker", json.dumps(options)],
+            [*enter, sys.executable, "-u", "-m", "lab.worker", json.dumps(options)],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,

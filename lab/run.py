@@ -68,13 +68,9 @@ def measure(scenario: str, store: str, seed: int, operations: int) -> Result:
     kind = SCENARIOS[scenario]
     settings = kind.settings.but(operations=operations)
     began = time.monotonic()
-    environments = {slot: dict(extra) for slot, extra in kind.environments.items()}
     own = seed + zlib.crc32(f"{scenario} {store}".encode())
-    with (
-        folder() as made,
-        PLACES[store](made, settings.workers) as place,
-        Drive(place, settings, own, environments) as drive,
-    ):
+    kept = kind.place or PLACES[store]
+    with folder() as made, kept(made, settings.workers) as place, Drive(place, settings, own) as drive:
         kind.plan(drive)
         history = drive.run()
         result = count(history, Result(scenario, store, seed, operations))

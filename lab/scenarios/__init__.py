@@ -5,11 +5,12 @@ To add one: a function that takes a drive and plans its faults, and a line in `S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lab.drive import Drive, Settings
-from lab.scenarios import network, processes
+from lab.places import Place, SqliteOnSmallDisk
+from lab.scenarios import clocks, network, processes, servers
 
 ALL = ("sqlite", "redis", "postgres")
 NETWORKED = ("redis", "postgres")
@@ -25,7 +26,7 @@ class Scenario:
         stores: where it makes sense.
         settings: what clients ask for; the number of operations is the run's.
         small, large: how many operations in `make test` and in `make lab`.
-        environments: of the processes in some slots.
+        place: another place for a store than `PLACES` has.
     """
 
     says: str
@@ -34,7 +35,7 @@ class Scenario:
     settings: Settings = field(default_factory=Settings)
     small: int = 80
     large: int = 1500
-    environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    place: type[Place] | None = None
 
 
 #: Which claims and ends are hit, and by what.
@@ -85,5 +86,21 @@ SCENARIOS: dict[str, Scenario] = {
         network.holes,
         NETWORKED,
         Settings(longest=2.0),
+    ),
+    "restarts": Scenario(
+        "the server is killed, ended or stopped, and comes back with its data",
+        servers.restarts,
+        NETWORKED,
+        Settings(longest=2.0),
+    ),
+    "scripts": Scenario("the server forgets its scripts (SCRIPT FLUSH)", servers.scripts, ("redis",)),
+    "losses": Scenario("the server loses everything (FLUSHALL)", servers.losses, ("redis",)),
+    "memory": Scenario("the server is out of memory (maxmemory)", servers.memory, ("redis",)),
+    "disk": Scenario("the disk is full", servers.disk, ("sqlite",), place=SqliteOnSmallDisk),
+    "clocks": Scenario(
+        "wall clocks of processes are an hour ahead or behind, or jump, and processes are killed",
+        clocks.clocks,
+        # On SQLite a result lives by the wall clock.
+        settings=Settings(fates=DEATHS, ttls=(86400.0,), longest=1.0),
     ),
 }
