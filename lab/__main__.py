@@ -28,7 +28,7 @@ def main() -> int:
         scenario = SCENARIOS[name]
         for store in scenario.stores:
             if not asked.store or store in asked.store:
-                operations = asked.operations or (scenario.small if asked.small else scenario.large)
+                operations = asked.operations or scenario.operations(store, is_small=asked.small)
                 results.append(result := measure(name, store, seed, operations))
                 print(line(result), flush=True)
                 if result.broken:

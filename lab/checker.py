@@ -331,6 +331,8 @@ class _Record:
     def _long_calls(self) -> Iterator[Broken]:
         history, own = self.history, {body.call: body for body in self.bodies}
         for call in self.calls:
+            if call.answered is None and self.died(call.worker) == INFINITY:
+                yield self._broken("P4", "a call was never answered, and its process lived on", call.number)
             if call.answered is None or call.began is None:
                 continue
             body = own.get(call.number)

@@ -116,11 +116,13 @@ class Drive:
         self.numbers, self.order, self.process_numbers = itertools.count(), itertools.count(), itertools.count()
         self.of_call: dict[int, Operation] = {}
         self.left = settings.operations
-        self.running: set[str] = set()
+        self.running: dict[Identity, Operation] = {}
         self.broken: list[Broken] = []
         self.is_over = False
         #: What a scenario undoes at the end.
         self.mends = contextlib.ExitStack()
+        #: The process that a child is to be forked from, until the child has been heard.
+        self.forks: dict[int, Process] = {}
 
     # Time
 
@@ -146,14 +148,14 @@ class Drive:
         self.after(seconds, once)
 
     def every(self, shortest: float, longest: float, action: Callable[[], None]) -> None:
-        """Does something again and again with pauses of random lengths, as long as clients want something."""
+        """Does something soon, and again and again after pauses of random lengths, while clients want something."""
 
         def again() -> None:
             if not self.is_over:
                 action()
                 self.after(self.fault_dice.uniform(shortest, longest), again)
 
-        self.after(self.fault_dice.uniform(shortest, longest), again)
+        self.after(self.fault_dice.uniform(0.1, max(0.2, min(shortest, 0.8))), again)
 
     def _hear_until(self, moment: float) -> None:
         with contextlib.suppress(queue.Empty):
@@ -251,7 +253,7 @@ class Drive:
         self._begin(replace(operation, identity=identity, open=set(), sent=0, end=None))
 
     def _begin(self, operation: Operation) -> None:
-        self.running.add(str(operation.identity))
+        self.running[operation.identity] = operation
         operation.first_sent = time.monotonic()
         for _ in range(self.dice.choice((1, 1, 2, 3))):
             self._call(operation)
@@ -261,7 +263,7 @@ class Drive:
         ready = [process for process in self.slots if process.is_ready and not process.is_dead]
         if not ready:
             return
-        process, number = self.dice.choice(ready), next(self.numbers)
+        process = self.dice.choice(ready)
         fate = "returns"
         if operation.sent < 4 and operation.payload == "100":
             dice = self.dice.random()
@@ -270,13 +272,29 @@ class Drive:
                 if dice < 0:
                     fate = name
                     break
+        process.tell(self._told(operation, process.number, fate))
+
+    def _told(self, operation: Operation, worker: int, fate: str) -> dict[str, Any]:
+        """A call, written down, as a process is told it."""
+        number = next(self.numbers)
         operation.sent += 1
         operation.open.add(number)
         self.of_call[number] = operation
-        call = Call(number, operation.identity, operation.payload, operation.policy, process.number, time.monotonic())
+        call = Call(number, operation.identity, operation.payload, operation.policy, worker, time.monotonic())
         self.history.calls[number] = call
         told = {**operation.identity._asdict(), "payload": operation.payload, "policy": operation.policy}
-        process.tell({**told, "number": number, "colour": operation.colour, "work": operation.work, "fate": fate})
+        return {**told, "number": number, "colour": operation.colour, "work": operation.work, "fate": fate}
+
+    def fork(self, process: Process) -> None:
+        """Lets a process fork in the middle of what it does; its child makes some calls that clients wait for."""
+        if process.is_dead or not process.is_ready or not self.running:
+            return
+        child, calls = next(self.process_numbers), []
+        for operation in self.fault_dice.sample(list(self.running.values()), min(3, len(self.running))):
+            calls.append(self._told(operation, child, "returns"))
+        self.forks[child] = process
+        process.tell({"fork": calls, "child": child})
+        self.fault("forked", process, time.monotonic(), time.monotonic())
 
     def _again(self, operation: Operation) -> None:
         """The client's next try, if it still wants one."""
@@ -288,13 +306,15 @@ class Drive:
             self.broken.append(Broken("P4", what, operation.identity, (last,)))
             self._finish(operation, "nothing")
             return
-        if len(operation.open) < MOST_OPEN:
-            self._call(operation)
+        # Now and then to several processes at one moment: who finds a lapsed claim is not alone.
+        for _ in range(self.dice.choice((1, 1, 1, 2, 3))):
+            if len(operation.open) < MOST_OPEN:
+                self._call(operation)
         self.after(self.settings.pause * self.dice.uniform(0.7, 1.3), lambda: self._again(operation))
 
     def _finish(self, operation: Operation, end: str) -> None:
         operation.end = end
-        self.running.discard(str(operation.identity))
+        self.running.pop(operation.identity, None)
         self._next_operation()
         if end == "value" and self.dice.random() < 0.3:
             self.after(self.dice.uniform(0, 2), lambda: self._call(operation))  # somebody repeats it later
@@ -320,13 +340,16 @@ class Drive:
                     self._finish(operation, ends[outcome])
             case ["paused", began, ended]:
                 self.fault("paused", process, began, ended)
+            case ["forked", child]:
+                del self.forks[child]
             case ["dies", at]:
                 self._dies(process, at)
             case ["gone"]:
                 if not process.is_dead and not self.is_over:
                     raise RuntimeError(f"a process ended with {process.process.wait()}:\n{process.output()}")
+                gone = {process.number, *(child for child, parent in self.forks.items() if parent is process)}
                 for number, call in self.history.calls.items():
-                    if call.worker == process.number:
+                    if call.worker in gone:
                         self.of_call[number].open.discard(number)
 
     # The run
@@ -341,6 +364,9 @@ class Drive:
         self.is_over = True
         self.mends.close()
         self._in_peace()
+        died = {fault.worker: fault.began for fault in self.history.faults if fault.kind == "killed"}
+        for child, process in self.forks.items():  # killed before it forked
+            self.history.faults.append(Fault("killed", child, died[process.number], died[process.number]))
         self.history.ended = time.monotonic()
         self.history.add_effects(self.effects.read_text().splitlines())
         return self.history
@@ -365,7 +391,7 @@ class Drive:
             self._call(operation)
             while len([1 for each in again if each.open]) > self.settings.clients and time.monotonic() < deadline:
                 self._hear_until(time.monotonic() + 0.05)
-        while any(operation.open for operation in again) and time.monotonic() < deadline:
+        while any(operation.open for operation in self.of_call.values()) and time.monotonic() < deadline:
             self._hear_until(time.monotonic() + 0.05)
 
     def __enter__(self) -> Drive:

@@ -65,7 +65,7 @@ MUTANTS: dict[str, Mutant] = {
     "release-without-token": Mutant(
         "Redis releases whatever claim stands there",
         (("stores/redis/release.lua", _HEAD, _ANY_HEAD),),
-        (("stops", "redis"),),
+        (("delays", "redis"), ("swallows", "redis"), ("stops", "redis")),
         ("P1",),
     ),
     "fence-restarts": Mutant(
@@ -94,7 +94,7 @@ MUTANTS: dict[str, Mutant] = {
             (
                 "decide.rs",
                 "(Some(held), Some(seen)) if held.record == *seen && held.is_lapsed(now) => seen.fence + 1,",
-                "(Some(_), Some(seen)) => seen.fence + 1,",
+                "(Some(_), Some(seen)) if now > 0 => seen.fence + 1,",
             ),
         ),
         (("kills", "sqlite"),),

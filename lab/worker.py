@@ -2,9 +2,9 @@
 
 ``python -m lab.worker OPTIONS``, a JSON object: ``url``, ``lease``, ``ttl``, ``time_limit``, ``effects`` (a file).
 
-It reads a call a line: ``{"number", "operation", "caller", "key", "payload", "policy", "colour", "work", "fate"}``. It
-writes ``["ready"]``, ``["answered", number, began, answered, outcome, value]``, ``["paused", from, to]`` where it was
-not scheduled, and ``["dies", at]`` before it kills itself.
+It reads a call a line: ``{"number", "operation", "caller", "key", "payload", "policy", "colour", "work", "fate"}``; or
+``{"fork": calls, "child": number}``, for a child of its own. It writes ``["ready"]``, ``["answered", number, began, answered, outcome, value]``, ``["paused", from, to]`` where it was
+not scheduled, ``["forked", number]`` in a child, and ``["dies", at]`` before it kills itself.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -152,12 +153,34 @@ def notice_pauses() -> None:
         last = now
 
 
+def fork(calls: list[dict[str, Any]], number: int) -> None:
+    """Forks; the child makes these calls, each in a thread of its own, and ends."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which is what this is about
+        if os.fork():
+            return
+    write(1, "forked", number)
+    threads = []
+    for call in calls:
+        function = functions[call["operation"], call["policy"]][call["colour"]]
+        target = call_in_thread if call["colour"] == "thread" else lambda *told: asyncio.run(call_in_loop(*told))
+        threads.append(threading.Thread(target=target, args=(call, function)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    os._exit(0)
+
+
 async def main() -> None:
     threading.Thread(target=notice_pauses, daemon=True).start()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children end by themselves
     write(1, "ready")
     tasks = set()
     while line := await asyncio.to_thread(sys.stdin.readline):
         call = json.loads(line)
+        if "fork" in call:
+            fork(call["fork"], call["child"])
+            continue
         function = functions[call["operation"], call["policy"]][call["colour"]]
         if call["colour"] == "thread":
             threading.Thread(target=call_in_thread, args=(call, function), daemon=True).start()

@@ -34,8 +34,12 @@ class Scenario:
     stores: tuple[str, ...] = ALL
     settings: Settings = field(default_factory=Settings)
     small: int = 80
-    large: int = 1500
+    large: int = 800
     place: type[Place] | None = None
+
+    def operations(self, store: str, *, is_small: bool) -> int:
+        """How many a run has. SQLite has fewer scenarios, so that each is longer."""
+        return self.small if is_small else self.large * (2 if store == "sqlite" else 1)
 
 
 #: Which claims and ends are hit, and by what.
@@ -47,7 +51,7 @@ SCENARIOS: dict[str, Scenario] = {
         processes.kills,
         # Results of two lives: a takeover must not go by the life of another claim.
         settings=Settings(fates=DEATHS, ttls=(600.0, 300.0)),
-        large=4000,
+        large=3000,
     ),
     "stops": Scenario(
         "processes stand still (SIGSTOP) for longer than the lease, in the middle of what they do",
@@ -93,6 +97,13 @@ SCENARIOS: dict[str, Scenario] = {
         NETWORKED,
         Settings(longest=2.0),
     ),
+    "alone": Scenario(
+        "the same holes, with one process: nobody else sees the store before or after",
+        network.holes,
+        NETWORKED,
+        Settings(longest=2.0, workers=1),
+    ),
+    "forks": Scenario("processes fork in the middle of what they do, and are killed", processes.forks),
     "scripts": Scenario("the server forgets its scripts (SCRIPT FLUSH)", servers.scripts, ("redis",)),
     "losses": Scenario("the server loses everything (FLUSHALL)", servers.losses, ("redis",)),
     "memory": Scenario("the server is out of memory (maxmemory)", servers.memory, ("redis",)),

@@ -25,3 +25,14 @@ def stops(drive: Drive) -> None:
             drive.stop(drive.somebody(), drive.fault_dice.uniform(1.2, 3) * drive.settings.lease)
 
     drive.every(0.3, 1.0, stop)
+
+
+def forks(drive: Drive) -> None:
+    """Processes fork in the middle of what they do, and are killed now and then; their children live on."""
+    drive.every(0.1, 0.4, lambda: drive.fork(drive.somebody()))
+
+    def kill() -> None:
+        if (process := drive.somebody()).is_ready:
+            drive.kill(process)
+
+    drive.every(1.0, 2.0, kill)

@@ -271,6 +271,13 @@ def test_a_call_takes_no_longer_than_its_limits(story: Story) -> None:
     assert story.broken() == []
 
 
+def test_a_call_that_is_never_answered(story: Story) -> None:
+    story.call(0)
+    assert story.broken() == ["P4"]
+    story.fault("killed", 0, 0.3)
+    assert story.broken() == []
+
+
 def test_nothing_runs_without_the_store(story: Story) -> None:
     story.fault("cut", 0, 0, 2)
     story.run(0.5, 1)

@@ -30,3 +30,4 @@ def test_no_promise_is_broken(scenario: str, store: str, runs: dict[tuple[str, s
     result = runs[scenario, store].result()
     assert not result.broken, result.told()
     assert result.bodies >= result.operations * 0.9
+    assert result.faults, "nothing was done to it"
