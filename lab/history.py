@@ -78,8 +78,8 @@ class Fault:
 
     Parameters:
         kind: ``killed``: the process died at ``began``. ``paused``: it stood still. ``cut``: it alone could not reach
-            the store. ``away``: nobody could. ``lost``: the store lost what it had. ``disturbed``: calls may fail, but the
-            store answers most of them. ``full``: the store had no room, or took no writes.
+            the store. ``away``: nobody could. ``lost``: the store lost what it had. ``disturbed``: calls may fail,
+            but the store answers most of them. ``full``: the store had no room. ``forked``: the process did.
         worker: the process; None: the store.
         began, ended: from when to when.
     """
@@ -131,7 +131,7 @@ class History:
     def save(self, file: Path) -> None:
         """Writes everything down, a line for each thing, for whoever looks into a broken promise."""
         settings: dict[str, Any] = {"lease": self.lease, "time_limit": self.time_limit, "grace": self.grace}
-        things = [*self.calls.values(), *self.bodies, *self.faults]
+        things: list[Call | Body | Fault] = [*self.calls.values(), *self.bodies, *self.faults]
         lines = [json.dumps(settings), *(json.dumps({type(thing).__name__: asdict(thing)}) for thing in things)]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(lines) + "\n")

@@ -1,7 +1,7 @@
 """``python -m lab.mutants``: faults are sown into the product one after the other, and the lab must find each.
 
-Each is made in a copy of the tree, with a build folder of its own that stays for the next one. A mutant that no scenario
-finds makes it fail; so does one whose text is not in the code any more.
+Each is made in a copy of the tree, with a build folder of its own that stays for the next one. A mutant that no
+scenario finds makes it fail; so does one whose text is not in the code any more.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ MUTANTS: dict[str, Mutant] = {
             (
                 "stores/redis/mod.rs",
                 "State::InFlight => now.saturating_add_signed((left - lapsed_at(&record)).saturating_mul(1000)),",
-                "State::InFlight => (record.fence + record.lease).saturating_add(now).saturating_sub(crate::clock::wall_clock()),",
+                "State::InFlight => (record.fence + record.lease + now).saturating_sub(crate::clock::wall_clock()),",
             ),
             ("stores/redis/claim.lua", "or left > tonumber(ARGV[4]) then", "or left > tonumber(ARGV[2]) then"),
         ),
@@ -198,8 +198,8 @@ def sown(mutant: Mutant) -> Iterator[None]:
         build()
         yield
     finally:
-        for file, text in before.items():
-            file.write_text(text)
+        for path, text in before.items():
+            path.write_text(text)
 
 
 def find(scenario: str, store: str, seed: int, operations: int) -> str:

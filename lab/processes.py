@@ -55,8 +55,10 @@ class Process:
             stderr=self.log,
             text=True,
         )
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
+        self.told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._write)]
+        for thread in self.threads:
+            thread.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -65,6 +67,14 @@ class Process:
                 self.events.put((self, json.loads(line)))
         self.events.put((self, ["gone"]))
 
+    def _write(self) -> None:
+        """In a thread: a process that stands still does not read, and must not keep the lab waiting."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            while (line := self.told.get()) is not None:
+                self.process.stdin.write(line)
+                self.process.stdin.flush()
+
     @property
     def pid(self) -> int:
         """Of the operating system."""
@@ -72,10 +82,7 @@ class Process:
 
     def tell(self, told: dict[str, Any]) -> None:
         """Tells it a call. One that has died meanwhile hears nothing."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(told) + "\n")
-            self.process.stdin.flush()
+        self.told.put(json.dumps(told) + "\n")
 
     def kill(self) -> float:
         """As ``kill -9``; when."""
@@ -103,7 +110,9 @@ class Process:
         """Kills it and forgets it."""
         self.process.kill()
         self.process.wait()
-        self.reader.join()
+        self.told.put(None)
+        for thread in self.threads:
+            thread.join()
         for stream in (self.process.stdin, self.process.stdout, self.log):
             assert stream is not None
             with contextlib.suppress(BrokenPipeError):

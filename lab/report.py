@@ -10,9 +10,10 @@ from lab import ROOT
 from lab.run import Result
 from lab.scenarios import SCENARIOS
 
-COLUMNS = "scenario store operations calls bodies faults second_bodies_permitted refused broken seconds".split()
-
-HEADER = f"| {' | '.join(COLUMNS).replace('_', ' ')} |\n|---|---|--:|--:|--:|---|---|---|--:|--:|"
+HEADER = (
+    "| scenario | store | operations | calls | bodies | faults | second bodies, permitted | refused | broken | s |\n"
+    "|---|---|--:|--:|--:|---|---|---|--:|--:|"
+)
 
 
 def _counts(counts: dict[str, int]) -> str:

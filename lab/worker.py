@@ -3,8 +3,9 @@
 ``python -m lab.worker OPTIONS``, a JSON object: ``url``, ``lease``, ``ttl``, ``time_limit``, ``effects`` (a file).
 
 It reads a call a line: ``{"number", "operation", "caller", "key", "payload", "policy", "colour", "work", "fate"}``; or
-``{"fork": calls, "child": number}``, for a child of its own. It writes ``["ready"]``, ``["answered", number, began, answered, outcome, value]``, ``["paused", from, to]`` where it was
-not scheduled, ``["forked", number]`` in a child, and ``["dies", at]`` before it kills itself.
+``{"fork": calls, "child": number}``, for a child of its own. It writes ``["ready"]``, ``["answered", number, began,
+answered, outcome, value]``, ``["paused", from, to]`` where it was not scheduled, ``["forked", number]`` in a child, and
+``["dies", at]`` before it kills itself.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 from pyidempotent import IdempotencyError, current, idempotent
 from pyidempotent.backends import Backend
@@ -30,7 +31,8 @@ OPTIONS = json.loads(sys.argv[1])
 #: Nobody may take such a gap for a slow machine: a lease is renewed three times as often.
 NOTICED = OPTIONS["lease"] / 5
 
-OPERATIONS, POLICIES = ("pay", "refund"), ("rerun", "refuse")
+OPERATIONS = ("pay", "refund")
+POLICIES: tuple[Literal["rerun", "refuse"], ...] = ("rerun", "refuse")
 
 effects = os.open(OPTIONS["effects"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 this_call: ContextVar[dict[str, Any]] = ContextVar("this_call")
@@ -78,7 +80,7 @@ def store(url: str) -> Backend:
     return kind(url, time_limit=OPTIONS["time_limit"])
 
 
-def make(operation: str, policy: str) -> dict[str, Callable[..., Any]]:
+def make(operation: str, policy: Literal["rerun", "refuse"]) -> dict[str, Callable[..., Any]]:
     """The protected function of an operation, sync and async."""
     protected = idempotent(
         backend,

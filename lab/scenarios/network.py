@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 from lab.drive import Drive
 from lab.history import Fault
+from proxy import Proxy
+
+#: How a proxy begins to misbehave, and how it stops.
+Way = Callable[[Proxy], tuple[Callable[[], None], Callable[[], None]]]
 
 
 def open_fault(drive: Drive, kind: str, slot: int | None) -> Callable[[], None]:
@@ -54,7 +58,7 @@ def delays(drive: Drive) -> None:
     _for_a_time(drive, "disturbed", lambda proxy: (proxy.hold_answers, proxy.let_answers_go), 0.1, 0.6)
 
 
-def _for_a_time(drive: Drive, kind: str, faults: Callable, shortest: float, longest: float) -> None:  # type: ignore[type-arg]
+def _for_a_time(drive: Drive, kind: str, way: Way, shortest: float, longest: float) -> None:
     busy: set[int] = set()
 
     def begin() -> None:
@@ -62,7 +66,7 @@ def _for_a_time(drive: Drive, kind: str, faults: Callable, shortest: float, long
         if slot in busy:
             return
         busy.add(slot)
-        do, undo = faults(drive.place.proxies[slot])
+        do, undo = way(drive.place.proxies[slot])
         end = open_fault(drive, kind, slot)
         do()
 
@@ -102,7 +106,7 @@ def pieces(drive: Drive) -> None:
     """All that passes is split, merged and delayed, and processes are killed meanwhile."""
     for proxy in drive.place.proxies:
         proxy.shape(drive.fault_dice.randrange(2**32))
-    drive.mends.callback(lambda: [proxy.shape(None) for proxy in drive.place.proxies])
+        drive.mends.callback(proxy.shape, None)
 
     def kill() -> None:
         if (process := drive.somebody()).is_ready:
@@ -120,7 +124,7 @@ def holes(drive: Drive) -> None:
         if is_away:
             return
         is_away = True
-        ways = [
+        ways: list[tuple[Callable[[Proxy], None], Callable[[Proxy], None]]] = [
             (lambda proxy: proxy.refuse(), lambda proxy: proxy.listen()),
             (lambda proxy: proxy.hold_all(), lambda proxy: proxy.let_all_go()),
             (lambda proxy: proxy.lose_all(), lambda proxy: proxy.let_all_go()),
