@@ -307,11 +307,16 @@ class _Record:
         history = self.history
         after = until
         for fault in sorted([*self.faults[None], *self.faults[other.worker]], key=lambda fault: fault.began):
-            kinds = ("away", "cut", "disturbed", "full", "paused")
+            kinds = ("away", "cut", "disturbed", "full", "missed", "paused")
             if fault.kind in kinds and fault.began <= after and fault.ended >= other.sent:
                 rest = 0.0 if fault.kind == "paused" else history.grace
                 after = max(after, min(fault.ended, history.ended) + history.lease + rest + BEYOND_LEASE)
         return after
+
+    def _takes_nobody_over(self, worker: int, at: float) -> bool:
+        """Whether a process has just had its own outage: it tells repeats that the work runs, lapsed or not."""
+        missed = (fault for fault in self.faults[worker] if fault.kind == "missed")
+        return any(fault.began <= at <= fault.ended + self.history.grace + ROUNDING for fault in missed)
 
     def _stuck(self) -> Iterator[Broken]:
         policies = {call.policy for call in self.calls}
@@ -321,8 +326,8 @@ class _Record:
             others = [other for other in self.calls if other is not call and other.sent <= call.answered]
             if call.outcome == "IdempotencyProcessing":
                 asked = call.began if call.began is not None else call.sent
-                if not any(self._holds_until(other) >= asked for other in others):
-                    last = max((self._holds_until(other) for other in others), default=0.0)
+                last = max((self._holds_until(other) for other in others), default=0.0)
+                if last < asked and not (others and self._takes_nobody_over(call.worker, asked)):
                     what = f"the key is told to be in flight {asked - last:.2f} s after the last that may hold it"
                     yield self._broken("P4", what, call.number)
             if call.outcome == "IdempotencyUnknown" and "refuse" not in policies:

@@ -25,7 +25,7 @@ from lab.processes import Events, Process
 STARTUP = 60.0
 
 #: How many calls of one client may be without an answer: a process that stands still gives none.
-MOST_OPEN = 12
+MOST_OPEN = 8
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ class Drive:
         self.is_over = False
         #: What a scenario undoes at the end.
         self.mends = contextlib.ExitStack()
+        #: Since when a process says that it misses the store.
+        self.missing: dict[int, float] = {}
         #: The process that a child is to be forked from, until the child has been heard.
         self.forks: dict[int, Process] = {}
 
@@ -340,6 +342,11 @@ class Drive:
                     self._finish(operation, ends[outcome])
             case ["paused", began, ended]:
                 self.fault("paused", process, began, ended)
+            case ["store", "lost", at]:
+                self.missing.setdefault(process.number, at)
+            case ["store", "back", at]:
+                if (began := self.missing.pop(process.number, None)) is not None:
+                    self.fault("missed", process, began, at)
             case ["forked", child]:
                 del self.forks[child]
             case ["dies", at]:
@@ -365,6 +372,8 @@ class Drive:
         self.mends.close()
         self._in_peace()
         died = {fault.worker: fault.began for fault in self.history.faults if fault.kind == "killed"}
+        for number, began in self.missing.items():
+            self.history.faults.append(Fault("missed", number, began, time.monotonic()))
         for child, process in self.forks.items():  # killed before it forked
             self.history.faults.append(Fault("killed", child, died[process.number], died[process.number]))
         self.history.ended = time.monotonic()

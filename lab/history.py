@@ -80,6 +80,7 @@ class Fault:
         kind: ``killed``: the process died at ``began``. ``paused``: it stood still. ``cut``: it alone could not reach
             the store. ``away``: nobody could. ``lost``: the store lost what it had. ``disturbed``: calls may fail,
             but the store answers most of them. ``full``: the store had no room. ``forked``: the process did.
+            ``missed``: the process says that the store did not answer, planned or not.
         worker: the process; None: the store.
         began, ended: from when to when.
     """

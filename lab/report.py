@@ -22,6 +22,10 @@ def _counts(counts: dict[str, int]) -> str:
 
 def line(result: Result) -> str:
     """A row of the table."""
+    if result.figures:
+        seen = ", ".join(f"{name} {value:,.3g}" for name, value in result.figures.items() if isinstance(value, float))
+        seen = f"{result.operations:,} | | | {seen} | |"
+        return f"| {result.scenario} | {result.store} | {seen} | {len(result.broken)} | {result.seconds:.0f} |"
     permitted = {name: count for name, count in result.reruns.items() if name != "nothing"}
     refused = {name.removeprefix("Idempotency"): count for name, count in result.refused.items()}
     return (
@@ -35,7 +39,7 @@ def write(results: list[Result], seed: int) -> None:
     """Writes `lab/results.md`."""
     totals: Counter[str] = Counter()
     for result in results:
-        totals[result.store] += result.operations
+        totals[result.store] += 0 if result.figures else result.operations
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = f"Linux {platform.release()}, CPython {platform.python_version()}"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, {system}"

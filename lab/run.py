@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lab import ROOT
 from lab.checker import Broken, check, reruns
@@ -32,6 +33,8 @@ class Result:
         refused: calls that were refused, by the refusal.
         unanswered: calls that never were, because their process died.
         broken: promises that were not kept.
+        file: the history, if any is broken.
+        figures: what was measured, by name.
     """
 
     scenario: str
@@ -45,9 +48,9 @@ class Result:
     faults: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
-    longest: float = 0.0
     broken: list[Broken] = field(default_factory=list)
     file: Path | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
 
     def told(self) -> str:
         """What a failure says."""
@@ -65,24 +68,27 @@ def again(scenario: str, store: str, seed: int, operations: int) -> str:
 
 def measure(scenario: str, store: str, seed: int, operations: int) -> Result:
     """One run."""
-    kind = SCENARIOS[scenario]
+    kind, began = SCENARIOS[scenario], time.monotonic()
     settings = kind.settings.but(operations=operations)
-    began = time.monotonic()
-    own = seed + zlib.crc32(f"{scenario} {store}".encode())
-    kept = kind.place or PLACES[store]
-    with folder() as made, kept(made, settings.workers) as place, Drive(place, settings, own) as drive:
-        kind.plan(drive)
-        history = drive.run()
-        result = count(history, Result(scenario, store, seed, operations))
-        result.broken += drive.broken
+    result = Result(scenario, store, seed, operations)
+    with folder() as made, (kind.place or PLACES[store])(made, settings.workers) as place:
+        if kind.measured is not None:
+            result.figures, result.broken = kind.measured(place, operations)
+        elif kind.plan is not None:
+            own = seed + zlib.crc32(f"{scenario} {store}".encode())
+            with Drive(place, settings, own) as drive:
+                kind.plan(drive)
+                history = drive.run()
+            count(history, result)
+            result.broken += drive.broken
+            if result.broken:
+                result.file = BROKEN / f"{scenario.replace(' ', '-')}-{store}-{seed}.jsonl"
+                history.save(result.file)
     result.seconds = time.monotonic() - began
-    if result.broken:
-        result.file = BROKEN / f"{scenario.replace(' ', '-')}-{store}-{seed}.jsonl"
-        history.save(result.file)
     return result
 
 
-def count(history: History, result: Result) -> Result:
+def count(history: History, result: Result) -> None:
     """Fills a result in."""
     result.calls, result.bodies = len(history.calls), len(history.bodies)
     result.reruns = reruns(history)
@@ -91,4 +97,3 @@ def count(history: History, result: Result) -> Result:
     result.refused = Counter(call.outcome for call in calls if call.outcome not in ("value", "raised", None))
     result.unanswered = sum(call.answered is None for call in calls)
     result.broken = check(history)
-    return result

@@ -4,12 +4,13 @@
 
 It reads a call a line: ``{"number", "operation", "caller", "key", "payload", "policy", "colour", "work", "fate"}``; or
 ``{"fork": calls, "child": number}``, for a child of its own. It writes ``["ready"]``, ``["answered", number, began,
-answered, outcome, value]``, ``["paused", from, to]`` where it was not scheduled, ``["forked", number]`` in a child, and
-``["dies", at]`` before it kills itself.
+answered, outcome, value]``, ``["paused", from, to]`` where it was not scheduled, ``["forked", number]`` in a child,
+``["store", "lost" or "back", at]`` when the product says so, and ``["dies", at]`` before it kills itself.
 """
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -144,6 +145,16 @@ async def call_in_loop(call: dict[str, Any], function: Callable[..., Any]) -> No
     write(1, "answered", call["number"], began, time.monotonic(), *told)
 
 
+class Outages(logging.Handler):
+    """Passes on what the product says of the store: after an outage nobody is taken over for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line for each end of an outage."""
+        said = record.getMessage()
+        if "the store can't be used" in said or "the store answers again" in said:
+            write(1, "store", "lost" if "can't" in said else "back", time.monotonic())
+
+
 def notice_pauses() -> None:
     """Says for how long it was not scheduled, whoever kept it from that."""
     last = time.monotonic()
@@ -175,6 +186,7 @@ def fork(calls: list[dict[str, Any]], number: int) -> None:
 
 async def main() -> None:
     threading.Thread(target=notice_pauses, daemon=True).start()
+    logging.getLogger("pyidempotent").addHandler(Outages())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children end by themselves
     write(1, "ready")
     tasks = set()

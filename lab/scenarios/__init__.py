@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+from lab.checker import Broken
 from lab.drive import Drive, Settings
 from lab.places import Place, SqliteOnSmallDisk
-from lab.scenarios import clocks, network, processes, servers
+from lab.scenarios import clocks, crowds, network, processes, servers
 
 ALL = ("sqlite", "redis", "postgres")
 NETWORKED = ("redis", "postgres")
+
+
+#: A run that measures instead of counting answers: a store and how many; what was seen, and what was broken.
+Measured = Callable[[Place, int], tuple[dict[str, Any], list[Broken]]]
 
 
 @dataclass(frozen=True)
@@ -26,15 +32,17 @@ class Scenario:
         stores: where it makes sense.
         settings: what clients ask for; the number of operations is the run's.
         small, large: how many operations in `make test` and in `make lab`.
+        measured: what is done instead, where the subject is one process that has very much to do.
         place: another place for a store than `PLACES` has.
     """
 
     says: str
-    plan: Callable[[Drive], None]
+    plan: Callable[[Drive], None] | None = None
     stores: tuple[str, ...] = ALL
     settings: Settings = field(default_factory=Settings)
     small: int = 80
     large: int = 800
+    measured: Measured | None = None
     place: type[Place] | None = None
 
     def operations(self, store: str, *, is_small: bool) -> int:
@@ -113,5 +121,29 @@ SCENARIOS: dict[str, Scenario] = {
         clocks.clocks,
         # On SQLite a result lives by the wall clock.
         settings=Settings(fates=DEATHS, ttls=(86400.0,), longest=1.0),
+    ),
+    "leases": Scenario(
+        "one process holds this many claims for three leases; each lease is looked at in the server all the time",
+        stores=("redis",),
+        measured=crowds.leases,
+        small=2000,
+        large=10_000,
+    ),
+    "cancelled": Scenario(
+        "this many calls are cancelled, half of them with their claim on the wire, the others in their bodies",
+        stores=("redis",),
+        measured=crowds.cancelled,
+        small=4000,
+        large=20_000,
+    ),
+    "waiters": Scenario(
+        "this many calls wait for the answer of one", stores=("redis",), measured=crowds.waiters, small=200, large=1000
+    ),
+    "keys": Scenario(
+        "this many keys run to their end, in one process",
+        stores=("redis",),
+        measured=crowds.keys,
+        small=5000,
+        large=10**6,
     ),
 }

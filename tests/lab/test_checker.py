@@ -248,6 +248,17 @@ def test_after_an_outage_owners_get_a_grace(story: Story) -> None:
     assert story.broken() == ["P4"]
 
 
+@pytest.mark.parametrize(("sent", "broken"), [(6.9, []), (7.1, ["P4"])])
+def test_a_process_that_missed_the_store_takes_nobody_over_for_a_grace(
+    story: Story, sent: float, broken: list[str]
+) -> None:
+    story.body(story.call(0), 0.1)
+    story.fault("killed", 0, 0.3)
+    story.fault("missed", 1, 4.0, 5.0)
+    story.refused("Processing", sent, worker=1)
+    assert story.broken() == broken
+
+
 def test_a_key_is_free_at_once_when_its_attempt_was_answered(story: Story) -> None:
     story.run(0, 0.5)
     story.refused("Processing", 0.6, worker=1)

@@ -29,5 +29,6 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Futur
 def test_no_promise_is_broken(scenario: str, store: str, runs: dict[tuple[str, str], Future[Result]]) -> None:
     result = runs[scenario, store].result()
     assert not result.broken, result.told()
-    assert result.bodies >= result.operations * 0.9
-    assert result.faults, "nothing was done to it"
+    if not result.figures:
+        assert result.bodies >= result.operations * 0.9
+        assert result.faults, "nothing was done to it"
