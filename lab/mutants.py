@@ -149,6 +149,75 @@ MUTANTS: dict[str, Mutant] = {
         (("kills", "sqlite"), ("kills", "redis")),
         ("P7",),
     ),
+    "completion-without-token-in-rust": Mutant(
+        "the step in Rust completes whatever claim stands there",
+        (
+            (
+                "decide.rs",
+                "Some(held) if held.record.token == token => match held.record.state {",
+                "Some(held) if held.record.token == token || fence_clock > 0 => match held.record.state {",
+            ),
+        ),
+        (("stops", "sqlite"),),
+        ("P1", "P2"),
+    ),
+    "release-and-renewal-by-key-in-rust": Mutant(
+        "the step in Rust releases and renews whatever claim stands there",
+        (
+            (
+                "decide.rs",
+                "held.record.state == State::InFlight && held.record.token == token)",
+                "held.record.state == State::InFlight && (held.record.token == token || held.lease_end > 0))",
+            ),
+        ),
+        (("stops", "sqlite"), ("kills", "sqlite")),
+        ("P1", "P3", "P4"),
+        600,
+    ),
+    "completion-without-token-on-postgres": Mutant(
+        "Postgres completes whatever claim stands there",
+        (
+            (
+                "stores/postgres/schema.sql",
+                "UPDATE idempotency.records r SET record = new, lease_end = now, expires = now + life\n"
+                "    WHERE r.key = this_key AND r.expires > now AND idempotency.is_claim(r.record, token);",
+                "UPDATE idempotency.records r SET record = new, lease_end = now, expires = now + life\n"
+                "    WHERE r.key = this_key AND r.expires > now;",
+            ),
+        ),
+        (("stops", "postgres"),),
+        ("P1", "P2"),
+    ),
+    "release-without-token-on-postgres": Mutant(
+        "Postgres releases whatever stands there",
+        (
+            (
+                "stores/postgres/schema.sql",
+                "WHERE r.key = this_key AND r.expires > idempotency.clock() AND idempotency.is_claim(r.record, token);",
+                "WHERE r.key = this_key AND r.expires > idempotency.clock();",
+            ),
+        ),
+        (("delays", "postgres"), ("swallows", "postgres")),
+        ("P1",),
+    ),
+    "takeover-without-compare-on-postgres": Mutant(
+        "Postgres takes over whatever stands there, not the lapsed claim that was seen",
+        (
+            (
+                "stores/postgres/schema.sql",
+                "AND NOT coalesce(held = seen AND held_lease_end <= now, false) THEN",
+                "AND seen IS NULL THEN",
+            ),
+            (
+                "stores/postgres/schema.sql",
+                "OR (held.record = seen AND held.lease_end <= now);",
+                "OR seen IS NOT NULL;",
+            ),
+        ),
+        (("kills", "postgres"), ("pieces", "postgres")),
+        ("P1", "P2", "P3", "P5"),
+        600,
+    ),
 }
 
 
