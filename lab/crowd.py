@@ -1,7 +1,7 @@
 """A process of the lab that has very many calls at once: ``python -m lab.crowd OPTIONS``, a JSON object.
 
-``mode``: ``leases`` holds so many claims at once, ``cancelled`` makes so many calls and cancels them, ``waiters`` lets
-so many wait for one answer, ``keys`` runs so many, 64 at once. It writes what it has measured as lines ``[name, value]``.
+``mode``: ``leases`` holds so many claims at once, ``cancelled`` makes so many calls and cancels them, ``waiters``
+lets so many wait for one answer, ``keys`` runs so many, 64 at once. It writes what it has measured: ``[name, value]``.
 """
 
 import asyncio
