@@ -77,9 +77,13 @@ def reruns(history: History) -> dict[str, int]:
     by_identity: dict[Identity, list[Body]] = defaultdict(list)
     for body in sorted(history.bodies, key=lambda body: body.fence):
         by_identity[body.identity].append(body)
-    for identity, bodies in by_identity.items():
-        calls = [call for call in history.calls.values() if call.identity == identity] if len(bodies) > 1 else []
-        record = _Record(history, identity, calls, bodies)
+    again = {identity: bodies for identity, bodies in by_identity.items() if len(bodies) > 1}
+    calls: dict[Identity, list[Call]] = defaultdict(list)
+    for call in history.calls.values():
+        if call.identity in again:
+            calls[call.identity].append(call)
+    for identity, bodies in again.items():
+        record = _Record(history, identity, calls[identity], bodies)
         for before, after in pairwise(bodies):
             counts[record.permits(before, after) or "nothing"] += 1
     return counts

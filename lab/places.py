@@ -124,6 +124,10 @@ class SqliteOnSmallDisk(Sqlite):
             while True:
                 filler.write(bytes(4096))
 
+    def remount(self, how: str) -> None:
+        """Makes it read-only (``ro``) or not (``rw``)."""
+        subprocess.run([*self.enter(), "mount", "-o", f"remount,{how}", str(self.path.parent)], check=True)
+
     def make_room(self) -> None:
         """Gives it back."""
         (self.disk / "filler").unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """What is done to the store and to its processes. A scenario is a plan of faults over a `lab.drive.Drive`.
 
-To add one: a function that takes a drive and plans its faults, and a line in `SCENARIOS`.
+To add one: a function that takes a drive and plans its faults, and a line in `SCENARIOS`. A deployment of its own (one
+that fails over, say) is a `Place`, named by the line's ``place``, whose faults the function finds there.
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ SCENARIOS: dict[str, Scenario] = {
         ("redis",),
         Settings(time_limit=4.0, longest=1.5, patience=0.3, refuse=0.2),
     ),
+    "partitions": Scenario(
+        "one process does not reach the store for longer than the lease, and works on",
+        network.partitions,
+        NETWORKED,
+        Settings(longest=1.5, fates=(("raises", 0.15), ("releases", 0.03))),
+    ),
     "pieces": Scenario(
         "packets are split into single bytes, merged and delayed",
         network.pieces,
@@ -116,6 +123,7 @@ SCENARIOS: dict[str, Scenario] = {
     "losses": Scenario("the server loses everything (FLUSHALL)", servers.losses, ("redis",)),
     "memory": Scenario("the server is out of memory (maxmemory)", servers.memory, ("redis",)),
     "disk": Scenario("the disk is full", servers.disk, ("sqlite",), place=SqliteOnSmallDisk),
+    "read-only": Scenario("the disk is read-only for a time", servers.read_only, ("sqlite",), place=SqliteOnSmallDisk),
     "clocks": Scenario(
         "wall clocks of processes are an hour ahead or behind, or jump, and processes are killed",
         clocks.clocks,

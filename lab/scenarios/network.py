@@ -82,6 +82,20 @@ def _for_a_time(drive: Drive, kind: str, way: Way, shortest: float, longest: flo
 
 def late_claims(drive: Drive) -> None:
     """A process alone gets its answers later than its leases last: what it claimed meanwhile is another's by then."""
+    _cut_off(drive, [lambda proxy: (proxy.hold_answers, proxy.let_answers_go)], 1.3, 2.5)
+
+
+def partitions(drive: Drive) -> None:
+    """A process alone does not reach the store for longer than its leases last, in one of three ways, and works on."""
+    ways: list[Way] = [
+        lambda proxy: (proxy.refuse, proxy.listen),
+        lambda proxy: (proxy.hold_all, proxy.let_all_go),
+        lambda proxy: (proxy.lose_all, proxy.let_all_go),
+    ]
+    _cut_off(drive, ways, 1.2, 3)
+
+
+def _cut_off(drive: Drive, ways: list[Way], shortest: float, longest: float) -> None:
     busy: set[int] = set()
 
     def begin() -> None:
@@ -89,15 +103,16 @@ def late_claims(drive: Drive) -> None:
         if len(busy) >= len(drive.slots) // 2 or slot in busy:
             return
         busy.add(slot)
-        proxy, end = drive.place.proxies[slot], open_fault(drive, "cut", slot)
-        proxy.hold_answers()
+        do, undo = drive.fault_dice.choice(ways)(drive.place.proxies[slot])
+        end = open_fault(drive, "cut", slot)
+        do()
 
         def over() -> None:
-            proxy.let_answers_go()
+            undo()
             end()
             busy.discard(slot)
 
-        drive.undo_after(drive.fault_dice.uniform(1.3, 2.5) * drive.settings.lease, over)
+        drive.undo_after(drive.fault_dice.uniform(shortest, longest) * drive.settings.lease, over)
 
     drive.every(0.4, 1.2, begin)
 

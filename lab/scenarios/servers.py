@@ -117,3 +117,34 @@ def _full_for_a_time(drive: Drive, fill: Callable[[], object], make_room: Callab
         drive.undo_after(drive.fault_dice.uniform(0.3, 2) * drive.settings.lease, over)
 
     drive.every(0.3, 1.5, begin)
+
+
+def read_only(drive: Drive) -> None:
+    """All processes die, their disk comes back read-only, and so do they; after a time it takes writes again."""
+    place, is_read_only = drive.place, False
+    assert isinstance(place, SqliteOnSmallDisk)
+
+    def begin() -> None:
+        nonlocal is_read_only
+        if is_read_only or not all(process.is_ready for process in drive.slots):
+            return
+        is_read_only = True
+        end = open_fault(drive, "full", None)
+        dead = list(drive.slots)
+        for process in dead:
+            process.process.kill()
+        for process in dead:
+            process.process.wait()  # a disk with a file that is open for writing stays as it is
+        place.remount("ro")
+        for process in dead:
+            drive.kill(process)
+
+        def over() -> None:
+            nonlocal is_read_only
+            place.remount("rw")
+            end()
+            is_read_only = False
+
+        drive.undo_after(drive.fault_dice.uniform(1, 3) * drive.settings.lease, over)
+
+    drive.every(2.0, 4.0, begin)
