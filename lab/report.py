@@ -47,7 +47,8 @@ def write(results: list[Result], seed: int) -> None:
     text = [
         "# What the fault lab has seen",
         "",
-        f"`make lab` writes this page. Machine: {machine}. Seed: {seed}.",
+        f"`make lab` writes this page. Machine: {machine}. Seed: {seed}. The extension is built as for tests, without",
+        "optimisation: times are not its speed.",
         "",
         "Operations in faults: " + ", ".join(f"{store} {count:,}" for store, count in totals.items()) + ".",
         f"Broken promises: {sum(len(result.broken) for result in results)}.",
