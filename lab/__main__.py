@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 
 from lab.report import HEADER, line, write
@@ -21,6 +22,7 @@ def main() -> int:
     words.add_argument("--small", action="store_true", help="as many operations as in the tests")
     words.add_argument("--write", action="store_true", help="write lab/results.md")
     asked = words.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started
     seed = random.randrange(10**6) if asked.seed is None else asked.seed
     print(f"seed {seed}\n\n{HEADER}", flush=True)
     results: list[Result] = []

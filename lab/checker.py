@@ -22,6 +22,21 @@ BEYOND_LEASE = 1.0
 #: What a clock that counts in milliseconds may round away.
 ROUNDING = 0.005
 
+#: Faults for which an end may not have been stored when it was answered.
+UNSTORED = ("cut", "away", "disturbed", "full", "missed")
+
+#: What a call may be answered; None: nothing, for its process has died.
+ANSWERS = {
+    None,
+    "value",
+    "raised",
+    "IdempotencyConflict",
+    "IdempotencyNotKept",
+    "IdempotencyProcessing",
+    "IdempotencyStoreUnavailable",
+    "IdempotencyUnknown",
+}
+
 PROMISES = {
     "P1": "one live claim",
     "P2": "one answer",
@@ -111,6 +126,7 @@ class _Record:
             *self._two_at_once(),
             *self._fences(),
             *self._answers(),
+            *self._forgotten(),
             *self._payloads(),
             *self._stuck(),
             *self._long_calls(),
@@ -255,14 +271,31 @@ class _Record:
             if body.end != "returned" or call.answered is None or call.answered > replay.answered:
                 continue
             if not self.has_lost_its_lease(body, replay.answered) and not self.lost(call.sent, replay.answered):
-                kinds = ("cut", "away", "disturbed", "full")
                 if self.died(call.worker) < replay.answered and self.cut(
-                    call.worker, call.sent, self.died(call.worker), *kinds
+                    call.worker, call.sent, self.died(call.worker), *UNSTORED
                 ):
                     continue  # it could not be stored, and who was to store it later was killed
                 yield self._broken(
                     "P2", "it was answered, and later another answer was stored", call.number, replay.number
                 )
+
+    def _forgotten(self) -> Iterator[Broken]:
+        """Results that were there, and are not any more; and answers that the product has no word for."""
+        results = {body.call for body in self.bodies if body.end == "returned"}
+        had = [call for call in self.calls if call.outcome == "value" and call.value in results]
+        for call in self.calls:
+            if call.outcome not in ANSWERS:
+                yield self._broken("P6", f"it was answered with something else: {call.outcome}", call.number)
+            if call.outcome not in ("IdempotencyUnknown", "IdempotencyNotKept"):
+                continue
+            asked = call.began if call.began is not None else call.sent
+            for other in had:
+                if other.payload != call.payload or other.answered is None or other.answered >= asked:
+                    continue
+                if not self.cut(other.worker, other.sent, asked, *UNSTORED) and not self.lost(other.sent, asked):
+                    what = f"there was an answer, and now it is told {call.outcome}"
+                    yield self._broken("P2", what, other.number, call.number)
+                    break
 
     # P7: payloads
 
@@ -281,7 +314,7 @@ class _Record:
                 ]
                 own = any(other.outcome == "value" and other.payload == call.payload for other in self.calls)
                 for other in done[:1]:
-                    deferred = self.cut(other.worker, other.sent, call.answered, "cut", "away", "disturbed", "full")
+                    deferred = self.cut(other.worker, other.sent, call.answered, *UNSTORED)
                     if not own and not deferred and not self.lost(other.sent, call.answered):
                         what = f"another payload was answered with {call.outcome}, not with a conflict"
                         yield self._broken("P7", what, other.number, call.number)
@@ -296,7 +329,7 @@ class _Record:
             until = min(died, history.ended) + bound
         elif other.outcome in ("value", "raised"):
             # Its end was in the store before it was answered, unless the store did not take it.
-            disturbed = self.cut(other.worker, other.sent, other.answered, "cut", "away", "disturbed", "full")
+            disturbed = self.cut(other.worker, other.sent, other.answered, *UNSTORED)
             until = other.answered + (bound if disturbed else 0.0)
             if died < INFINITY and disturbed:
                 until = max(until, died + bound)

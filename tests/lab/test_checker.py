@@ -201,6 +201,20 @@ def test_answers_that_are_none(story: Story) -> None:
     assert story.broken() == ["P2"]
 
 
+@pytest.mark.parametrize("told", ["Unknown", "NotKept"])
+def test_an_answer_that_is_forgotten(strict: Story, told: str) -> None:
+    strict.run(0, 0.5)
+    strict.refused(told, 1, worker=1)
+    assert "P2" in strict.broken()
+    strict.fault("disturbed", 0, 0.4, 0.9)  # it may not have been stored
+    assert "P2" not in strict.broken()
+
+
+def test_an_answer_that_the_product_does_not_have(story: Story) -> None:
+    story.call(0, 0.1, "KeyError('x')")
+    assert story.broken() == ["P6"]
+
+
 def test_an_answer_of_another_record_or_payload(story: Story) -> None:
     first = story.run(0, 0.5)
     story.replay(first, 1, payload="200")
