@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -14,8 +15,9 @@ import pytest
 from clients import until
 from proxy import Proxy, until_answered
 from pyidempotent import IdempotencyProcessing, IdempotencyStoreUnavailable, idempotent
+from pyidempotent.backends.postgres import PostgresBackend
 from pyidempotent.backends.redis import RedisBackend
-from servers import RedisServer
+from servers import PostgresServer, RedisServer
 
 
 def key() -> str:
@@ -70,6 +72,45 @@ def test_a_process_does_not_take_over_from_itself(redis_server: RedisServer, wor
         assert not any(thread.is_alive() for thread in clients), "a key is blocked"
     again = {order: runs for order, runs in ran.items() if runs > 1}
     assert (len(ran), again) == (len(orders), {})
+
+
+@pytest.mark.parametrize("store", ["redis", "postgres"])
+def test_a_distant_server_is_reached_again_however_many_ask(
+    redis_server: RedisServer, postgres_server: PostgresServer, store: str
+) -> None:
+    server = redis_server if store == "redis" else postgres_server
+    with Proxy(server.port) as proxy:
+        url = server.url.replace(str(server.port), str(proxy.port))
+        backend = RedisBackend(url, time_limit=1) if store == "redis" else PostgresBackend(url, time_limit=1)
+
+        @idempotent(backend, key="order", name=key())
+        async def charge(order: int) -> int:
+            return order
+
+        async def ask(order: int) -> bool:
+            with contextlib.suppress(IdempotencyStoreUnavailable):
+                return await charge(order) == order
+            return False
+
+        async def until_one_is_answered() -> float:
+            proxy.latency = 0.05  # several round trips open a connection
+            proxy.lose_all()
+            calls: list[asyncio.Task[bool]] = []
+            returned = float("inf")
+            began = time.monotonic()
+            while not any(call.done() and call.result() for call in calls):
+                calls.append(asyncio.create_task(ask(len(calls))))
+                await asyncio.sleep(0.01)  # clients come one after another: at any time some have little of theirs left
+                if returned == float("inf") and time.monotonic() - began > 2:
+                    proxy.let_all_go()
+                    returned = time.monotonic()
+                if time.monotonic() - began > 12:
+                    break
+            took = time.monotonic() - returned
+            await asyncio.gather(*calls)
+            return took
+
+        assert asyncio.run(until_one_is_answered()) < 5
 
 
 def away_with_the_password(server: RedisServer) -> Callable[[], object]:

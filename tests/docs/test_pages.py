@@ -21,6 +21,7 @@ EXECUTED = {
     "flask",
     "options",
     "postgres",
+    "redis",
     "servers",
     "testing",
     "transactions",
@@ -63,6 +64,11 @@ def test_postgres(postgres_server: PostgresServer) -> None:
     page = pages.run("postgres", postgres_server.url, at=at)
     assert page.charge("order-7", 42) == page.charge("order-7", 42) == "charged 42"
     postgres_server.sql(page.migration)
+
+
+def test_redis(redis_server: RedisServer) -> None:
+    page = pages.run("redis", redis_server.url)
+    assert page.charge("order-7", 42) == page.charge("order-7", 42) == "charged 42"
 
 
 def test_testing(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class Proxy:
       server.
     - `refuse`: cuts every connection, and takes none until `listen`; `refuse_new` leaves those that are there.
     - `shape`: what passes is split, merged and delayed, by random numbers from a seed.
+    - `latency`: seconds that each of the server's answers takes longer.
     - `answer_itself`: every command of a new connection gets this error, and reaches no server; `answered` is set each
       time.
     """
@@ -40,6 +41,7 @@ class Proxy:
         self.own_answer: str | None = None
         self.answered = threading.Event()
         self.loses = False
+        self.latency = 0.0
         self.commands_go, self.open = threading.Event(), threading.Event()
         self.commands_go.set()
         self.open.set()
@@ -183,6 +185,7 @@ class Proxy:
                 if not self.open.is_set():
                     self.held.set()
                     self.open.wait(60)
+                time.sleep(self.latency)
                 self._send(client, data)
         self._close(client)  # what it has sent still goes to the server
 

@@ -144,6 +144,8 @@ class RedisServer(Server):
         self.port = free_port()
         self.arguments = arguments
         self.program = installed("redis-server", "apt-get install redis-server")
+        #: For `cli`.
+        self.password = ""
 
     @property
     def url(self) -> str:
@@ -155,8 +157,14 @@ class RedisServer(Server):
 
     def cli(self, *arguments: str) -> str:
         program = installed("redis-cli", "apt-get install redis-tools")
+        login = {**os.environ, "REDISCLI_AUTH": self.password} if self.password else None
         done = subprocess.run(
-            [program, "-p", str(self.port), *arguments], capture_output=True, text=True, timeout=10, check=True
+            [program, "-p", str(self.port), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+            env=login,
         )
         return done.stdout.strip()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import psycopg
@@ -11,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from lanes import count_statements
-from pyidempotent import IdempotencyProcessing, transaction
+from pyidempotent import IdempotencyProcessing, transaction, transactional
 
 
 def test_a_pool_of_asyncpg_s(database: str) -> None:
@@ -86,6 +88,54 @@ def test_a_block_that_is_cancelled_stores_nothing(database: str) -> None:
                 assert not op.replayed
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("library", ["psycopg", "asyncpg", "SQLAlchemy"])
+def test_a_function_that_is_cancelled_is_rolled_back(database: str, library: str) -> None:
+    async def main() -> None:
+        connection, execute, close = await connected(database, library)
+        begun, ran = asyncio.Event(), []
+
+        @transactional(lambda: connection, key="key")
+        async def charge(key: str) -> str:
+            ran.append(key)
+            await execute("UPDATE accounts SET balance = balance - 42")
+            if len(ran) == 1:
+                begun.set()
+                await asyncio.Event().wait()
+            return "charged"
+
+        task = asyncio.create_task(charge("a"))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # The connection is not in a transaction any more: its next user commits nothing of the first one's.
+        assert [await charge("a") for _ in range(2)] == ["charged"] * 2
+        await close()
+        async with await psycopg.AsyncConnection.connect(database) as other:
+            rows = await other.execute("SELECT balance FROM accounts")
+            assert (await rows.fetchone(), ran) == ((58,), ["a", "a"])
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+async def connected(database: str, library: str) -> tuple[Any, Callable[[str], Awaitable[Any]], Callable[[], Any]]:
+    """A connection, how it executes a statement, and how it is closed."""
+    if library == "asyncpg":
+        plain = await asyncpg.connect(database)
+        return plain, plain.execute, plain.close
+    if library == "psycopg":
+        session = await psycopg.AsyncConnection.connect(database)
+        return session, session.execute, session.close
+    engine = create_async_engine(database.replace("postgresql:", "postgresql+asyncpg:"))
+    alchemy = async_sessionmaker(engine)()
+
+    async def close() -> None:
+        await alchemy.close()
+        await engine.dispose()
+
+    return alchemy, lambda statement: alchemy.execute(text(statement)), close
 
 
 def test_a_sync_wait_in_a_loop_is_refused(database: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
 
 from lanes import Django, Lane, PsycopgBlocks, SqlalchemyAsyncSession, SqlalchemySession
-from pyidempotent import IdempotencyConflict, IdempotencyStoreUnavailable, transaction
+from pyidempotent import IdempotencyConflict, IdempotencyStoreUnavailable, IdempotencyUnknown, transaction
 
 
 def charge(lane: Lane, connection: Any, amount: int = 42, **options: Any) -> transaction:
@@ -133,6 +133,10 @@ def test_a_commit_inside_of_the_block_is_an_error(lane: Lane) -> None:
             op.result = 1
         lane.close(connection)
         connection = lane.connect()
+        # What was committed must not be done again, and nobody knows how much that was.
+        expected = pytest.raises(IdempotencyUnknown) if end == lane.commit else nullcontext()
+        with expected, lane.transaction(connection), lane.block(connection, key=end.__name__):
+            assert end == lane.rollback, "it ran"
         # The same where another transaction has begun meanwhile.
         lane.begin(connection)
         with (

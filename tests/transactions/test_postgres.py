@@ -325,9 +325,9 @@ def stored(database: str, key: str, state: str, *, lease_end: int) -> None:
         with transaction(connection, key=key) as op:
             op.result = 1
         connection.execute(
-            "UPDATE idempotency.records SET record = overlay(substring(record FOR %s) PLACING %s FROM 5 FOR 1), "
+            "UPDATE idempotency.records SET record = overlay(substring(record FOR %s) PLACING %s FROM 5 FOR 2), "
             "lease_end = idempotency.clock() + %s",
-            (88 + len(f"attempt {key}"), state.encode(), lease_end),
+            (88 + len(f"attempt {key}"), state.encode() + b"r", lease_end),
         )
 
 

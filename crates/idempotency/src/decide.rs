@@ -142,6 +142,13 @@ pub enum Settle {
     Refused,
 }
 
+/// Until when, by the clock that fences come from, an attempt's completion may be written where nothing stands: not after
+/// its lease. `renewed_for` is the time between the sending of its first renewal and of its last; 0 without renewals. A
+/// fence is the store's clock at the claim, and the last renewal came at least as long after that as after the first.
+pub fn recreate_until(fence: u64, renewed_for: Micros, lease: Micros) -> Micros {
+    fence.saturating_add(renewed_for).saturating_add(lease)
+}
+
 /// The completion's step. An absent record is written while `fence_clock`, the wall clock of the store, has not reached
 /// `recreate_until`: until then the attempt's own lease lasts, and no successor can have come and gone.
 pub fn complete(held: Option<&Held>, token: Token, recreate_until: Micros, fence_clock: Micros) -> Settle {

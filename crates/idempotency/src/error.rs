@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 /// What became of an operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +27,11 @@ pub enum StoreErrorKind {
 }
 
 /// A store's failure: a kind to match on, words for a person, and the source.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
     message: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl StoreError {
@@ -41,7 +42,7 @@ impl StoreError {
 
     /// Keeps what caused it.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(source.into().into());
         self
     }
 
@@ -71,12 +72,6 @@ impl StoreError {
     pub fn is_passing(&self) -> bool {
         use StoreErrorKind::{Busy, Full, NotExecuted, Refused, Unknown};
         matches!(self.kind, NotExecuted | Unknown | Refused | Full | Busy)
-    }
-
-    /// This error for another operation that it undid too, without its source.
-    #[cfg(feature = "sqlite")]
-    pub(crate) fn again(&self) -> Self {
-        Self::new(self.kind, self.message.clone())
     }
 
     /// The error for a record that [`crate::Record::decode`] refused, under the name the store knows it by.

@@ -42,7 +42,7 @@ impl fmt::Debug for Token {
 }
 
 /// What to do about an attempt that may or may not have had its effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AfterCrash {
     /// Run again: at least once.
     #[default]
@@ -52,7 +52,7 @@ pub enum AfterCrash {
 }
 
 /// Where a key stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Claimed; the lease says for how long.
     InFlight,

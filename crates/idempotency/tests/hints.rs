@@ -5,6 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::Redis;
+use common::cluster::Cluster;
 use common::place::{Tuned, begun, call, complete, replayed};
 use common::postgres::Postgres;
 use idempotency::decide::{Claim, Held, Resolution};
@@ -50,7 +51,7 @@ impl<S: Store> Store for HardlyLooks<S> {
 async fn wakes<S: Store>(store: impl Fn() -> S, is_awaited: impl Fn() -> bool) {
     let engine = || Idempotency::new(HardlyLooks(store())).lease(Duration::from_secs(30));
     let (leader, waiter) = (engine(), engine().wait(Duration::from_secs(20)));
-    for key in 0..3 {
+    for key in 0..6 {
         let attempt = begun(&leader, &call(key)).await;
         let waiter = waiter.clone();
         let waiting = tokio::spawn(async move { replayed(&waiter, &call(key)).await });
@@ -69,6 +70,14 @@ async fn redis() {
     let server = Redis::start(&[]);
     let is_awaited = || server.cli(&["PUBSUB", "NUMPAT"]) != "0" || !server.cli(&["PUBSUB", "CHANNELS"]).is_empty();
     wakes(|| RedisStore::open(&server.url()).unwrap(), is_awaited).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // redis-cli takes the test's own thread
+async fn redis_cluster() {
+    let cluster = Cluster::start(3);
+    // One node is listened to, whichever has the key.
+    let is_awaited = || cluster.nodes.iter().any(|node| !node.cli(&["PUBSUB", "CHANNELS"]).is_empty());
+    wakes(|| RedisStore::open(&cluster.url()).unwrap(), is_awaited).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // psql takes the test's own thread

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Redis;
-use common::place::{LIMIT, Tuned, begun, begun_soon, call, complete, redis_engine, replayed};
-use idempotency::StoreErrorKind;
+use common::cluster::Cluster;
+use common::place::{LIMIT, Tuned, begun, begun_soon, call, complete, redis_engine, redis_store, replayed};
 use idempotency::engine::{Begun, Settled, Verdict};
+use idempotency::{StorageKey, Store, StoreErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
@@ -149,6 +150,29 @@ async fn an_answer_lost_on_the_wire_is_asked_for_again() {
     attempt.settle(Verdict::Release).await;
     proxy.cut(3);
     begun(&other, &call(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_have_been_executed_is_not_sent_again() {
+    let cluster = Cluster::start(1);
+    let [node] = &cluster.nodes[..] else { panic!() };
+    let proxy = Proxy::start(node.port).await;
+    node.cli(&["CONFIG", "SET", "cluster-announce-port", &proxy.port.to_string()]);
+    let url = format!("redis+cluster://127.0.0.1:{}", proxy.port);
+    let asked = || -> usize {
+        let stats = node.cli(&["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    };
+    let (store, key) = (redis_store(&url), StorageKey([1; 32]));
+    assert!(store.get(&key).await.unwrap().is_none()); // its connection and its scripts are there
+    let before = asked();
+    proxy.arm();
+    let error = store.get(&key).await.unwrap_err();
+    proxy.cut(1);
+    assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error}");
+    assert_eq!(asked(), before + 1);
+    assert!(store.get(&key).await.unwrap().is_none(), "on a new connection");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

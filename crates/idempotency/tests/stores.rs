@@ -31,6 +31,12 @@ async fn redis() {
 }
 
 #[tokio::test]
+async fn redis_cluster() {
+    let cluster = common::cluster::Cluster::start(3);
+    conformance::check(RedisStore::open(&cluster.url()).unwrap()).await;
+}
+
+#[tokio::test]
 async fn postgres() {
     let server = common::postgres::Postgres::shared();
     for pooler in ["no", "yes"] {

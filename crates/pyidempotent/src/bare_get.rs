@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use idempotency::stores::{PostgresOptions, RedisOptions};
+use idempotency::stores::PostgresOptions;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCFunction, PyTuple};
 use redis::aio::MultiplexedConnection;
@@ -15,9 +15,7 @@ use crate::boundary::runtime::block_on;
 #[pyfunction]
 pub fn bare_get<'py>(py: Python<'py>, url: &str) -> PyResult<Bound<'py, PyCFunction>> {
     let unusable = |error: redis::RedisError| pyo3::exceptions::PyConnectionError::new_err(error.to_string());
-    let options = RedisOptions::from_url(url)
-        .map_err(|error| PyErr::new::<pyo3::exceptions::PyValueError, _>(error.to_string()))?;
-    let client = redis::Client::open(options.address).map_err(unusable)?;
+    let client = redis::Client::open(url).map_err(unusable)?;
     let connection = block_on(py, async { client.get_multiplexed_async_connection().await })?.map_err(unusable)?;
     PyCFunction::new_closure(py, None, None, move |args: &Bound<'_, PyTuple>, _| {
         let key: String = args.get_item(0)?.extract()?;

@@ -1,6 +1,6 @@
 """Where records live.
 
-A URL is accepted wherever a backend is: ``redis://…``, ``rediss://…``, ``unix://…``,
+A URL is accepted wherever a backend is: ``redis://…``, ``redis+sentinel://…``, ``redis+cluster://…``, ``rediss://…``, ``unix://…``,
 ``postgresql://…``, ``sqlite:///path``, ``memory://``. Equal URLs share one store per process. Making a backend does no
 I/O.
 """

@@ -30,7 +30,7 @@ def open_backend(backend: Backend | str) -> Backend:
         raise ValueError(
             f"{_shown(backend)!r} is not a URL; write redis://host, postgresql://host, sqlite:///path or memory://"
         )
-    if scheme in ("redis", "rediss", "unix", "redis+unix"):
+    if scheme.partition("+")[0] in ("redis", "rediss") or scheme == "unix":
         from pyidempotent.backends.redis import RedisBackend
 
         return RedisBackend(backend)
@@ -52,7 +52,9 @@ def open_backend(backend: Backend | str) -> Backend:
             warn_of_memory(f"one of {workers} workers")
         shared = Backend._shared.setdefault((backend,), MemoryBackend().native)
         return Backend(shared)
-    there_are = "redis://, rediss://, unix://, postgresql://, sqlite:// and memory://"
+    there_are = (
+        "redis://, redis+sentinel://, redis+cluster://, rediss://, unix://, postgresql://, sqlite:// and memory://"
+    )
     raise ValueError(f"{_shown(backend)!r}: no backend has URLs with {scheme}://; there are {there_are}")
 
 

@@ -1,4 +1,4 @@
-"""Records in Redis 6.2 or later, or Valkey."""
+"""Records in Redis 6.2 or later, or Valkey: one server, the primary that sentinels know, or a cluster."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from urllib.parse import quote, urlencode
 
 from pyidempotent import _native
 from pyidempotent.backends._backend import Backend
+from pyidempotent.backends._redis_servers import PASS_A_URL, servers_of
 
 if TYPE_CHECKING:
     import redis
     import redis.asyncio
+    import redis.asyncio.cluster
+    import redis.cluster
 
 __all__ = ["RedisBackend"]
 
@@ -23,17 +26,17 @@ _TLS_READ = {
     "ssl_min_version",
 }  # fmt: skip
 
-_PASS_A_URL = "pass a URL instead, like RedisBackend('redis://user:password@host:6379/0')"
-
 
 class RedisBackend(Backend):
     """Records in Redis.
 
-    A client is read for its settings; the engine opens a connection of its own with them.
+    A client is read for its settings; the engine opens connections of its own with them.
     Set the server's ``maxmemory-policy`` to ``noeviction``: any other may drop a claim, which is a second run.
 
     Parameters:
-        url_or_client: ``redis://``, ``rediss://`` or ``unix://`` URL, or a client of redis-py, sync or asyncio.
+        url_or_client: a URL (``redis://host:6379/0``, ``unix:///path``, ``redis+sentinel://host,host/service/0``,
+            ``redis+cluster://host,host``; with ``rediss`` over TLS), or a client of redis-py, sync or asyncio:
+            ``Redis``, what ``Sentinel.master_for`` gives, or ``RedisCluster``.
         prefix: what every storage key starts with.
         time_limit: the longest a command may take, connecting included, in seconds. By default the client's
             ``socket_timeout``, or 1.
@@ -47,7 +50,11 @@ class RedisBackend(Backend):
 
     def __init__(
         self,
-        url_or_client: str | redis.Redis | redis.asyncio.Redis,
+        url_or_client: str
+        | redis.Redis
+        | redis.asyncio.Redis
+        | redis.cluster.RedisCluster
+        | redis.asyncio.cluster.RedisCluster,
         *,
         prefix: str = "idem:",
         time_limit: float | timedelta | None = None,
@@ -70,27 +77,14 @@ class RedisBackend(Backend):
 
 def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
     """The URL, the certificates and the time limit of a redis-py client."""
-    pool = getattr(client, "connection_pool", None)
-    settings = getattr(pool, "connection_kwargs", None)
-    if not isinstance(settings, dict):
-        raise TypeError(
-            f"RedisBackend takes a URL or a client of redis-py, not {type(client).__qualname__}; {_PASS_A_URL}"
-        )
-    connection = getattr(pool, "connection_class", type(None))
-    kind = connection.__name__
-    if hasattr(pool, "service_name") or "Sentinel" in kind or "Cluster" in type(client).__name__:
-        raise TypeError(f"a Sentinel or cluster client can't be carried over; {_PASS_A_URL}")
-    if not connection.__module__.startswith("redis."):
-        # It may lead anywhere: FakeRedis has no server at all.
-        raise TypeError(
-            f"a client whose connections are {connection.__module__}.{kind} can't be carried over; {_PASS_A_URL}"
-        )
+    servers = servers_of(client)
+    settings = servers.settings
     for name, value in settings.items():
         matters = name in ("credential_provider", "redis_connect_func") or (
             name.startswith("ssl_") and name not in _TLS_READ
         )
         if matters and value:
-            raise TypeError(f"the client's {name} can't be carried over; {_PASS_A_URL}")
+            raise TypeError(f"the client's {name} can't be carried over; {PASS_A_URL}")
     user, password, db = settings.get("username"), settings.get("password"), settings.get("db") or 0
     if settings.get("path"):
         query = {"db": db, **({"username": user} if user else {}), **({"password": password} if password else {})}
@@ -99,14 +93,14 @@ def _read_client(client: Any) -> tuple[str, tuple[Any, ...], float | None]:
             (),
             settings.get("socket_timeout"),
         )
-    scheme, certificates = "redis", ()
-    if "SSL" in kind:
-        scheme, certificates = "rediss", _certificates(settings)
+    certificates = _certificates(settings) if servers.encrypted else ()
+    if servers.sentinels is not None and servers.sentinels_encrypted:
+        theirs = _certificates(servers.sentinels)
+        if servers.encrypted and theirs != certificates:
+            raise TypeError(f"other certificates for sentinels than for servers can't be carried over; {PASS_A_URL}")
+        certificates = theirs
     login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
-    host = settings.get("host", "localhost")
-    host = f"[{host}]" if ":" in host else host
-    url = f"{scheme}://{login}{host}:{settings.get('port', 6379)}/{db}"
-    return url, certificates, settings.get("socket_timeout")
+    return servers.url(login, db), certificates, settings.get("socket_timeout")
 
 
 def _certificates(settings: dict[str, Any]) -> tuple[Any, ...]:

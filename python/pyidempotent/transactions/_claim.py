@@ -119,18 +119,18 @@ class Claim:
                 f"the result of {who} can't be stored: {error}. What the block wrote is not committed: roll back"
             ) from error
         if self.connection.state in ("idle", "autocommit"):
-            raise RuntimeError(_ENDED)
+            raise _ended(who)
         statement: _Asks | None = self._call.complete(payload)
         while statement is not None:
             try:
                 row = yield asks(self.connection.run, *statement)
             except Exception as error:
                 if self._call.gone or "no such savepoint" in str(error):
-                    raise RuntimeError(_ENDED) from error
+                    raise _ended(who) from error
                 raise not_stored(who, error) from error
             statement = self._call.told(row)
         if self._call.gone:
-            raise RuntimeError(_ENDED)
+            raise _ended(who)
 
     def undo(self) -> Steps[None]:
         """Sees to it that what was written since the claim is not committed."""
@@ -181,7 +181,10 @@ _AUTOCOMMIT = (
     "the connection commits each statement by itself, so that a crash could part the work from its record: begin a "
     "transaction before transaction(). Nothing ran"
 )
-_ENDED = (
-    "the transaction that the block began in has ended inside of it: leave commit() and rollback() to the code around "
-    "the block. The result is not stored"
-)
+
+
+def _ended(who: str) -> RuntimeError:
+    return RuntimeError(
+        f"the transaction that the block of {who} began in has ended inside of it: leave commit() and rollback() to the "
+        "code around the block. The result is not stored; where the block committed, a repeat gets IdempotencyUnknown"
+    )

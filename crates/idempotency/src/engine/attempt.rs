@@ -1,9 +1,7 @@
 //! [`Attempt`]: a claim that is held, and how it ends.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use tokio::runtime::Handle;
+use std::time::Instant;
 
 use super::Engine;
 use super::current::CurrentAttempt;
@@ -12,7 +10,7 @@ use crate::decide::Start;
 use crate::error::StoreErrorKind;
 use crate::key::StorageKey;
 use crate::process::generation;
-use crate::record::{AfterCrash, Record, State};
+use crate::record::{AfterCrash, State};
 
 /// How an attempt ends.
 #[derive(Clone, Debug)]
@@ -72,15 +70,8 @@ impl std::fmt::Debug for Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(
-        engine: Arc<Engine>,
-        handle: Handle,
-        key: StorageKey,
-        record: Record,
-        sent: Instant,
-        run_limit: Duration,
-    ) -> Self {
-        let holding = Arc::new(Holding::new(key, record, handle, sent, run_limit, Work::Renew));
+    pub(super) fn new(engine: Arc<Engine>, holding: Holding) -> Self {
+        let holding = Arc::new(holding);
         engine.keeper.hold(&holding);
         Self { engine, holding, process: generation(), started: false, settled: false }
     }
@@ -191,7 +182,7 @@ impl Unsettled {
             let answers = keeper.outage.sent();
             let error = match keeper.ask_twice(Instant::now(), || keeper.send_end(holding)).await {
                 Ok(settled) => {
-                    keeper.leave(holding);
+                    keeper.answered(holding);
                     self.is_open = false;
                     return settled;
                 }

@@ -45,6 +45,10 @@ pub(super) struct HoldingState {
     pub(super) releases: u32,
     /// Tries that a store has refused while it took others.
     pub(super) refusals: u32,
+    /// A claim of the same call may still arrive, also after the end of this one.
+    may_arrive: bool,
+    /// How often it was looked for.
+    looks: u32,
     /// How often the store had answered when its last try failed.
     pub(super) failed: Option<Sent>,
     pub(super) pause: Duration,
@@ -62,8 +66,7 @@ pub(super) enum Work {
     Renew,
     /// The work has ended: a record in this state, with this result, replaces the claim.
     Complete(State, Arc<[u8]>),
-    /// Nothing happened: the claim is removed. `is_answered`: the claim's own answer came; otherwise the claim may
-    /// still be on its way, and arrive after its release.
+    /// Nothing happened: the claim is removed. `is_answered`: the claim's own answer came.
     Release { is_answered: bool },
 }
 
@@ -96,8 +99,11 @@ impl Holding {
         run_limit: Duration,
         work: Work,
     ) -> Self {
+        let may_arrive = matches!(work, Work::Release { is_answered: false });
         let state = HoldingState {
             work,
+            may_arrive,
+            looks: 0,
             lease_end: sent + within_a_month(Duration::from_micros(record.lease)),
             renewed: sent,
             first_renewed: None,
@@ -113,6 +119,12 @@ impl Holding {
         let renew_until = sent + within_a_month(run_limit);
         let (is_lost, is_released) = Default::default();
         Self { key, record, handle, renew_until, is_lost, is_released, state: Mutex::new(state) }
+    }
+
+    /// This one, with a claim of the same call that may still arrive.
+    pub(super) fn that(mut self, may_arrive: bool) -> Self {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).may_arrive = may_arrive;
+        self
     }
 
     /// The record's short id, which log lines name it by.
@@ -171,11 +183,10 @@ impl HoldingState {
         self.lease_end - lease * 2 / 3
     }
 
-    /// Until when, by the clock that fences come from, an end may be written where nothing stands: not after the lease.
-    /// A fence is the store's clock at the claim, and the last renewal came at least as long after that as after the first.
+    /// Until when an end may be written where nothing stands.
     fn recreate_until(&self, record: &Record) -> Micros {
-        let renewed = self.first_renewed.map_or(0, |first| micros(self.renewed.saturating_duration_since(first)));
-        record.fence.saturating_add(renewed).saturating_add(record.lease)
+        let renewed_for = self.first_renewed.map_or(0, |first| micros(self.renewed.saturating_duration_since(first)));
+        decide::recreate_until(record.fence, renewed_for, record.lease)
     }
 
     /// The end to send, and until when it may be written where nothing stands.
@@ -197,13 +208,23 @@ impl HoldingState {
         (self.work, self.refusals, self.pause) = (work, 0, FIRST_PAUSE);
     }
 
+    /// What was sent was answered. How often a claim was looked for that may still arrive, and is released from now on.
+    pub(super) fn look(&mut self) -> Option<u32> {
+        if !self.may_arrive {
+            return None;
+        }
+        self.set_work(Work::Release { is_answered: false });
+        self.looks += 1;
+        Some(self.looks)
+    }
+
     /// Whether a shutdown waits for it. Not for a claim that will hardly ever come.
     pub(super) fn is_awaited(&self) -> bool {
         !self.has_left
             && match self.work {
                 Work::Renew => false,
                 Work::Complete(..) => true,
-                Work::Release { is_answered } => is_answered || self.refusals == 0,
+                Work::Release { is_answered } => is_answered || self.looks == 0,
             }
     }
 

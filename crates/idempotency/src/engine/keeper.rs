@@ -274,21 +274,8 @@ impl Keeper {
                 return false;
             }
             Work::Renew => self.renew(holding).await.err(),
-            Work::Complete(..) => self.complete(holding).await.map(|_| self.leave(holding)).err(),
-            Work::Release { is_answered } => match self.release(holding).await {
-                Ok(false) if !is_answered => {
-                    let mut state = holding.state();
-                    state.refusals += 1;
-                    let (looks, pause) = (state.refusals, Duration::from_millis(100) * 4u32.pow(state.refusals - 1));
-                    drop(state);
-                    match looks < LOOKS {
-                        true => self.reschedule(holding, Instant::now() + pause),
-                        false => self.leave(holding),
-                    }
-                    None
-                }
-                answer => answer.map(|_| self.leave(holding)).err(),
-            },
+            Work::Complete(..) => self.complete(holding).await.map(|_| self.answered(holding)).err(),
+            Work::Release { .. } => self.release(holding).await.map(|_| self.answered(holding)).err(),
         };
         let Some(error) = error else { return true };
         if self.failed(holding, &error, self.outage.sent() != sent) {
@@ -297,6 +284,18 @@ impl Keeper {
             self.renew_beside(holding).await;
         }
         false
+    }
+
+    /// An end or a release was answered: nothing more is to be sent, but where a claim of the same call may still arrive.
+    /// That one is looked for a few times.
+    pub(super) fn answered(self: &Arc<Self>, holding: &Arc<Holding>) {
+        let looks = holding.state().look();
+        match looks {
+            Some(looks) if looks < LOOKS => {
+                self.reschedule(holding, Instant::now() + Duration::from_millis(100) * 4u32.pow(looks - 1));
+            }
+            _ => self.leave(holding),
+        }
     }
 
     /// What a failed sending means for what is to be sent: the one place that decides it.

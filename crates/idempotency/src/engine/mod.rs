@@ -17,6 +17,7 @@ mod serving;
 mod waiting;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -120,7 +121,7 @@ impl Idempotency {
     /// # Errors
     /// Where the store fails: nothing ran.
     pub async fn begin(&self, call: &Call) -> Result<Begun, StoreError> {
-        let mut claim = Claim {
+        let claim = Claim {
             record: Record {
                 state: State::InFlight,
                 after_crash: self.options.after_crash,
@@ -134,10 +135,9 @@ impl Idempotency {
             },
             takes_over: None,
         };
-        match self.claim(&call.key, &mut claim).await? {
-            Tried::Held(_, _, Decision::InFlight { .. }) if !self.options.wait.is_zero() => {
-                self.wait_for(&call.key, claim).await
-            }
+        let mut asking = Asking::new(&self.engine.keeper, &call.key, claim)?;
+        match self.claim(&mut asking).await? {
+            Tried::Held(_, _, Decision::InFlight { .. }) if !self.options.wait.is_zero() => self.wait_for(asking).await,
             tried => Ok(tried.into()),
         }
     }
@@ -161,8 +161,12 @@ impl Idempotency {
     }
 
     /// An operator's word on the record of exactly this fence: `Some` completes it with a result, `None` removes it, so
-    /// that a repeat runs. Only a record that is unknown or lapsed is resolved, unless `force` asks for any: a live claim,
-    /// whose attempt then loses it, or a stored result. `false`: no such record stands there, and nothing changed.
+    /// that a repeat runs. Only a record that is unknown or lapsed is resolved, unless `force` asks for any: a live claim
+    /// or a stored result. `false`: no such record stands there, and nothing changed.
+    ///
+    /// An attempt whose record was completed stores nothing any more. One whose record was removed may still store its
+    /// end until its lease ends, unless the key was claimed again: what has had its effect is not to be run again. Look
+    /// once more after the lease.
     pub async fn resolve(
         &self,
         key: &StorageKey,
@@ -198,33 +202,22 @@ impl Idempotency {
         self.engine.keeper.drain(limit).await
     }
 
-    async fn claim(&self, key: &StorageKey, claim: &mut Claim) -> Result<Tried, StoreError> {
-        let request = Request {
-            fingerprint: claim.record.fingerprint,
-            token: claim.record.token,
-            after_crash: claim.record.after_crash,
-        };
-        let handle = Handle::try_current().map_err(|source| {
-            StoreError::new(
-                StoreErrorKind::Setup,
-                "the engine renews leases on a Tokio runtime, and there is none here",
-            )
-            .with_source(source)
-        })?;
-        let keeper = &self.engine.keeper;
-        let guard = Unclaim { keeper, handle: &handle, key, claim, is_open: true };
+    async fn claim(&self, asking: &mut Asking<'_>) -> Result<Tried, StoreError> {
+        let request = asking.request();
+        let keeper = asking.keeper;
         for _ in 0..=TAKEOVERS {
             let sent = Instant::now();
-            match keeper.ask_twice(sent, || keeper.store.claim(key, guard.claim)).await {
+            match asking.ask(sent).await {
                 Ok(Claimed::Yes { fence }) => {
-                    let record = Record { fence, ..guard.claim.record.clone() };
-                    guard.defuse();
-                    return Ok(Tried::Run(self.attempt(handle.clone(), key, record, sent)));
+                    let record = Record { fence, ..asking.claim.record.clone() };
+                    return Ok(Tried::Run(self.attempt(asking, record, sent)));
                 }
                 Ok(Claimed::No { held, now }) => match decide(Some(&held), &request, now) {
+                    // Claimed by an earlier sending: what is left of its lease counts from now.
                     Decision::Run if held.record.token == request.token => {
-                        guard.defuse();
-                        return Ok(Tried::Run(self.attempt(handle.clone(), key, held.record, sent)));
+                        let passed = held.record.lease.saturating_sub(held.lease_end.saturating_sub(now));
+                        let sent = sent.checked_sub(Duration::from_micros(passed)).unwrap_or(sent);
+                        return Ok(Tried::Run(self.attempt(asking, held.record, sent)));
                     }
                     Decision::Run | Decision::Unknown if held.is_lapsed(now) => {
                         // Whoever finds a lapsed claim asks first whether its owner may still live.
@@ -238,33 +231,28 @@ impl Idempotency {
                             None => decide(Some(&held), &request, now),
                         };
                         if decision != Decision::Run {
-                            guard.defuse();
                             return Ok(Tried::Held(held, now, decision));
                         }
-                        guard.claim.takes_over = Some(held.record);
+                        asking.claim.takes_over = Some(held.record);
                     }
-                    decision => {
-                        guard.defuse();
-                        return Ok(Tried::Held(held, now, decision));
-                    }
+                    decision => return Ok(Tried::Held(held, now, decision)),
                 },
                 Err(error) => {
-                    keeper.outage.tell_foreign(key, &error);
-                    if !error.may_be_executed() {
-                        guard.defuse();
-                    }
+                    keeper.outage.tell_foreign(asking.key, &error);
                     return Err(error);
                 }
             }
         }
-        guard.defuse();
         let message = format!("{} attempts on one key crashed and were taken over while this one tried", TAKEOVERS + 1);
         Err(StoreError::new(StoreErrorKind::NotExecuted, message))
     }
 
-    fn attempt(&self, handle: Handle, key: &StorageKey, record: Record, sent: Instant) -> Attempt {
+    fn attempt(&self, asking: &mut Asking<'_>, record: Record, sent: Instant) -> Attempt {
         let run_limit = self.options.run_limit.unwrap_or(self.options.ttl);
-        Attempt::new(self.engine.clone(), handle, *key, record, sent, run_limit)
+        let may_arrive = std::mem::take(&mut asking.may_arrive);
+        let holding =
+            Holding::new(*asking.key, record, asking.handle.clone(), sent, run_limit, Work::Renew).that(may_arrive);
+        Attempt::new(self.engine.clone(), holding)
     }
 }
 
@@ -292,24 +280,56 @@ impl From<Tried> for Begun {
     }
 }
 
-/// Releases a claim that may have been made, unless its answer came.
-struct Unclaim<'a> {
+/// What a call has asked of the store. It is released at the end, where a claim may have been made or may still arrive that
+/// no attempt has.
+struct Asking<'a> {
     keeper: &'a Arc<Keeper>,
-    handle: &'a Handle,
+    handle: Handle,
     key: &'a StorageKey,
-    claim: &'a mut Claim,
-    is_open: bool,
+    claim: Claim,
+    /// A sending got no answer, or has not got it yet.
+    may_arrive: bool,
 }
 
-impl Unclaim<'_> {
-    fn defuse(mut self) {
-        self.is_open = false;
+impl<'a> Asking<'a> {
+    fn new(keeper: &'a Arc<Keeper>, key: &'a StorageKey, claim: Claim) -> Result<Self, StoreError> {
+        let handle = Handle::try_current().map_err(|source| {
+            StoreError::new(
+                StoreErrorKind::Setup,
+                "the engine renews leases on a Tokio runtime, and there is none here",
+            )
+            .with_source(source)
+        })?;
+        Ok(Self { keeper, handle, key, claim, may_arrive: false })
+    }
+
+    fn request(&self) -> Request {
+        let record = &self.claim.record;
+        Request { fingerprint: record.fingerprint, token: record.token, after_crash: record.after_crash }
+    }
+
+    /// Sends the claim, twice where the first sending fails quickly.
+    async fn ask(&mut self, sent: Instant) -> Result<Claimed, StoreError> {
+        let had_arrived = !std::mem::replace(&mut self.may_arrive, true);
+        let (keeper, key, claim) = (self.keeper, self.key, &self.claim);
+        let unanswered = AtomicUsize::new(0);
+        let answer = keeper
+            .ask_twice(sent, || async {
+                let answer = keeper.store.claim(key, claim).await;
+                if answer.as_ref().is_err_and(StoreError::may_be_executed) {
+                    unanswered.fetch_add(1, Ordering::Relaxed);
+                }
+                answer
+            })
+            .await;
+        self.may_arrive = !(had_arrived && unanswered.into_inner() == 0);
+        answer
     }
 }
 
-impl Drop for Unclaim<'_> {
+impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if self.is_open {
+        if self.may_arrive {
             let (record, now) = (self.claim.record.clone(), Instant::now());
             let work = Work::Release { is_answered: false };
             let holding = Holding::new(*self.key, record, self.handle.clone(), now, Duration::ZERO, work);

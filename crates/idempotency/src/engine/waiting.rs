@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex as Turn, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Begun, Idempotency, Tried};
-use crate::decide::{Claim, Decision, Held, Request, decide};
+use super::{Asking, Begun, Idempotency, Tried};
+use crate::decide::{Claim, Decision, Held, decide};
 use crate::error::StoreError;
 use crate::key::StorageKey;
 use crate::record::Micros;
@@ -74,16 +74,12 @@ impl Drop for Guest<'_> {
 
 impl Idempotency {
     /// Waits for the end of the attempt that stands in the way, and takes over if it fails.
-    pub(super) async fn wait_for(&self, key: &StorageKey, mut claim: Claim) -> Result<Begun, StoreError> {
+    pub(super) async fn wait_for(&self, mut asking: Asking<'_>) -> Result<Begun, StoreError> {
         let deadline = Instant::now() + self.options.wait.min(Duration::from_secs(24 * 3600));
-        let guest = self.engine.keeper.rooms.enter(key);
+        let guest = self.engine.keeper.rooms.enter(asking.key);
         let room = &guest.room;
         let mut found = room.found.subscribe();
-        let request = Request {
-            fingerprint: claim.record.fingerprint,
-            token: claim.record.token,
-            after_crash: claim.record.after_crash,
-        };
+        let request = asking.request();
         loop {
             tokio::select! {
                 biased;
@@ -97,7 +93,7 @@ impl Idempotency {
                     }
                 }
                 _turn = room.turn.lock() => {
-                    let tried = self.watch_over(key, &mut claim, room, deadline).await?;
+                    let tried = self.watch_over(&mut asking, room, deadline).await?;
                     if let Tried::Held(held, now, decision) = &tried
                         && !matches!(decision, Decision::InFlight { .. })
                     {
@@ -105,23 +101,17 @@ impl Idempotency {
                     }
                     return Ok(tried.into());
                 }
-                () = sleep_until(deadline) => return Ok(self.claim(key, &mut claim).await?.into()),
+                () = sleep_until(deadline) => return Ok(self.claim(&mut asking).await?.into()),
             }
         }
     }
 
     /// Subscribes, claims again, then sleeps until a hint, the lease's end or the next look, until the deadline.
-    async fn watch_over(
-        &self,
-        key: &StorageKey,
-        claim: &mut Claim,
-        room: &Room,
-        deadline: Instant,
-    ) -> Result<Tried, StoreError> {
+    async fn watch_over(&self, asking: &mut Asking<'_>, room: &Room, deadline: Instant) -> Result<Tried, StoreError> {
         let mut ended = room.ended.subscribe();
-        let mut watch = self.watch(key, deadline).await;
+        let mut watch = self.watch(asking.key, deadline).await;
         loop {
-            let tried = self.claim(key, claim).await?;
+            let tried = self.claim(asking).await?;
             let Tried::Held(_, _, Decision::InFlight { lease_left }) = &tried else {
                 return Ok(tried);
             };
@@ -130,11 +120,11 @@ impl Idempotency {
                 return Ok(tried);
             }
             let lapses = now + Duration::from_micros(*lease_left);
-            let look = now + jittered(watch.poll, claim);
+            let look = now + jittered(watch.poll, &asking.claim);
             let next = lapses.min(look).min(deadline);
             tokio::select! {
                 hint = changed(&mut watch) => if hint.is_err() {
-                    watch = self.watch(key, deadline).await; // the channel closed: open it again before the next look
+                    watch = self.watch(asking.key, deadline).await; // the channel closed: open it again before the next look
                 },
                 _ = ended.changed() => {}
                 () = sleep_until(next) => {}

@@ -5,7 +5,7 @@ mod anchor;
 #[cfg(feature = "memory")]
 mod memory;
 mod open;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "redis", feature = "postgres"))]
 mod percent;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
@@ -13,6 +13,8 @@ pub(crate) mod postgres;
 mod redis;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 mod resolver;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod shared_work;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -22,6 +24,6 @@ pub use open::open;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore, PostgresTls, postgres_schema};
 #[cfg(feature = "redis")]
-pub use redis::{RedisOptions, RedisStore, RedisTls};
+pub use redis::{RedisAddress, RedisLogin, RedisOptions, RedisServers, RedisStore, RedisTls};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;

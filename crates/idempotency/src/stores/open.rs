@@ -12,7 +12,9 @@ use crate::store::Store;
 /// | `memory://` | [`MemoryStore`](super::MemoryStore): one of its own for every call | `memory` |
 /// | `sqlite:///relative.db`, `sqlite:////absolute.db` | [`SqliteStore`](super::SqliteStore); percent-encoded where it must be | `sqlite` |
 /// | `redis://[user[:password]@]host[:port][/database]`, `unix:///path` | [`RedisStore`](super::RedisStore) | `redis` |
-/// | `rediss://…` | as `redis://`, over TLS | `redis-tls` |
+/// | `redis+sentinel://[login@]host[:port],host…/service[/database]` | the primary that these sentinels know | `redis` |
+/// | `redis+cluster://[login@]host[:port],host…` | a cluster, by some of its nodes | `redis` |
+/// | `rediss://…`, `rediss+sentinel://…`, `rediss+cluster://…` | over TLS | `redis-tls` |
 /// | `postgresql://[user[:password]@]host[:port][/database][?option=value…]`, `postgres://…` | [`PostgresStore`](super::PostgresStore) | `postgres` |
 /// | `postgresql://…?sslmode=require` | encrypted | `postgres-tls` |
 ///
@@ -52,11 +54,14 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
         #[cfg(not(feature = "sqlite"))]
         "sqlite" => Err(off("sqlite")),
         #[cfg(feature = "redis")]
-        "redis" | "rediss" | "unix" | "redis+unix" if scheme != "rediss" || cfg!(feature = "redis-tls") => {
+        "redis" | "redis+sentinel" | "redis+cluster" | "unix" | "redis+unix" | "rediss" | "rediss+sentinel"
+        | "rediss+cluster"
+            if !scheme.starts_with("rediss") || cfg!(feature = "redis-tls") =>
+        {
             let opened = super::RedisStore::open(url);
             opened.map(|store| Arc::new(store) as _).map_err(|error| unusable(error.to_string()).with_source(error))
         }
-        "rediss" => Err(off("redis-tls")),
+        "rediss" | "rediss+sentinel" | "rediss+cluster" => Err(off("redis-tls")),
         #[cfg(feature = "postgres")]
         "postgresql" | "postgres" => {
             let opened = super::PostgresStore::open(url);
@@ -65,10 +70,10 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
         #[cfg(not(feature = "postgres"))]
         "postgresql" | "postgres" => Err(off("postgres")),
         #[cfg(not(feature = "redis"))]
-        "redis" | "unix" | "redis+unix" => Err(off("redis")),
+        "redis" | "redis+sentinel" | "redis+cluster" | "unix" | "redis+unix" => Err(off("redis")),
         _ => Err(unusable(format!(
-            "no store has URLs with {scheme}://; there are memory://, sqlite:///, redis://, rediss://, unix:// and \
-             postgresql://"
+            "no store has URLs with {scheme}://; there are memory://, sqlite:///, redis://, redis+sentinel://, \
+             redis+cluster://, rediss://, unix:// and postgresql://"
         ))),
     }
 }

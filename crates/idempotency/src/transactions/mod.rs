@@ -30,7 +30,7 @@ use crate::decide::{Claim, Claiming, Decision, Held, Request, claim, decide};
 use crate::engine::{Begun, Call, Options};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
-use crate::record::{Micros, Record, State, Token};
+use crate::record::{AfterCrash, Micros, Record, State, Token};
 
 pub use connection::Connection;
 
@@ -138,7 +138,12 @@ enum At {
 #[derive(Debug)]
 pub struct InTransaction {
     key: StorageKey,
+    /// Its record is seen by others only where the caller commits before the end: then nobody knows whether the work is done.
     claim: Claim,
+    /// What is asked for.
+    request: Request,
+    /// How long the work is expected to take, for those who meet it.
+    lease: Micros,
     at: At,
     dialect: Dialect,
     /// When the transaction of the claim began, by the database's clock.
@@ -152,17 +157,28 @@ impl InTransaction {
     pub fn new(dialect: Dialect, call: &Call, options: &Options) -> Self {
         let record = Record {
             state: State::InFlight,
-            after_crash: options.after_crash,
+            after_crash: AfterCrash::Refuse,
             token: Token::random(),
             fence: 0,
-            lease: micros(options.lease_or_default()),
+            lease: 1,
             ttl: micros(options.ttl),
             fingerprint: call.fingerprint,
             label: call.label.clone(),
             result: Arc::default(),
         };
-        let claim = Claim { record, takes_over: None };
-        Self { key: call.key, claim, at: At::Start, dialect, began: 0, has_ended: false, is_gone: false }
+        let request = Request { fingerprint: call.fingerprint, token: record.token, after_crash: options.after_crash };
+        let (claim, lease) = (Claim { record, takes_over: None }, micros(options.lease_or_default()));
+        Self {
+            key: call.key,
+            claim,
+            request,
+            lease,
+            at: At::Start,
+            dialect,
+            began: 0,
+            has_ended: false,
+            is_gone: false,
+        }
     }
 
     /// The first statement.
@@ -245,15 +261,9 @@ impl InTransaction {
         &self.key
     }
 
-    fn request(&self) -> Request {
-        let record = &self.claim.record;
-        Request { fingerprint: record.fingerprint, token: record.token, after_crash: record.after_crash }
-    }
-
     /// What is decided over what stands under the key, by this clock of the store's. `None`: to run; the record is claimed.
     fn decided(&mut self, held: Option<Held>, now: Micros) -> Option<Begun> {
-        let request = self.request();
-        let decision = decide(held.as_ref(), &request, now);
+        let decision = decide(held.as_ref(), &self.request, now);
         if decision == Decision::Run {
             self.claim.takes_over = held.as_ref().map(|held| held.record.clone());
         }

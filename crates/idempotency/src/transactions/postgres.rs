@@ -28,7 +28,7 @@ impl InTransaction {
 
     pub(super) fn claim_postgres(&mut self, seen: Option<(Vec<u8>, u32)>) -> Statement {
         let record = &self.claim.record;
-        let life = record.ttl.max(record.lease).max(LIFE);
+        let life = record.ttl.max(LIFE);
         let (seen, takeovers) = seen.map_or((Value::Null, 0), |(seen, takeovers)| (Value::Bytes(seen), takeovers));
         let values = [
             Value::Bytes(self.key.0.into()),
@@ -46,7 +46,7 @@ impl InTransaction {
             Value::Bytes(self.key.0.into()),
             Value::Bytes(record.token.0.into()),
             Value::Bytes(record.encode()),
-            Value::time(record.ttl.max(record.lease)),
+            Value::time(record.ttl),
         ];
         self.postgres(At::Complete, include_str!("postgres/complete.sql"), values)
     }
@@ -86,16 +86,16 @@ impl InTransaction {
             ("stands", _, Value::Bytes(bytes), Value::Int(lease_end), Value::Int(now), ..) => {
                 let record = Record::decode(bytes).map_err(|error| StoreError::foreign(self.key, error))?;
                 let (held, now) = (Held { record, lease_end: lease_end.unsigned_abs() }, now.unsigned_abs());
-                match decide(Some(&held), &self.request(), now) {
+                match decide(Some(&held), &self.request, now) {
                     // Its owner may live, but has let its lease pass.
                     Decision::Run if takeovers < TAKEOVERS => {
                         Next::Ask(self.claim_postgres(Some((bytes.clone(), takeovers + 1))))
                     }
-                    Decision::Run => in_flight(self.claim.record.lease),
+                    Decision::Run => in_flight(self.lease),
                     decision => Next::Held(Begun::held(held.record, decision)),
                 }
             }
-            ("busy", ..) => in_flight(self.claim.record.lease),
+            ("busy", ..) => in_flight(self.lease),
             ("stale", ..) => Next::Stale,
             ("failed", .., Value::Text(failure)) => {
                 return Err(StoreError::new(StoreErrorKind::NotExecuted, format!("the claim failed: {failure}")));

@@ -1,5 +1,5 @@
-//! The statements for SQLite: a look; then, before the work, the write lock, a second look under it and a savepoint, by which it shows at
-//! the end whether the transaction is still the same.
+//! The statements for SQLite: a look; then, before the work, the write lock, a second look under it, a savepoint, by which it shows at the
+//! end whether the transaction is still the same, and the claim.
 
 use super::{At as Stands, InTransaction, Next, Statement, Value, unexpected};
 use crate::clock::wall_clock;
@@ -15,6 +15,7 @@ pub(super) enum At {
     Lock,
     LookAgain,
     Mark,
+    Claim,
     Release,
     Store,
     Sweep,
@@ -65,14 +66,9 @@ impl InTransaction {
                     }
                 }
             }
-            At::Mark => self.run(),
-            At::Release => {
-                let (record, now) = (&self.claim.record, wall_clock());
-                let value = step::write(record, now);
-                let expires = Value::time(step::expiry(record, now));
-                let values = [Value::Bytes(self.key.0.into()), Value::Bytes(value), expires];
-                self.ask(At::Store, include_str!("sqlite/store.sql"), values)
-            }
+            At::Mark => self.write(At::Claim),
+            At::Claim => self.run(),
+            At::Release => self.write(At::Store),
             At::Store => {
                 let values = [Value::time(wall_clock()), Value::Bytes(self.key.0.into())];
                 self.ask(At::Sweep, include_str!("sqlite/sweep.sql"), values)
@@ -94,6 +90,14 @@ impl InTransaction {
             }
             _ => Err(unexpected()),
         }
+    }
+
+    /// Writes the record.
+    fn write(&mut self, at: At) -> Next {
+        let (record, now) = (&self.claim.record, wall_clock());
+        let value = step::write(record, now);
+        let expires = Value::time(step::expiry(record, now));
+        self.ask(at, include_str!("sqlite/store.sql"), [Value::Bytes(self.key.0.into()), Value::Bytes(value), expires])
     }
 
     /// A name of its own, so that no savepoint of another attempt is taken for it.

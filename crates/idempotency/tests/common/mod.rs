@@ -1,6 +1,7 @@
 //! Servers of the test's own.
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses a part")]
 
+pub mod cluster;
 pub mod place;
 pub mod postgres;
 

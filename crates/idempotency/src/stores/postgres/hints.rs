@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 use tokio::time::{sleep, timeout};
 
 use super::PAUSES;
@@ -18,6 +18,7 @@ use super::sql::Statements;
 use crate::error::StoreError;
 use crate::key::StorageKey;
 use crate::store::Watch;
+use crate::stores::shared_work::SharedWork;
 
 /// How often to look where there are no hints.
 const POLL: Duration = Duration::from_secs(1);
@@ -30,12 +31,16 @@ const MOST: usize = 1_000;
 
 #[derive(Default)]
 pub(super) struct Hints {
-    listening: tokio::sync::Mutex<Option<(Connection, Arc<Channels>)>>,
+    listening: Arc<Listening>,
+    opening: SharedWork,
 }
+
+type Listening = tokio::sync::Mutex<Option<Listener>>;
+type Listener = (Connection, Arc<Channels>);
 
 impl Hints {
     /// Starts to listen for a key. Where that fails, waiters look by themselves: hints are a help, not a need.
-    pub(super) async fn watch(&self, pool: &Pool, key: &StorageKey) -> Watch {
+    pub(super) async fn watch(&self, pool: &Arc<Pool>, key: &StorageKey) -> Watch {
         if pool.options.listen.is_none() && pool.is_pooled() {
             return Watch { changed: None, poll: POLL };
         }
@@ -65,15 +70,9 @@ impl Hints {
     }
 
     /// `None`: the key's record is being written.
-    async fn listen(&self, pool: &Pool, key: &StorageKey) -> Result<Option<Watch>, StoreError> {
-        let mut listening = self.listening.lock().await;
-        if listening.as_ref().is_some_and(|(connection, _)| connection.is_closed()) {
-            *listening = None;
-        }
-        let (connection, channels) = match &mut *listening {
-            Some(known) => known,
-            None => listening.insert(open(pool).await?),
-        };
+    async fn listen(&self, pool: &Arc<Pool>, key: &StorageKey) -> Result<Option<Watch>, StoreError> {
+        let listening = self.listening(pool).await?;
+        let (connection, channels) = listening.as_ref().expect("opened");
         unwatch_the_deserted(connection, channels, &pool.statements).await;
         let payload = payload(key);
         if let Some((_, sender)) = channels.locked().get(&payload) {
@@ -102,9 +101,28 @@ impl Hints {
             }
         }
     }
+
+    /// The connection that listens.
+    async fn listening(&self, pool: &Arc<Pool>) -> Result<MutexGuard<'_, Option<Listener>>, StoreError> {
+        loop {
+            let mut listening = self.listening.lock().await;
+            listening.take_if(|(connection, _)| connection.is_closed());
+            if listening.is_some() {
+                return Ok(listening);
+            }
+            drop(listening);
+            let (place, pool) = (self.listening.clone(), pool.clone());
+            let open = async move {
+                let opened = open(&pool).await?;
+                *place.lock().await = Some(opened);
+                Ok(())
+            };
+            self.opening.join(|| open).await?;
+        }
+    }
 }
 
-async fn open(pool: &Pool) -> Result<(Connection, Arc<Channels>), StoreError> {
+async fn open(pool: &Pool) -> Result<Listener, StoreError> {
     let mut options = pool.options.clone();
     if let Some(address) = options.listen.take() {
         options.address = address;

@@ -12,13 +12,14 @@ use super::options::PostgresOptions;
 use super::sql::Statements;
 use crate::error::StoreError;
 use crate::key::StorageKey;
+use crate::stores::shared_work::SharedWork;
 
 pub(super) struct Pool {
     pub(super) options: PostgresOptions,
     pub(super) statements: Statements,
     open: Mutex<Vec<Arc<Connection>>>,
-    /// Whoever opens a connection.
-    opening: tokio::sync::Mutex<()>,
+    /// The first connection, while there is none.
+    opening: SharedWork,
     /// Another one is being opened in the background.
     grows: AtomicBool,
     /// A pooler was met.
@@ -100,32 +101,37 @@ impl Pool {
     }
 
     pub(super) async fn get(self: &Arc<Self>) -> Result<Arc<Connection>, StoreError> {
-        if let Some((idlest, is_busy)) = self.idlest() {
-            if is_busy && !self.grows.swap(true, Ordering::Relaxed) {
-                let pool = self.clone();
-                tokio::spawn(async move {
-                    let _ = pool.connect().await; // whoever needs it meets the error
-                    pool.grows.store(false, Ordering::Relaxed);
-                });
+        loop {
+            if let Some((idlest, is_busy)) = self.idlest() {
+                self.grow_if(is_busy);
+                return Ok(idlest);
             }
-            return Ok(idlest);
-        }
-        let _one_at_a_time = self.opening.lock().await;
-        match self.idlest() {
-            Some((idlest, _)) => Ok(idlest),
-            None => self.connect().await,
+            let pool = self.clone();
+            let first = async move { if pool.idlest().is_some() { Ok(()) } else { pool.connect().await } };
+            self.opening.join(|| first).await?;
         }
     }
 
-    async fn connect(&self) -> Result<Arc<Connection>, StoreError> {
+    /// Opens another connection in the background.
+    fn grow_if(self: &Arc<Self>, is_busy: bool) {
+        if is_busy && !self.grows.swap(true, Ordering::Relaxed) {
+            let pool = self.clone();
+            tokio::spawn(async move {
+                let _ = pool.connect().await; // whoever needs it meets the error
+                pool.grows.store(false, Ordering::Relaxed);
+            });
+        }
+    }
+
+    async fn connect(&self) -> Result<(), StoreError> {
         let pooler = self.options.pooler.or(self.is_pooled.load(Ordering::Relaxed).then_some(true));
         let opening = Opening::new(&self.options, &self.statements, For::Operations { pooler });
         let connection = Arc::new(opening.open().await?);
         if connection.is_pooled() {
             self.is_pooled.store(true, Ordering::Relaxed);
         }
-        self.connections().push(connection.clone());
-        Ok(connection)
+        self.connections().push(connection);
+        Ok(())
     }
 
     /// This connection is not used again: it answers too late.

@@ -5,16 +5,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::Client;
 use redis::aio::{PubSubSink, PubSubStream};
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 use tokio::time::timeout;
 
+use super::errors;
+use super::options::RedisAddress;
+use super::route::Route;
+use crate::error::StoreError;
+use crate::stores::shared_work::SharedWork;
+
 pub(super) struct Hints {
-    client: Client,
+    route: Arc<Route>,
     time_limit: Duration,
-    sink: tokio::sync::Mutex<Option<PubSubSink>>,
+    sink: Arc<Place>,
+    opening: SharedWork,
     channels: Arc<Channels>,
+}
+
+type Place = tokio::sync::Mutex<Option<Sink>>;
+
+/// The connection, and whose it is.
+struct Sink {
+    at: RedisAddress,
+    sink: PubSubSink,
 }
 
 /// Who waits for which channel. Emptied when the connection ends, which closes every receiver.
@@ -25,8 +39,9 @@ fn locked(channels: &Channels) -> std::sync::MutexGuard<'_, HashMap<Vec<u8>, wat
 }
 
 impl Hints {
-    pub(super) fn new(client: Client, time_limit: Duration) -> Self {
-        Self { client, time_limit, sink: tokio::sync::Mutex::new(None), channels: Arc::default() }
+    pub(super) fn new(route: Arc<Route>, time_limit: Duration) -> Self {
+        let (sink, opening, channels) = Default::default();
+        Self { route, time_limit, sink, opening, channels }
     }
 
     /// Subscribes. `None` where that fails: hints are a help, not a need.
@@ -47,32 +62,49 @@ impl Hints {
         }
     }
 
-    async fn subscribe(&self, channel: Vec<u8>) -> redis::RedisResult<watch::Receiver<()>> {
-        let mut sink = self.sink.lock().await;
-        self.unsubscribe_the_deserted(&mut sink).await;
+    async fn subscribe(&self, channel: Vec<u8>) -> Result<watch::Receiver<()>, StoreError> {
         for fresh in [false, true] {
-            if fresh || sink.is_none() {
-                let (new, stream) = self.client.get_async_pubsub().await?.split();
-                tokio::spawn(listen(stream, self.channels.clone()));
-                *sink = Some(new);
-            }
+            let mut sink = self.connected().await?;
+            self.unsubscribe_the_deserted(&mut sink).await;
             let receiver =
                 locked(&self.channels).entry(channel.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
-            match sink.as_mut().expect("opened above").subscribe(&channel).await {
+            match sink.as_mut().expect("opened above").sink.subscribe(&channel).await {
                 Ok(()) => return Ok(receiver),
-                Err(error) if fresh => return Err(error),
+                Err(source) if fresh => return Err(errors::error(source, "").error),
                 Err(_) => *sink = None, // the old connection was lost: once more on a new one
             }
         }
         unreachable!("the second turn returns")
     }
 
-    async fn unsubscribe_the_deserted(&self, sink: &mut Option<PubSubSink>) {
+    /// The connection, to where messages are published now: a server that was the primary may still answer, and hears
+    /// nothing any more.
+    async fn connected(&self) -> Result<MutexGuard<'_, Option<Sink>>, StoreError> {
+        loop {
+            let sink = self.sink.lock().await;
+            let before = sink.as_ref().map(|sink| &sink.at);
+            let at = self.route.published(before).await?;
+            if before == Some(&at) {
+                return Ok(sink);
+            }
+            drop(sink);
+            let (route, channels, place) = (self.route.clone(), self.channels.clone(), self.sink.clone());
+            let open = async move {
+                let (sink, stream) = route.dial().listen(&at).await?.split();
+                tokio::spawn(listen(stream, channels));
+                *place.lock().await = Some(Sink { at, sink });
+                Ok(())
+            };
+            self.opening.join(|| open).await?;
+        }
+    }
+
+    async fn unsubscribe_the_deserted(&self, sink: &mut Option<Sink>) {
         let Some(sink) = sink else { return };
         let deserted: Vec<_> =
             locked(&self.channels).extract_if(|_, sender| sender.receiver_count() == 0).map(|(name, _)| name).collect();
         if !deserted.is_empty() {
-            let _ = sink.unsubscribe(&deserted[..]).await; // a lost connection has none left
+            let _ = sink.sink.unsubscribe(&deserted[..]).await; // a lost connection has none left
         }
     }
 }

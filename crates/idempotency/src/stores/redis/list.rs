@@ -1,8 +1,14 @@
 //! Looking at every record: for operators.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, Value};
 
 use super::RedisStore;
+use super::node::Node;
+use super::route::Used;
 use crate::error::StoreError;
 use crate::key::StorageKey;
 use crate::store::{Listed, Store};
@@ -10,43 +16,70 @@ use crate::store::{Listed, Store};
 /// How many keys a step looks at.
 const STEP: usize = 1000;
 
+/// How often the servers are looked at, where slots have moved meanwhile.
+const MOST_LOOKS: usize = 3;
+
 impl RedisStore {
-    /// What has no result yet, by SCAN: it holds nobody up, and sees every record that is there all the time.
+    /// What has no result yet, by SCAN on every server: it holds nobody up, and sees every record that is there all the
+    /// time. Where slots have moved meanwhile, a record may have come to a server that was looked at before: once more.
     pub(super) async fn list(&self, most: usize) -> Result<Vec<Listed>, StoreError> {
-        let (mut found, mut cursor) = (Vec::<Listed>::new(), String::from("0"));
-        loop {
+        let (mut found, mut seen) = (vec![], HashSet::new());
+        let (mut nodes, mut layout) = self.route.primaries().await?;
+        for _ in 0..MOST_LOOKS {
+            for node in &nodes {
+                self.list_on(node, most, &mut found, &mut seen).await?;
+            }
+            let before = layout;
+            (nodes, layout) = self.route.primaries().await?;
+            if layout == before || found.len() >= most {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn list_on(
+        &self,
+        node: &Arc<Node>,
+        most: usize,
+        found: &mut Vec<Listed>,
+        seen: &mut HashSet<StorageKey>,
+    ) -> Result<(), StoreError> {
+        let mut cursor = String::from("0");
+        while found.len() < most {
             let names: Vec<Vec<u8>>;
-            (cursor, names) = self.scan(&cursor).await?;
-            for key in self.unfinished_among(&names).await? {
+            (cursor, names) = self.scan(node, &cursor).await?;
+            for key in self.unfinished_among(node, &names).await? {
                 // Between the two looks it may have ended; and SCAN may tell a key twice.
                 let Some((held, now)) = self.get(&key).await? else { continue };
-                if held.record.state.is_unfinished() && !found.iter().any(|listed| listed.key == key) {
+                if held.record.state.is_unfinished() && found.len() < most && seen.insert(key) {
                     found.push(Listed { key, held, now });
-                }
-                if found.len() >= most {
-                    return Ok(found);
                 }
             }
             if cursor == "0" {
-                return Ok(found);
+                break;
             }
         }
+        Ok(())
     }
 
-    async fn scan(&self, cursor: &str) -> Result<(String, Vec<Vec<u8>>), StoreError> {
+    async fn scan(&self, node: &Arc<Node>, cursor: &str) -> Result<(String, Vec<Vec<u8>>), StoreError> {
         let mut scan = Cmd::new();
         scan.arg("SCAN").arg(cursor).arg("MATCH").arg(pattern(&self.prefix));
         scan.arg("COUNT").arg(STEP).arg("TYPE").arg("string");
-        self.within_limit(async {
-            let (number, mut connection) = self.connection.get().await?;
-            let answer = scan.query_async(&mut connection).await;
-            answer.map_err(|source| self.connection.failed(number, source, &self.all()))
+        let used = Used::default();
+        self.within_limit(&used, async {
+            let mut link = node.get().await?;
+            used.note(node, &link);
+            let answer = scan.query_async(&mut link.connection).await;
+            answer.map_err(|source| node.failed(link.number, source, &self.all()))
         })
         .await
     }
 
-    /// The keys of records of ours that are in flight or unknown.
-    async fn unfinished_among(&self, names: &[Vec<u8>]) -> Result<Vec<StorageKey>, StoreError> {
+    /// The keys of records of ours that are in flight or unknown, or of which this server does not say: they may have
+    /// moved.
+    async fn unfinished_among(&self, node: &Arc<Node>, names: &[Vec<u8>]) -> Result<Vec<StorageKey>, StoreError> {
         let keys: Vec<(&Vec<u8>, StorageKey)> =
             names.iter().filter_map(|name| Some((name, parse(name.strip_prefix(&self.prefix[..])?)?))).collect();
         if keys.is_empty() {
@@ -56,15 +89,20 @@ impl RedisStore {
         for (name, _) in &keys {
             heads.cmd("GETRANGE").arg(name).arg(0).arg(4);
         }
-        let heads: Vec<Value> = self
-            .within_limit(async {
-                let (number, mut connection) = self.connection.get().await?;
-                let answer = heads.query_async(&mut connection).await;
-                answer.map_err(|source| self.connection.failed(number, source, &self.all()))
+        let used = Used::default();
+        let heads = self
+            .within_limit(&used, async {
+                let mut link = node.get().await?;
+                used.note(node, &link);
+                let answer = link.connection.req_packed_commands(&heads, 0, keys.len()).await;
+                answer.map_err(|source| node.failed(link.number, source, &self.all()))
             })
             .await?;
-        let is_unfinished =
-            |head: &Value| matches!(head, Value::BulkString(head) if head == b"idm1F" || head == b"idm1U");
+        let is_unfinished = |head: &Value| match head {
+            Value::BulkString(head) => head == b"idm1F" || head == b"idm1U",
+            Value::ServerError(_) => true,
+            _ => false,
+        };
         let pairs = keys.into_iter().zip(heads);
         Ok(pairs.filter(|(_, head)| is_unfinished(head)).map(|((_, key), _)| key).collect())
     }

@@ -1,13 +1,20 @@
 //! [`RedisStore`]: records in Redis 6.2 or later, or Valkey.
 
-mod connection;
+mod cluster;
+mod dial;
+mod errors;
 mod hints;
 mod list;
+mod node;
+mod options;
+mod route;
+mod sentinel;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
+use redis::{Cmd, Script, Value};
 use tokio::time::timeout;
 
 use crate::decide::{Claim, Held, Resolution};
@@ -17,15 +24,17 @@ use crate::record::{Micros, Record, State};
 use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
 use crate::stores::anchor::Anchor;
 
-use connection::{Connection, timed_out};
-pub use connection::{RedisOptions, RedisTls};
+use errors::{is_out_of_memory, timed_out};
 use hints::Hints;
+pub use options::{RedisAddress, RedisLogin, RedisOptions, RedisServers, RedisTls};
+use route::{Route, Used};
 
-/// Records in Redis 6.2 or later, or Valkey: one value per record, one script per operation, one key per script
-/// (so that it fits a cluster), and the server's clock.
+/// Records in Redis 6.2 or later, or Valkey: one value per record, one script per operation, one key per script, and the
+/// server's clock. One server, the primary that sentinels know, or a cluster.
 ///
-/// One connection carries everything and is opened anew when it is lost; a second one, opened when somebody first
-/// waits, brings the hints. Every command has a time limit. The lease lives in the key's expiry: its end is the
+/// One connection carries everything (on a cluster one to each node) and is opened anew when it is lost; another one,
+/// opened when somebody first waits, brings the hints. Every operation has a time limit. A command is sent again only
+/// where a server has said that it was not executed. The lease lives in the key's expiry: its end is the
 /// expiry less `ttl` and plus `lease`, so that a renewal is one PEXPIRE and needs no memory.
 ///
 /// Set `maxmemory-policy noeviction`: any other policy may drop a claim, and a dropped claim is a second run.
@@ -36,7 +45,7 @@ use hints::Hints;
 /// # Ok::<(), idempotency::StoreError>(())
 /// ```
 pub struct RedisStore {
-    connection: Connection,
+    route: Arc<Route>,
     hints: Hints,
     prefix: Vec<u8>,
     time_limit: Duration,
@@ -78,7 +87,7 @@ fn lapsed_at(record: &Record) -> i64 {
 }
 
 impl RedisStore {
-    /// The store at a URL: `redis://`, `rediss://` (feature `redis-tls`), `unix://`. Does no I/O.
+    /// The store at a URL, as [`RedisOptions::from_url`] reads it. Does no I/O.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         Self::with_options(RedisOptions::from_url(url)?)
     }
@@ -86,11 +95,11 @@ impl RedisStore {
     /// Opens a store with options. Does no I/O.
     pub fn with_options(options: RedisOptions) -> Result<Self, StoreError> {
         let RedisOptions { prefix, time_limit, .. } = options.clone();
-        let client = options.client()?;
+        let route = Arc::new(Route::new(options)?);
         let script = Script::new;
         Ok(Self {
-            hints: Hints::new(client.clone(), time_limit),
-            connection: Connection::new(client, time_limit),
+            hints: Hints::new(route.clone(), time_limit),
+            route,
             prefix: prefix.into_bytes(),
             time_limit,
             anchor: Arc::default(),
@@ -110,31 +119,29 @@ impl RedisStore {
     }
 
     async fn run(&self, key: &StorageKey, script: &Script, args: impl FnOnce(&mut Cmd)) -> Result<Value, StoreError> {
+        let (name, used) = (self.name(key), Used::default());
         // Into one buffer: the library's own invocation of a script takes one per argument first.
         let mut command = Cmd::with_capacity(8, 512);
-        command.arg("EVALSHA").arg(script.get_hash()).arg(1).arg(self.name(key));
+        command.arg("EVALSHA").arg(script.get_hash()).arg(1).arg(&name);
         args(&mut command);
         self.anchor.hold(self.time_limit);
-        self.within_limit(async {
-            let (number, mut connection) = self.connection.get().await?;
-            let mut answer = command.query_async(&mut connection).await;
-            if is_unknown_script(&answer) {
-                answer = match script.load_async(&mut connection).await {
-                    Ok(_) => command.query_async(&mut connection).await,
-                    Err(error) => Err(error),
-                };
-            }
-            answer.map_err(|source| self.connection.failed(number, source, &self.shown(key)))
+        self.within_limit(&used, async {
+            let (answer, _link) = self.route.run(&used, &name, &command, script, || self.shown(key)).await?;
+            Ok(answer)
         })
         .await
     }
 
-    async fn within_limit<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let used = self.connection.number();
+    async fn within_limit<T>(
+        &self,
+        used: &Used,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         match timeout(self.time_limit, work).await {
             Ok(answer) => answer,
             Err(_) => {
-                self.connection.forget(used);
+                used.forget();
+                self.route.suspect();
                 Err(timed_out(self.time_limit))
             }
         }
@@ -159,10 +166,6 @@ impl RedisStore {
         };
         Ok((Held { record, lease_end }, now))
     }
-}
-
-fn is_unknown_script(answer: &RedisResult<Value>) -> bool {
-    answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
 }
 
 fn unexpected(answer: &Value) -> StoreError {
@@ -190,7 +193,7 @@ impl Store for RedisStore {
                     }
                 })
                 .await
-                .map_err(|error| if connection::is_out_of_memory(&error) { full(error) } else { error })?;
+                .map_err(|error| if is_out_of_memory(&error) { full(error) } else { error })?;
             match answer {
                 // A number of µs is exact in Lua's doubles until the year 2255, and in the integer Redis makes of it.
                 Value::Int(fence) => Ok(Claimed::Yes { fence: fence.unsigned_abs() }),

@@ -98,7 +98,7 @@ where
 
     fn deliver(self: Box<Self>, undone: Option<&StoreError>) {
         let answer = match undone {
-            Some(error) => Err(error.again()),
+            Some(error) => Err(error.clone()),
             None => self.answer.unwrap_or_else(|| Err(stopped())),
         };
         let _ = self.to.send(answer); // who asked may have gone
