@@ -7,6 +7,8 @@
 #
 # make fuzz          each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
 # make advisories    known vulnerabilities of the dependencies, by a database that is fetched from GitHub
+# make lab           faults from outside on real processes and servers; writes lab/results.md (about half an hour)
+# make lab-mutants   faults sown into the product, each of which the lab must find
 # make test-matrix   the scenarios with every face on every store
 #
 # PYTHON=python3.13 takes another interpreter, VENV=folder another place for its virtual environment.
@@ -23,7 +25,7 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test test-matrix check docs advisories fuzz fuzzer bench build apps servers wrk core-lines clean
+.PHONY: demo example test test-matrix lab lab-mutants check docs advisories fuzz fuzzer bench build apps servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
@@ -37,6 +39,13 @@ test: $(VENV)/.test build apps servers
 
 test-matrix: $(VENV)/.test build apps servers
 	$(BIN)/python -m pytest conformance --product matrix
+
+# A broken promise makes it fail, and names the seed that repeats it: make lab LAB="--seed 7 --scenario kills"
+lab: $(VENV)/.test build servers
+	$(BIN)/python -m lab $(or $(LAB),--write)
+
+lab-mutants: $(VENV)/.test servers
+	$(BIN)/python -m lab.mutants $(MUTANTS)
 
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ class Proxy:
     - `cut_after_commands`, `cut_before_commands`: the next command closes the connection, after or without reaching the
       server.
     - `refuse`: cuts every connection, and takes none until `listen`; `refuse_new` leaves those that are there.
+    - `shape`: what passes is split, merged and delayed, by random numbers from a seed.
     - `latency`: seconds that each of the server's answers takes longer.
     - `answer_itself`: every command of a new connection gets this error, and reaches no server; `answered` is set each
       time.
@@ -45,6 +47,7 @@ class Proxy:
         self.open.set()
         self.held = threading.Event()
         self.cut: str | None = None
+        self.dice: random.Random | None = None
         self.was_cut = threading.Event()
         self.executed = threading.Event()
 
@@ -94,6 +97,22 @@ class Proxy:
         self.own_answer = error
         if error is None:
             self.drop_all()
+
+    def shape(self, seed: int | None) -> None:
+        """``None``: bytes pass as they come again."""
+        self.dice = None if seed is None else random.Random(seed)
+
+    def _send(self, to: socket.socket, data: bytes) -> None:
+        """Sends bytes on, all at once or as `shape` says."""
+        dice = self.dice
+        if dice is None:
+            to.sendall(data)
+            return
+        time.sleep(dice.choice((0, 0, 0.001, 0.02)))  # what comes meanwhile is read, and sent, in one piece
+        while data:
+            length = dice.choice((1, 7, 50, len(data)))
+            to.sendall(data[:length])
+            data = data[length:]
 
     def cut_before_commands(self) -> None:
         self.was_cut.clear()
@@ -149,7 +168,7 @@ class Proxy:
                 is_cut = (
                     self.cut == "after"
                 )  # asked before it is sent: a command from before the cut has had its answer
-                server.sendall(data)
+                self._send(server, data)
                 if is_cut:
                     self.executed.wait(5)  # the server's answer proves it, and goes no further
                     self._close(client, server)
@@ -167,7 +186,7 @@ class Proxy:
                     self.held.set()
                     self.open.wait(60)
                 time.sleep(self.latency)
-                client.sendall(data)
+                self._send(client, data)
         self._close(client)  # what it has sent still goes to the server
 
     def _close(self, *ends: socket.socket) -> None:

@@ -111,9 +111,9 @@ class Server:
         finally:
             self.kill()
 
-    def folder_of_nobody(self) -> Path:
+    def folder_of_nobody(self, within: Path | None = None) -> Path:
         """A folder for a program that is started by `_as_nobody`; it is removed at the end."""
-        folder = Path(tempfile.mkdtemp(prefix="server-"))
+        folder = Path(tempfile.mkdtemp(prefix="server-", dir=within))
         self._folders.append(folder)
         if os.geteuid() == 0:
             os.chown(folder, 65534, 65534)
@@ -189,13 +189,14 @@ class PostgresServer(Server):
 
     Parameters:
         settings: as ``name=value``.
+        within: where its folder is made, by default where temporary files are.
     """
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(self, *settings: str, within: Path | None = None) -> None:
         super().__init__()
         self.port = free_port()
         self.settings = ["max_connections=400", *settings]
-        self.folder = self.folder_of_nobody()
+        self.folder = self.folder_of_nobody(within)
         initdb = [self._program("initdb"), "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]
         done = subprocess.run(
             [*_as_nobody(), *initdb, "-D", str(self.folder / "data")], capture_output=True, text=True, timeout=60

@@ -1,0 +1,44 @@
+"""``python -m lab``: runs the scenarios, prints a table, and fails where a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+
+from lab.report import HEADER, line, write
+from lab.run import Result, measure
+from lab.scenarios import SCENARIOS
+
+
+def main() -> int:
+    """Runs what the command line asks for."""
+    words = argparse.ArgumentParser(prog="lab", description=__doc__)
+    words.add_argument("--scenario", choices=SCENARIOS, action="append", help="this one; may be given again")
+    words.add_argument("--store", action="append", help="this one; may be given again")
+    words.add_argument("--seed", type=int, help="of everything random; by default another one each time")
+    words.add_argument("--operations", type=int, help="for each scenario and store")
+    words.add_argument("--small", action="store_true", help="as many operations as in the tests")
+    words.add_argument("--write", action="store_true", help="write lab/results.md")
+    asked = words.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started
+    seed = random.randrange(10**6) if asked.seed is None else asked.seed
+    print(f"seed {seed}\n\n{HEADER}", flush=True)
+    results: list[Result] = []
+    for name in asked.scenario or SCENARIOS:
+        scenario = SCENARIOS[name]
+        for store in scenario.stores:
+            if not asked.store or store in asked.store:
+                operations = asked.operations or scenario.operations(store, is_small=asked.small)
+                results.append(result := measure(name, store, seed, operations))
+                print(line(result), flush=True)
+                if result.broken:
+                    print(result.told(), file=sys.stderr, flush=True)
+    if asked.write:
+        write(results, seed)
+    return int(any(result.broken for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
