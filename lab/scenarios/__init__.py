@@ -142,7 +142,7 @@ SCENARIOS: dict[str, Scenario] = {
         "one process holds this many claims for three leases; each lease is looked at in the server all the time",
         stores=("redis",),
         measured=crowds.leases,
-        small=2000,
+        small=500,
         large=10_000,
     ),
     "cancelled": Scenario(

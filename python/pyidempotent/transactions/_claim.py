@@ -185,6 +185,7 @@ _AUTOCOMMIT = (
 
 def _ended(who: str) -> RuntimeError:
     return RuntimeError(
-        f"the transaction that the block of {who} began in has ended inside of it: leave commit() and rollback() to the "
-        "code around the block. The result is not stored; where the block committed, a repeat gets IdempotencyUnknown"
+        f"the transaction that the block of {who} began in has ended inside of it: leave commit() and rollback() to "
+        "the code around the block. The result is not stored. Where the block committed, a repeat gets "
+        "IdempotencyUnknown"
     )
