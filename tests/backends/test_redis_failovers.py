@@ -25,8 +25,10 @@ def settled(load: Load, moment: float) -> float:
 
 
 def follows(replica: RedisServer, load: Load) -> None:
-    """Returns when a replica gets what the callers write, and they have written more since. A primary sends nothing to a
-    new replica for a second."""
+    """Returns when a replica gets what the callers write, and they have written more since.
+
+    A primary sends nothing to a new replica for a second.
+    """
     until(lambda: replica.cli("DBSIZE") != "0")
     settled(load, time.monotonic())
 
@@ -36,9 +38,10 @@ def judged(load: Load, moment: float, what: str) -> None:
     back = load.back_after(moment)
     lost = load.repeated()
     print(f"\n{what}: back after {back:.2f} s; {load.said()}; {lost} answers lost")
-    assert back < 2, load.said()
-    # A claim, and then the store's word on its end.
-    assert load.longest < 4 * load.time_limit + 1, load.said()
+    # Below one second where the machine has nothing else to do; servers and callers share its cores.
+    assert back < 4, load.said()
+    # A claim, the store's word on its end, and what the machine is late.
+    assert load.longest < 4 * load.time_limit + 2, load.said()
     assert load.second_runs <= load.callers, load.said()
 
 

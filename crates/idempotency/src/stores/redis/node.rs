@@ -23,7 +23,7 @@ pub(super) struct Node {
 pub(super) enum Finder {
     At(RedisAddress, Arc<Dial>),
     /// Where the sentinels say.
-    Primary(Sentinels),
+    Primary(Box<Sentinels>),
 }
 
 #[derive(Default)]

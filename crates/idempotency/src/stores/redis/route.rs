@@ -73,7 +73,7 @@ impl Route {
                 let asks = dial(Who::Login(their_login), 0, is_encrypted, Expected::Sentinel);
                 let (dial, first) =
                     (Arc::new(dial(who, database, encrypted, Expected::Primary)), sentinels.first().cloned());
-                let sentinels = Sentinels::new(service, sentinels, asks, dial.clone(), time_limit);
+                let sentinels = Box::new(Sentinels::new(service, sentinels, asks, dial.clone(), time_limit));
                 (dial, first, Kind::One(Node::new(Finder::Primary(sentinels))))
             }
             RedisServers::Cluster(nodes) => {

@@ -100,21 +100,27 @@ impl Sentinels {
 
     /// Who is the primary, by the newest word of those that answer; then who others take for it.
     ///
-    /// All are asked at once. The answers of more than half of them do: one that is cut off is outvoted.
+    /// All are asked at once. The answers of more than half of them do, where others take longer: one that is cut off is
+    /// outvoted. The one that has just promoted a replica is the first to know it.
     async fn primaries(&self) -> Result<Vec<RedisAddress>, StoreError> {
         self.due.store(self.now() + millis(PAUSE), Ordering::Relaxed);
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut asked: FuturesUnordered<_> = known.iter().map(|at| async move { (at, self.ask(at).await) }).collect();
         // The rest of the time is for the primary.
-        let end = tokio::time::Instant::now() + self.time_limit / 2;
+        let mut end = tokio::time::Instant::now() + self.time_limit / 2;
         let (mut told, mut error) = (vec![], None::<StoreError>);
-        while told.len() <= known.len() / 2 {
+        loop {
             let answer = tokio::select! {
                 answer = asked.next() => answer,
                 () = sleep_until(end) => None,
             };
             match answer {
-                Some((at, Ok(answer))) => told.push((at.clone(), answer)),
+                Some((at, Ok(answer))) => {
+                    told.push((at.clone(), answer));
+                    if told.len() == known.len() / 2 + 1 {
+                        end = end.min(tokio::time::Instant::now() + self.time_limit / 10);
+                    }
+                }
                 Some((_, Err(failed))) => {
                     // A refusal is for somebody to mend; what can't be reached may come back.
                     if error.as_ref().is_none_or(StoreError::is_passing) {
