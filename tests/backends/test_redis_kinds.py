@@ -95,7 +95,7 @@ def test_a_keydb_that_merges_what_others_write_is_refused_by_name(redis_server: 
         def charge(order: str) -> None:
             raise AssertionError("it ran")
 
-        with pytest.raises(IdempotencyStoreUnavailable, match="is a KeyDB that merges .*active-replica no") as refused:
+        with pytest.raises(IdempotencyStoreUnavailable, match=r"is a KeyDB that merges .*active-replica no") as refused:
             charge("a")
         assert refused.value.retry_after is None
 
