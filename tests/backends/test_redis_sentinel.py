@@ -10,6 +10,7 @@ import pytest
 import redis.asyncio.sentinel
 import redis.sentinel
 
+from clients import until
 from proxy import until_answered
 from pyidempotent import IdempotencyConflict, IdempotencyStoreUnavailable, attempt, idempotent
 from pyidempotent.backends.redis import RedisBackend
@@ -117,3 +118,22 @@ def test_sentinels_that_nobody_named_are_asked_too() -> None:
         promotion(replica)
         assert until_answered(lambda: charge("after")) == "after"
         assert replica.cli("DBSIZE") in "12"  # the first may have come over
+
+
+def test_a_primary_that_was_replaced_is_left_although_it_answers(tmp_path: Any) -> None:
+    with RedisServer() as before, RedisServer() as after, Sentinel(tmp_path, "shop", before.port) as sentinel:
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/shop"
+
+        @idempotent(RedisBackend(url, time_limit=0.2), key="order")
+        def charge(order: str) -> str:
+            return order
+
+        charge("before")
+        sentinel.cli("SENTINEL", "REMOVE", "shop")
+        sentinel.cli("SENTINEL", "MONITOR", "shop", "127.0.0.1", str(after.port), "1")
+
+        def has_moved() -> bool:
+            charge(uuid.uuid4().hex)
+            return after.cli("DBSIZE") != "0"
+
+        until(has_moved)

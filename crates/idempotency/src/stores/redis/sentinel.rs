@@ -21,8 +21,8 @@ use super::errors::not_connected;
 use super::options::RedisAddress;
 use crate::error::{StoreError, StoreErrorKind};
 
-/// How often sentinels are asked while the connection to the primary stands.
-const PAUSE: Duration = Duration::from_secs(10);
+/// After how many time limits sentinels are asked again while the connection to the primary stands.
+const PAUSE: u32 = 10;
 
 /// Sentinels of one service.
 pub(super) struct Sentinels {
@@ -83,7 +83,7 @@ impl Sentinels {
     /// Whether a while has passed since they were asked.
     pub(super) fn is_due(&self) -> bool {
         let (due, now) = (self.due.load(Ordering::Relaxed), self.now());
-        let next = now + millis(PAUSE);
+        let next = now + millis(self.time_limit * PAUSE);
         now >= due && self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
@@ -103,7 +103,7 @@ impl Sentinels {
     /// All are asked at once. The answers of more than half of them do, where others take longer: one that is cut off is
     /// outvoted. The one that has just promoted a replica is the first to know it.
     async fn primaries(&self) -> Result<Vec<RedisAddress>, StoreError> {
-        self.due.store(self.now() + millis(PAUSE), Ordering::Relaxed);
+        self.due.store(self.now() + millis(self.time_limit * PAUSE), Ordering::Relaxed);
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut asked: FuturesUnordered<_> = known.iter().map(|at| async move { (at, self.ask(at).await) }).collect();
         // The rest of the time is for the primary.
