@@ -76,7 +76,6 @@ pub(super) struct Dial {
     who: Who,
     database: u32,
     encrypted: bool,
-    #[cfg_attr(not(feature = "redis-tls"), expect(dead_code, reason = "there is no encryption then"))]
     tls: RedisTls,
     expected: Expected,
     wanted: Wanted,
