@@ -126,6 +126,13 @@ def case(store: str, do: str, concurrency: int, count: int, form: str = "key") -
 
 
 RIVALS = ("ours", "idemkit", "original")
+
+#: The two rows on a primary with a replica.
+WITHOUT, CONFIRMED = (
+    "Redis with a replica, 64 concurrent, first",
+    "Redis with a replica and replicas=1, 64 concurrent, first",
+)
+
 ROWS = [
     Row("Redis, 64 concurrent, first", case("redis", "first", 64, 4000), RIVALS, faster_than_rivals(8), "8 × rivals"),
     Row("Redis, 64 concurrent, replay", case("redis", "replay", 64, 6000), RIVALS, faster_than_rivals(8), "8 × rivals"),
@@ -160,6 +167,8 @@ ROWS = [
         faster_than("redis-py", 4),
         "4 × redis-py's GET",
     ),
+    Row(WITHOUT, case("replicated", "first", 64, 4000), ("ours",)),
+    Row(CONFIRMED, case("confirmed", "first", 64, 4000), ("ours",)),
     Row("memory, 64 concurrent, first", case("memory", "first", 64, 8000), RIVALS, faster_than_rivals(6), "6 × rivals"),
     Row(
         "memory, 64 concurrent, replay",
@@ -305,7 +314,9 @@ def commit() -> str:
     return subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip()
 
 
-def measure(server: RedisServer, database: PostgresServer, folder: Path) -> tuple[list[list[float]], list[float]]:
+def measure(
+    server: RedisServer, primary: RedisServer, database: PostgresServer, folder: Path
+) -> tuple[list[list[float]], list[float]]:
     """Fills `ROWS`; returns the wake-ups and the growth, which have one subject only."""
     subjects = {name: Subject(name) for name in NAMES}
     wakes: list[list[float]] = []
@@ -313,11 +324,17 @@ def measure(server: RedisServer, database: PostgresServer, folder: Path) -> tupl
         for number in range(ROUNDS):
             for row in ROWS:
                 for subject in row.subjects:
-                    urls = {"sqlite": str(folder / f"{number}-{row.name}.db"), "postgres": database.url}
+                    urls = {
+                        "sqlite": str(folder / f"{number}-{row.name}.db"),
+                        "postgres": database.url,
+                        "replicated": primary.url,
+                        "confirmed": f"{primary.url}?replicas=1",
+                    }
                     url = urls.get(row.case["store"], server.url)
                     took = subjects[subject].run({**row.case, "url": url})
                     row.took.setdefault(subject, []).append(took)
-                    server.cli("FLUSHALL")
+                    for one in (server, primary):
+                        one.cli("FLUSHALL")
                 print(
                     f"round {number + 1} of {ROUNDS}: {row.name:44}", *(f"{s} {t[-1]:.1f}" for s, t in row.took.items())
                 )
@@ -362,6 +379,12 @@ def report(wakes: list[list[float]], growth: float, imported: float, others: flo
     late = [statistics.quantiles(times, n=100)[98] for times in wakes]
     single = [
         ("SQLite, durable: 64 concurrent against 1 at a time", f"{shared:.1f} ×", "at least 8 ×", shared >= 8),
+        (
+            "Redis, `replicas=1` against without: 64 concurrent, first",
+            f"{by_name[WITHOUT] / by_name[CONFIRMED]:.2f} ×",
+            "at least 0.6 ×",
+            by_name[WITHOUT] / by_name[CONFIRMED] >= 0.6,
+        ),
         ("memory store, per record with a result of 200 bytes", f"{growth:.0f} bytes", "under 600 bytes", growth < 600),
         ("`import pyidempotent` beyond `import asyncio`", f"{imported:.1f} ms", "under 30 ms", imported < 30),
         (
@@ -388,10 +411,18 @@ def main() -> None:
     prepare()
     neighbours = Neighbours()
     folders = tempfile.TemporaryDirectory(dir=ROOT / ".bench")
-    with RedisServer() as server, PostgresServer() as database, folders as folder:
+    with (
+        RedisServer() as server,
+        RedisServer("--repl-diskless-sync-delay", "0") as primary,
+        RedisServer("--replicaof", f"127.0.0.1 {primary.port}") as replica,
+        PostgresServer() as database,
+        folders as folder,
+    ):
+        while "master_link_status:up" not in replica.cli("INFO", "replication"):
+            time.sleep(0.1)  # nothing tells
         database.sql((ROOT / "crates/idempotency/src/stores/postgres/schema.sql").read_text())
         database.sql("INSERT INTO idempotency.records VALUES ('bench:select', repeat('x', 150)::bytea, 0, 9e18)")
-        wakes, growth = measure(server, database, Path(folder))
+        wakes, growth = measure(server, primary, database, Path(folder))
     others = neighbours.share()
     text, unexplained = report(wakes, growth[0], import_time(), others)
     (HERE / "results.md").write_text(text)

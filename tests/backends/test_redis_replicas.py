@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from proxy import Proxy
 from pyidempotent import IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.testing import check_backend
@@ -117,6 +118,32 @@ def test_each_node_of_a_cluster_asks_its_own_replicas() -> None:
         for primary in cluster.primaries:
             assert "cmdstat_wait:" in primary.cli("INFO", "commandstats")
             assert cluster.replica_of(primary).cli("DBSIZE") == primary.cli("DBSIZE") != "0"
+
+
+class Moving(Proxy):
+    """A name that leads each new connection to the next server, and stays with the last."""
+
+    def __init__(self, *ports: int) -> None:
+        self.ports = list(ports)
+        super().__init__(ports[0])
+
+    @property
+    def target(self) -> int:
+        return self.ports.pop(0) if len(self.ports) > 1 else self.ports[0]
+
+    @target.setter
+    def target(self, port: int) -> None: ...
+
+
+def test_another_server_by_the_same_name_confirms_nothing() -> None:
+    with (
+        RedisServer() as first,
+        RedisServer("--repl-diskless-sync-delay", "0") as second,
+        following(second),
+        Moving(first.port, second.port) as name,
+    ):
+        backend = RedisBackend(name.url, replicas=1, time_limit=5)
+        is_not_confirmed(backend, "another server answers there by now", 5)
 
 
 def test_numbers_of_servers_are_checked() -> None:

@@ -183,16 +183,6 @@ async fn a_completion_is_confirmed_without_memory_left() {
     assert_eq!(engine.begin(&call(3)).await.unwrap_err().kind(), StoreErrorKind::Full);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_server_at_the_address_confirms_nothing() {
-    let (mut primary, _replica) = pair(&[]);
-    let (store, own) = (store(&primary, "replicas=1"), record());
-    assert!(matches!(claim(&store, &own).await, Ok(Claimed::Yes { .. })));
-    primary.restart();
-    let error = claim(&store, &record()).await.expect_err("a connection was lost");
-    assert!(error.is_passing(), "{error}");
-}
-
 #[tokio::test]
 async fn files_need_a_newer_server() {
     let server = Redis::start(&["--appendonly", "yes"]);

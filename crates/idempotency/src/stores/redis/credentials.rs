@@ -125,8 +125,9 @@ impl Granted {
     /// How long another one is waited for that could not be had.
     fn pause_after_failure(&self) -> Duration {
         match self.valid_for.map(|whole| whole.saturating_sub(self.since.elapsed())) {
-            Some(left) if !left.is_zero() => (left / 4).clamp(SHORTEST, TRIED_AGAIN),
-            _ => TRIED_AGAIN,
+            Some(left) if left.is_zero() => OVERDUE,
+            Some(left) => (left / 4).clamp(SHORTEST, TRIED_AGAIN),
+            None => TRIED_AGAIN,
         }
     }
 }
@@ -136,6 +137,9 @@ const ASKED_AGAIN: Duration = Duration::from_secs(60);
 
 /// The pause before a login that failed is tried again, at most.
 const TRIED_AGAIN: Duration = Duration::from_secs(10);
+
+/// The pause where the login that is used has ended.
+const OVERDUE: Duration = Duration::from_secs(1);
 
 /// The shortest pause between two questions: an answer may end at once.
 const SHORTEST: Duration = Duration::from_millis(50);
