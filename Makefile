@@ -25,7 +25,7 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test test-matrix lab lab-mutants check docs advisories fuzz fuzzer bench build apps servers wrk core-lines clean
+.PHONY: demo example test test-matrix model lab lab-mutants check docs advisories fuzz fuzzer bench build apps servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
@@ -39,6 +39,10 @@ test: $(VENV)/.test build apps servers
 
 test-matrix: $(VENV)/.test build apps servers
 	$(BIN)/python -m pytest conformance --product matrix
+
+# What `make test` leaves out of the model of the protocol: attempts that differ, an operator, a store that forgets.
+model:
+	cargo test -p idempotency --all-features --test model -- --include-ignored --nocapture
 
 # A broken promise makes it fail, and names the seed that repeats it: make lab LAB="--seed 7 --scenario kills"
 lab: $(VENV)/.test build servers

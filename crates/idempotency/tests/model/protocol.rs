@@ -5,6 +5,7 @@
 //! and that is less.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use idempotency::decide::{self, Start};
 use idempotency::{AfterCrash, State};
@@ -25,10 +26,9 @@ pub struct Protocol<const N: usize> {
     pub losses: u8,
     /// Whether a result may be one that can't be kept.
     pub not_kept: bool,
-    /// Whether a state knows what has happened on the way to it.
-    pub remembers: bool,
     pub fault: Option<Fault>,
-    pub remedies: Vec<Remedy>,
+    /// What has happened on any course so far, one bit for each [`Event`].
+    pub happened: Arc<AtomicU32>,
     pub answers: Arc<Answers>,
 }
 
@@ -41,22 +41,16 @@ pub enum Fault {
     StartsUnlooked,
     /// A claim that was not answered is released once.
     ReleasesOnce,
+    /// A call that sent a claim in vain does not look for it after its end.
+    LooksNoMore,
+    /// A claim that meets itself counts its lease from this sending, whenever the store took the claim.
+    TrustsItsOwnSending,
     /// A resolution compares the fence alone.
     ResolvesByFence,
     /// A renewal, a completion or a release is taken whoever sends it.
     RenewsByKey,
     CompletesByKey,
     ReleasesByKey,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// A claim that meets itself believes in what the store says is left of its lease.
-    BelievesStore,
-    /// A call that sent a claim in vain looks for it after its end, as one that gives it back.
-    LooksAfterwards,
-    /// "Unknown" is not written where nothing stands.
-    UnknownNeverRecreates,
 }
 
 /// How work ends.
@@ -112,9 +106,8 @@ impl<const N: usize> Protocol<N> {
             insists: false,
             losses: 0,
             not_kept: false,
-            remembers: false,
             fault: None,
-            remedies: vec![],
+            happened: Arc::default(),
             answers: Arc::default(),
         }
     }
@@ -127,10 +120,8 @@ impl<const N: usize> Protocol<N> {
         self.fault == Some(fault)
     }
 
-    fn note(&self, world: &mut World<N>, event: Event) {
-        if self.remembers {
-            world.events |= 1 << event as u32;
-        }
+    fn note(&self, event: Event) {
+        self.happened.fetch_or(1 << event as u32, Ordering::Relaxed);
     }
 
     fn gone(&self, world: &World<N>, who: usize) -> Phase {
@@ -148,9 +139,6 @@ impl<const N: usize> Protocol<N> {
         match work {
             Work::Complete(state) if self.has(Fault::RecreatesLate) => {
                 Message::Complete { state, recreates: if Self::recreates(lease) > 0 { ALWAYS } else { 0 } }
-            }
-            Work::Complete(State::Unknown) if self.remedies.contains(&Remedy::UnknownNeverRecreates) => {
-                Message::Complete { state: State::Unknown, recreates: 0 }
             }
             Work::Complete(state) => Message::Complete { state, recreates: Self::recreates(lease) },
             Work::Release => Message::Release,
@@ -198,7 +186,7 @@ impl<const N: usize> Protocol<N> {
                         attempt.cut = Cut::Followed;
                     }
                 }
-                self.note(world, if before.is_some() { Event::TookOver } else { Event::Claimed });
+                self.note(if before.is_some() { Event::TookOver } else { Event::Claimed });
             }
             Ask::Renew if is_change => {
                 broken = broken.or((!is_own).then_some(Broken::Unfenced));
@@ -207,7 +195,7 @@ impl<const N: usize> Protocol<N> {
                     world.protected = TTL;
                 }
                 if before.is_some_and(Stored::is_lapsed) {
-                    self.note(world, Event::Revived);
+                    self.note(Event::Revived);
                 }
             }
             Ask::Release if is_change => {
@@ -218,18 +206,20 @@ impl<const N: usize> Protocol<N> {
                 }
             }
             Ask::Complete { .. } if is_change => {
-                let recreates =
-                    before.is_none() && attempt.granted > 0 && matches!(attempt.cut, Cut::No | Cut::Forgotten);
+                // What has had its effect is not to be run again: where nothing stands its end is written once more, as
+                // long as its lease would last. Never over another's record, nor after an operator's result.
+                let may_recreate = matches!(attempt.cut, Cut::No | Cut::Removed | Cut::Forgotten);
+                let recreates = before.is_none() && attempt.granted > 0 && may_recreate;
                 broken = broken.or((!is_own && !recreates).then_some(Broken::Unfenced));
                 if attempt.has_begun {
                     world.protected = TTL;
                 }
                 if before.is_none() {
-                    self.note(world, Event::Recreated);
+                    self.note(Event::Recreated);
                 }
             }
-            Ask::Complete { .. } if told == Told::Stored => self.note(world, Event::CompletedTwice),
-            Ask::Complete { .. } if before.is_some_and(Stored::is_done) => self.note(world, Event::Replaced),
+            Ask::Complete { .. } if told == Told::Stored => self.note(Event::CompletedTwice),
+            Ask::Complete { .. } if before.is_some_and(Stored::is_done) => self.note(Event::Replaced),
             _ => {}
         }
         world.broken = world.broken.or(broken);
@@ -248,22 +238,24 @@ impl<const N: usize> Protocol<N> {
         let behind = LEASE - world.attempts[who].granted;
         world.attempts[who].phase = match told {
             Told::Claimed => Phase::Claimed(Lease { since, first_renewal: None, behind: 0 }),
-            Told::Met(Met::Itself) if self.remedies.contains(&Remedy::BelievesStore) => {
-                let since = LEASE - world.store.map_or(0, Stored::lease_left);
+            Told::Met(Met::Itself) if self.has(Fault::TrustsItsOwnSending) => {
                 Phase::Claimed(Lease { since, first_renewal: None, behind })
             }
-            Told::Met(Met::Itself) => Phase::Claimed(Lease { since, first_renewal: None, behind }),
+            Told::Met(Met::Itself) => {
+                let passed = LEASE - world.store.map_or(0, Stored::lease_left);
+                Phase::Claimed(Lease { since: LEASE.min(since + passed), first_renewal: None, behind })
+            }
             Told::Met(Met::Lapsed(seen)) => Phase::Claiming { seen: Some(seen), sent: None },
             Told::Met(Met::InFlight) if waits => Phase::Claiming { seen, sent: None },
             Told::Met(_) => self.gone(world, who),
             other => unreachable!("a claim is not told {other:?}"),
         };
         match told {
-            Told::Met(Met::Itself) => self.note(world, Event::RecognisedItself),
-            Told::Met(Met::Replay) => self.note(world, Event::Replayed),
-            Told::Met(Met::NotKept) => self.note(world, Event::ToldNotKept),
-            Told::Met(Met::Unknown) => self.note(world, Event::ToldUnknown),
-            Told::Met(Met::Mismatch) => self.note(world, Event::ToldMismatch),
+            Told::Met(Met::Itself) => self.note(Event::RecognisedItself),
+            Told::Met(Met::Replay) => self.note(Event::Replayed),
+            Told::Met(Met::NotKept) => self.note(Event::ToldNotKept),
+            Told::Met(Met::Unknown) => self.note(Event::ToldUnknown),
+            Told::Met(Met::Mismatch) => self.note(Event::ToldMismatch),
             _ => {}
         }
         Some(())
@@ -276,7 +268,7 @@ impl<const N: usize> Protocol<N> {
             _ => (None, None),
         };
         attempt.late = attempt.late.or(Some(Message::Claim { takes_over: seen }));
-        attempt.looks = self.remedies.contains(&Remedy::LooksAfterwards);
+        attempt.looks = !self.has(Fault::LooksNoMore);
         attempt.phase = if again { Phase::Claiming { seen, sent: Some(0) } } else { Phase::GivingBack };
         (!again || sent.is_none()).then_some(())
     }
@@ -288,7 +280,7 @@ impl<const N: usize> Protocol<N> {
             return None;
         }
         (attempt.phase, attempt.has_begun) = (Phase::Running(lease), true);
-        let is_excused = matches!(attempt.cut, Cut::Resolved | Cut::Forgotten);
+        let is_excused = attempt.cut.is_unheard_of();
         let live = world.store.filter(|stored| stored.is_claim_of(who) && stored.lease_left() > 0);
         if live.is_none() && !is_excused {
             world.broken = world.broken.or(Some(Broken::BeganWithoutClaim));
@@ -339,8 +331,7 @@ impl<const N: usize> Protocol<N> {
     fn send(&self, world: &mut World<N>, who: usize) -> Option<()> {
         let Phase::Ending(work, lease) = world.attempts[who].phase else { return None };
         self.arrives(world, who, self.end_of(work, lease));
-        world.attempts[who].phase =
-            if work == Work::Release { self.gone(world, who) } else { Phase::Gone { crashed: false } };
+        world.attempts[who].phase = self.gone(world, who);
         Some(())
     }
 
@@ -363,7 +354,7 @@ impl<const N: usize> Protocol<N> {
         }
         attempt.phase = Phase::Gone { crashed: false };
         if is_released {
-            self.note(world, Event::GaveBack);
+            self.note(Event::GaveBack);
         }
         Some(())
     }
@@ -380,10 +371,11 @@ impl<const N: usize> Protocol<N> {
             world.broken = Some(Broken::ResultChanged);
         }
         if force || stood.lease_left() == 0 {
-            world.attempts[usize::from(stood.claimed_by)].cut = Cut::Resolved;
+            let cut = if completes { Cut::Resolved } else { Cut::Removed };
+            world.attempts[usize::from(stood.claimed_by)].cut = cut;
             world.protected = after.map_or(0, |_| TTL.min(world.protected * TTL));
         }
-        self.note(world, if completes { Event::ResolvedWithResult } else { Event::ResolvedToNothing });
+        self.note(if completes { Event::ResolvedWithResult } else { Event::ResolvedToNothing });
         Some(())
     }
 
@@ -392,7 +384,8 @@ impl<const N: usize> Protocol<N> {
         world.losses -= 1;
         world.protected = 0;
         let attempt = &mut world.attempts[usize::from(stored.claimed_by)];
-        if attempt.cut == Cut::No {
+        // An operator's word is forgotten as well.
+        if attempt.cut == Cut::No || stored.by_operator {
             attempt.cut = Cut::Forgotten;
         }
         Some(())
@@ -441,7 +434,6 @@ impl<const N: usize> Model for Protocol<N> {
             losses: self.losses,
             protected: 0,
             broken: None,
-            events: 0,
         }]
     }
 
@@ -500,11 +492,14 @@ impl<const N: usize> Model for Protocol<N> {
         // Under a fault a message may do what it should not: none is forgotten.
         if self.fault.is_none() {
             world.tidy();
+            if self.attempts.are_alike() {
+                world.sort();
+            }
         }
         (world != *last).then_some(world)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        properties()
+        properties(self)
     }
 }

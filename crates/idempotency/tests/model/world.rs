@@ -88,7 +88,7 @@ pub enum Phase {
     Running(Lease),
     /// Its end is to be sent.
     Ending(Work, Lease),
-    /// Its claim was not answered, and may have been made: it is to be released.
+    /// A claim of it was not answered, and may still come to stand: it is released until none can.
     GivingBack,
     /// Nothing more comes from it.
     Gone { crashed: bool },
@@ -134,10 +134,19 @@ pub enum Cut {
     Released,
     /// Another attempt has the claim, or had it.
     Followed,
-    /// An operator has resolved it.
+    /// An operator has put a result in its place.
     Resolved,
+    /// An operator has removed it.
+    Removed,
     /// The store came back without it.
     Forgotten,
+}
+
+impl Cut {
+    /// Whether nobody told the attempt, nor could its lease.
+    pub fn is_unheard_of(self) -> bool {
+        matches!(self, Self::Resolved | Self::Removed | Self::Forgotten)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +167,19 @@ impl Attempt {
 
     pub fn is_gone(self) -> bool {
         matches!(self.phase, Phase::Gone { .. })
+    }
+
+    fn rank(&self) -> (u8, u8, bool, bool) {
+        let phase = match self.phase {
+            Phase::Idle => 0,
+            Phase::Claiming { .. } => 1,
+            Phase::Claimed(_) => 2,
+            Phase::Running(_) => 3,
+            Phase::Ending(..) => 4,
+            Phase::GivingBack => 5,
+            Phase::Gone { .. } => 6,
+        };
+        (phase, self.granted, self.has_begun, self.late.is_some())
     }
 }
 
@@ -188,8 +210,6 @@ pub struct World<const N: usize> {
     /// For how long the key protects work that has begun.
     pub protected: u8,
     pub broken: Option<Broken>,
-    /// What has happened, one bit each, where the model is asked to keep it.
-    pub events: u32,
 }
 
 impl<const N: usize> World<N> {
@@ -213,6 +233,34 @@ impl<const N: usize> World<N> {
             }
             if let Some(Message::Complete { recreates, .. }) = &mut attempt.late {
                 passes(recreates);
+            }
+        }
+    }
+
+    /// Orders attempts that are alike, so that two worlds are one state which differ in their names alone.
+    pub fn sort(&mut self) {
+        for one in 1..N {
+            if self.attempts[one - 1].rank() > self.attempts[one].rank() {
+                self.swap((one - 1) as Who, one as Who);
+            }
+        }
+    }
+
+    fn swap(&mut self, one: Who, other: Who) {
+        let rename = |who: &mut Who| match *who {
+            old if old == one => *who = other,
+            old if old == other => *who = one,
+            _ => {}
+        };
+        self.attempts.swap(usize::from(one), usize::from(other));
+        self.store.iter_mut().for_each(|stored| rename(&mut stored.claimed_by));
+        self.seen.iter_mut().for_each(rename);
+        for attempt in &mut self.attempts {
+            if let Phase::Claiming { seen: Some(seen), .. } = &mut attempt.phase {
+                rename(seen);
+            }
+            if let Some(Message::Claim { takes_over: Some(seen) }) = &mut attempt.late {
+                rename(seen);
             }
         }
     }
