@@ -6,6 +6,7 @@ import argparse
 import random
 import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 from lab.report import HEADER, line, write
 from lab.run import Result, measure
@@ -20,21 +21,28 @@ def main() -> int:
     words.add_argument("--seed", type=int, help="of everything random; by default another one each time")
     words.add_argument("--operations", type=int, help="for each scenario and store")
     words.add_argument("--small", action="store_true", help="as many operations as in the tests")
+    words.add_argument(
+        "--at-once", type=int, default=1, help="so many runs side by side, by default one after the other"
+    )
     words.add_argument("--write", action="store_true", help="write lab/results.md")
     asked = words.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started
     seed = random.randrange(10**6) if asked.seed is None else asked.seed
     print(f"seed {seed}\n\n{HEADER}", flush=True)
+    cells = [
+        (name, store, seed, asked.operations or scenario.operations(store, is_small=asked.small))
+        for name, scenario in SCENARIOS.items()
+        for store in scenario.stores
+        if name in (asked.scenario or SCENARIOS) and store in (asked.store or scenario.stores)
+    ]
     results: list[Result] = []
-    for name in asked.scenario or SCENARIOS:
-        scenario = SCENARIOS[name]
-        for store in scenario.stores:
-            if not asked.store or store in asked.store:
-                operations = asked.operations or scenario.operations(store, is_small=asked.small)
-                results.append(result := measure(name, store, seed, operations))
-                print(line(result), flush=True)
-                if result.broken:
-                    print(result.told(), file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(asked.at_once) as pool:
+        runs = [pool.submit(measure, *cell) for cell in cells] if asked.at_once > 1 else []
+        for number, cell in enumerate(cells):
+            results.append(result := runs[number].result() if runs else measure(*cell))
+            print(line(result), flush=True)
+            if result.broken:
+                print(result.told(), file=sys.stderr, flush=True)
     if asked.write:
         write(results, seed)
     return int(any(result.broken for result in results))

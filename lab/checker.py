@@ -10,8 +10,8 @@ permitted that look like a broken promise:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from lab.history import INFINITY, Body, Call, Fault, History, Identity
@@ -78,8 +78,10 @@ def check(history: History) -> list[Broken]:
     for body in history.bodies:
         bodies[body.identity].append(body)
     broken: list[Broken] = []
+    faults = _by_worker(history)
     for identity, its_calls in calls.items():
-        record = _Record(history, identity, its_calls, sorted(bodies.pop(identity, []), key=lambda body: body.fence))
+        its_bodies = sorted(bodies.pop(identity, []), key=lambda body: body.fence)
+        record = _Record(history, identity, its_calls, its_bodies, faults)
         broken += record.check()
     for identity, strays in bodies.items():
         broken.append(Broken("P6", "a body ran that nobody asked for", identity, tuple(body.call for body in strays)))
@@ -89,6 +91,7 @@ def check(history: History) -> list[Broken]:
 def reruns(history: History) -> dict[str, int]:
     """How many bodies ran after another one of the same record, by what permitted it."""
     counts: dict[str, int] = defaultdict(int)
+    faults = _by_worker(history)
     by_identity: dict[Identity, list[Body]] = defaultdict(list)
     for body in sorted(history.bodies, key=lambda body: body.fence):
         by_identity[body.identity].append(body)
@@ -98,10 +101,22 @@ def reruns(history: History) -> dict[str, int]:
         if call.identity in again:
             calls[call.identity].append(call)
     for identity, bodies in again.items():
-        record = _Record(history, identity, calls[identity], bodies)
+        record = _Record(history, identity, calls[identity], bodies, faults)
         for before, after in pairwise(bodies):
             counts[record.permits(before, after) or "nothing"] += 1
     return counts
+
+
+def _by_worker(history: History) -> Mapping[int | None, list[Fault]]:
+    """The faults of each process and of the store, in time. What a process says again and again is one."""
+    faults: dict[int | None, list[Fault]] = defaultdict(list)
+    for fault in sorted(history.faults, key=lambda fault: fault.began):
+        last = next((other for other in reversed(faults[fault.worker]) if other.kind == fault.kind), None)
+        if fault.kind == "missed" and last is not None and fault.began - last.ended < history.time_limit:
+            last.ended = max(last.ended, fault.ended)
+        else:
+            faults[fault.worker].append(replace(fault))
+    return faults
 
 
 @dataclass
@@ -112,13 +127,8 @@ class _Record:
     identity: Identity
     calls: list[Call]
     bodies: list[Body]
-    faults: dict[int | None, list[Fault]] = field(default_factory=lambda: defaultdict(list))
-
-    def __post_init__(self) -> None:
-        workers = {call.worker for call in self.calls} | {None}
-        for fault in self.history.faults:
-            if fault.worker in workers:
-                self.faults[fault.worker].append(fault)
+    faults: Mapping[int | None, list[Fault]]
+    _held: dict[int, float] = field(default_factory=dict)
 
     def check(self) -> list[Broken]:
         return [
@@ -323,6 +333,11 @@ class _Record:
 
     def _holds_until(self, other: Call) -> float:
         """Until when this call may hold the key, at the latest."""
+        if other.number not in self._held:
+            self._held[other.number] = self._may_hold_until(other)
+        return self._held[other.number]
+
+    def _may_hold_until(self, other: Call) -> float:
         history, bound = self.history, self.history.lease + BEYOND_LEASE
         died = self.died(other.worker)
         if other.answered is None or died < other.answered:

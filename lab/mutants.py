@@ -104,7 +104,7 @@ MUTANTS: dict[str, Mutant] = {
     "renewal-by-key": Mutant(
         "Redis renews whatever claim stands there",
         (("stores/redis/renew.lua", _HEAD, _ANY_HEAD),),
-        (("late claims", "redis"), ("stops", "redis")),
+        (("late-claims", "redis"), ("stops", "redis")),
         ("P1", "P3", "P4"),
     ),
     "client-clock": Mutant(

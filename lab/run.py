@@ -62,8 +62,7 @@ class Result:
 
 def again(scenario: str, store: str, seed: int, operations: int) -> str:
     """The line that repeats a run."""
-    name = f"'{scenario}'" if " " in scenario else scenario
-    return f"python -m lab --scenario {name} --store {store} --seed {seed} --operations {operations}"
+    return f"python -m lab --scenario {scenario} --store {store} --seed {seed} --operations {operations}"
 
 
 def measure(scenario: str, store: str, seed: int, operations: int) -> Result:
@@ -82,7 +81,7 @@ def measure(scenario: str, store: str, seed: int, operations: int) -> Result:
             count(history, result)
             result.broken += drive.broken
             if result.broken:
-                result.file = BROKEN / f"{scenario.replace(' ', '-')}-{store}-{seed}.jsonl"
+                result.file = BROKEN / f"{scenario}-{store}-{seed}.jsonl"
                 history.save(result.file)
     result.seconds = time.monotonic() - began
     return result

@@ -85,7 +85,7 @@ SCENARIOS: dict[str, Scenario] = {
         network.delays,
         NETWORKED,
     ),
-    "late claims": Scenario(
+    "late-claims": Scenario(
         "the answer to a claim comes when its lease has ended, and another process works",
         network.late_claims,
         ("redis",),

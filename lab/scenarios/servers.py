@@ -147,4 +147,5 @@ def read_only(drive: Drive) -> None:
 
         drive.undo_after(drive.fault_dice.uniform(1, 3) * drive.settings.lease, over)
 
-    drive.every(2.0, 4.0, begin)
+    # After each the processes must get to work: they take nobody over for a grace.
+    drive.every(8.0, 10.0, begin)

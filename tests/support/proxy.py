@@ -47,6 +47,8 @@ class Proxy:
         self.open.set()
         self.held = threading.Event()
         self.cut: str | None = None
+        #: The connection that is cut after its command, towards the server.
+        self.victim: socket.socket | None = None
         self.dice: random.Random | None = None
         self.was_cut = threading.Event()
         self.executed = threading.Event()
@@ -165,22 +167,24 @@ class Proxy:
                 if self.cut == "before":
                     self.cut = None
                     break
-                is_cut = (
-                    self.cut == "after"
-                )  # asked before it is sent: a command from before the cut has had its answer
+                if self.cut == "after" and self.victim is None:
+                    self.victim = server  # before it is sent: no answer to it goes any further
                 self._send(server, data)
-                if is_cut:
-                    self.executed.wait(5)  # the server's answer proves it, and goes no further
-                    self._close(client, server)
-                    self.cut = None
-                    return
+                if self.victim is server:
+                    self.executed.wait(5)  # the server's answer proves it
+                    break
         self._close(client, server)
+        if self.victim is server:
+            self.cut = self.victim = None
 
     def _answers(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
-                self.executed.set()
-                if self.cut == "after" or self.loses:
+                # Of this connection alone: one that lives on and misses an answer takes each for another command's.
+                if self.victim is server:
+                    self.executed.set()
+                    continue
+                if self.loses:
                     continue
                 if not self.open.is_set():
                     self.held.set()
