@@ -82,7 +82,7 @@ def test_other_certificates_for_sentinels_can_not_be_carried_over(certificates: 
     (tmp_path / "other.pem").write_text("another authority")
     theirs = {**certificates.client, "ssl_ca_certs": str(tmp_path / "other.pem")}
     client = redis.sentinel.Sentinel([("127.0.0.1", 1)], sentinel_kwargs=theirs, **certificates.client)
-    with pytest.raises(TypeError, match="other certificates for sentinels"):
+    with pytest.raises(TypeError, match="other TLS settings for sentinels"):
         RedisBackend(client.master_for("shop"))
 
 
