@@ -143,7 +143,7 @@ class Backend:
                 unknown or lapsed is resolved: the one that you looked at may have ended since, or come back to life.
 
         An attempt that still runs after its record was completed here stores nothing. One whose record was freed may
-        still store its end until its lease ends, unless the key was claimed again: what has had its effect is not to
+        still store its end until its lease ends, unless another record stands there: what has had its effect is not to
         be run again. Look once more after the lease.
 
         Returns whether the record was resolved. Nothing changes otherwise.

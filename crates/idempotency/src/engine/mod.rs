@@ -165,7 +165,7 @@ impl Idempotency {
     /// or a stored result. `false`: no such record stands there, and nothing changed.
     ///
     /// An attempt whose record was completed stores nothing any more. One whose record was removed may still store its
-    /// end until its lease ends, unless the key was claimed again: what has had its effect is not to be run again. Look
+    /// end until its lease ends, unless another record stands there: what has had its effect is not to be run again. Look
     /// once more after the lease.
     pub async fn resolve(
         &self,
