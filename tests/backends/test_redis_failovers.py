@@ -33,8 +33,8 @@ def follows(replica: RedisServer, load: Load) -> None:
     settled(load, time.monotonic())
 
 
-def judged(load: Load, moment: float, what: str) -> None:
-    """What must hold of every failover."""
+def judged(load: Load, moment: float, what: str, *, most_lost: int | None = None) -> None:
+    """What must hold of every failover. ``most_lost``: how many keys may run again; by default one for each caller."""
     back = load.back_after(moment)
     lost = load.repeated()
     print(f"\n{what}: back after {back:.2f} s; {load.said()}; {lost} answers lost")
@@ -42,7 +42,7 @@ def judged(load: Load, moment: float, what: str) -> None:
     assert back < 4, load.said()
     # A claim, the store's word on its end, and what the machine is late.
     assert load.longest < 4 * load.time_limit + 2, load.said()
-    assert load.second_runs <= load.callers, load.said()
+    assert load.second_runs <= (load.callers if most_lost is None else most_lost), load.said()
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped", "replaced"])
@@ -60,7 +60,10 @@ def test_sentinels_promote_a_replica(how: str) -> None:
                 group.sentinels[0].cli("SENTINEL", "FAILOVER", group.service)
             return settled(load, promotion(replica))
 
-        judged(load, load.during(happens), f"sentinels, {how}")
+        moment = load.during(happens)
+        # Until the sentinels have told it, a primary that is well goes on, and nobody gets what it writes.
+        most_lost = load.answered_around(moment, 3) if how == "replaced" else None
+        judged(load, moment, f"sentinels, {how}", most_lost=most_lost)
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped", "replaced"])

@@ -124,6 +124,10 @@ class Load:
         """Runs of keys that had had one."""
         return sum(count - 1 for count in self.runs.values())
 
+    def answered_around(self, moment: float, seconds: float) -> int:
+        """How many calls were answered so many seconds before a moment and after it."""
+        return sum(call.answered and abs(call.ended - moment) < seconds for call in self.calls)
+
     def back_after(self, moment: float) -> float:
         """Seconds from a moment to the first answer to a call that began after it."""
         return min(call.ended for call in self.calls if call.answered and call.began >= moment) - moment

@@ -216,7 +216,7 @@ class RedisCluster(RedisGroup):
 
     def owner(self, key: str) -> ClusterNode:
         """The node that has a key's slot."""
-        return next(node for node in self.primaries if "MOVED" not in node.cli("GET", key))
+        return next(node for node in self.primaries if "MOVED" not in node.cli("EXISTS", key))
 
     def replica_of(self, primary: RedisServer) -> ClusterNode:
         """A node that follows another."""
