@@ -230,7 +230,7 @@ impl Renewal {
 
 /// Returns when the connection is lost.
 async fn renew(mut connection: MultiplexedConnection, asker: Arc<Asker>, mut granted: Granted) {
-    let mut pause = granted.pause();
+    let (mut pause, mut is_told) = (granted.pause(), false);
     loop {
         sleep(pause).await;
         let again = match asker.ask().await {
@@ -248,11 +248,13 @@ async fn renew(mut connection: MultiplexedConnection, asker: Arc<Asker>, mut gra
         };
         pause = match again {
             Ok(fresh) => {
-                granted = fresh;
+                (granted, is_told) = (fresh, false);
                 granted.pause()
             }
             Err(why) => {
-                tracing::warn!("a connection goes on with the credentials it has: {why}");
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!("a connection goes on with the credentials it has: {why}");
+                }
                 granted.pause_after_failure()
             }
         };
