@@ -128,10 +128,11 @@ def outcome(error: Exception) -> str:
 def call_in_thread(call: dict[str, Any], function: Callable[..., int]) -> None:
     this_call.set(call)
     began = time.monotonic()
+    told: tuple[str, int | None]
     try:
         told = ("value", function(call["key"], call["caller"], call["payload"]))
     except Exception as error:
-        told = (outcome(error), None)  # type: ignore[assignment]
+        told = (outcome(error), None)
     write(1, "answered", call["number"], began, time.monotonic(), *told)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from backends_in_use import runs_once
 from proxy import Proxy
 from pyidempotent import IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends.redis import RedisBackend
@@ -37,19 +38,6 @@ def following(primary: RedisServer, *arguments: str) -> Iterator[RedisServer]:
         yield replica
 
 
-def runs(backend: RedisBackend) -> None:
-    ran = []
-
-    @idempotent(backend, key="order")
-    def charge(order: str) -> str:
-        ran.append(order)
-        return order
-
-    order = str(uuid.uuid4())
-    assert [charge(order), charge(order)] == [order, order]
-    assert ran == [order]
-
-
 def is_not_confirmed(backend: RedisBackend, says: str, limit: float) -> None:
     @idempotent(backend, key="order")
     def charge(order: str) -> None:
@@ -71,10 +59,10 @@ def test_the_rules_of_stores_hold_with_confirmations(make: type[RedisServer]) ->
 def test_what_a_stopped_replica_has_not_heard_does_not_run(make: type[RedisServer]) -> None:
     with make("--repl-diskless-sync-delay", "0") as primary, following(primary) as replica:
         backend = RedisBackend(f"{primary.url}?replicas=1", time_limit=2)
-        runs(backend)
+        runs_once(backend)
         replica.signal(signal.SIGSTOP)
         is_not_confirmed(backend, "has written, but replicas=1 could not be confirmed", 2)
-        runs(RedisBackend(primary.url))  # without
+        runs_once(RedisBackend(primary.url))  # without
         replica.signal(signal.SIGCONT)
 
         @idempotent(backend, key="order", wait=20)
@@ -93,9 +81,9 @@ def test_what_is_on_disk_counts_with_aof(tmp_path: Path) -> None:
         following(primary, *files, "--dir", str(tmp_path / "replica")) as replica,
     ):
         for aof in (1, 2):
-            runs(RedisBackend(primary.url, aof=aof, replicas=1, time_limit=10))
+            runs_once(RedisBackend(primary.url, aof=aof, replicas=1, time_limit=10))
         replica.signal(signal.SIGSTOP)
-        runs(RedisBackend(primary.url, aof=1, time_limit=10))
+        runs_once(RedisBackend(primary.url, aof=1, time_limit=10))
         is_not_confirmed(RedisBackend(primary.url, aof=2, time_limit=3), "aof=2 could not be confirmed", 3)
         replica.signal(signal.SIGCONT)
     with ValkeyServer() as server:
@@ -105,7 +93,7 @@ def test_what_is_on_disk_counts_with_aof(tmp_path: Path) -> None:
 
 def test_replicas_of_a_primary_behind_sentinels() -> None:
     with RedisSentinels() as group:
-        runs(RedisBackend(group.url, replicas=1, time_limit=5))
+        runs_once(RedisBackend(group.url, replicas=1, time_limit=5))
         group.replica().signal(signal.SIGSTOP)
         is_not_confirmed(RedisBackend(group.url, replicas=1, time_limit=2), "replicas=1 could not be confirmed", 2)
 
@@ -113,7 +101,7 @@ def test_replicas_of_a_primary_behind_sentinels() -> None:
 def test_each_node_of_a_cluster_asks_its_own_replicas() -> None:
     with RedisCluster(replicas=1, timeout=5000) as cluster:
         for number in range(20):  # on all nodes
-            runs(RedisBackend(cluster.url, replicas=1, time_limit=10, prefix=f"{number}:"))
+            runs_once(RedisBackend(cluster.url, replicas=1, time_limit=10, prefix=f"{number}:"))
         # Each has been asked where its own keys lie, and its replica has what it wrote.
         for primary in cluster.primaries:
             assert "cmdstat_wait:" in primary.cli("INFO", "commandstats")

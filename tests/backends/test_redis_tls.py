@@ -17,6 +17,7 @@ import redis
 import redis.asyncio
 import trustme
 
+from backends_in_use import runs_once
 from clients import until
 from pyidempotent import IdempotencyStoreUnavailable, idempotent
 from pyidempotent.backends.redis import RedisBackend
@@ -88,19 +89,6 @@ def test_an_unknown_authority_is_refused(tls: Tls) -> None:
         charge("a")
 
 
-def works(backend: RedisBackend) -> None:
-    ran = []
-
-    @idempotent(backend, key="order")
-    def charge(order: str) -> str:
-        ran.append(order)
-        return order
-
-    order = str(uuid.uuid4())
-    assert [charge(order), charge(order)] == [order, order]
-    assert ran == [order]
-
-
 def is_refused(backend: RedisBackend, says: str) -> None:
     @idempotent(backend, key="order")
     def charge(order: str) -> None:
@@ -121,13 +109,13 @@ def test_a_server_by_another_name_is_refused(tls: Tls) -> None:
 
 
 def test_a_url_names_the_files(tls: Tls) -> None:
-    works(RedisBackend(tls.url()))
+    runs_once(RedisBackend(tls.url()))
 
 
 def test_a_certificate_and_its_key_may_be_one_file(tls: Tls, tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(Path(tls.certificate).read_bytes() + Path(tls.key).read_bytes())
-    works(RedisBackend(tls.url(ssl_certfile=str(both), ssl_keyfile="")))
+    runs_once(RedisBackend(tls.url(ssl_certfile=str(both), ssl_keyfile="")))
 
 
 def test_without_the_client_s_certificate_the_server_refuses(tls: Tls) -> None:
@@ -135,7 +123,7 @@ def test_without_the_client_s_certificate_the_server_refuses(tls: Tls) -> None:
 
 
 def test_the_server_may_have_another_name_than_its_host(tls: Tls) -> None:
-    works(RedisBackend(tls.url("127.0.0.1", ssl_server_hostname="redis.internal")))
+    runs_once(RedisBackend(tls.url("127.0.0.1", ssl_server_hostname="redis.internal")))
 
 
 def test_who_waits_at_a_server_by_another_name_is_answered(tls: Tls) -> None:
@@ -165,7 +153,7 @@ def warned(caplog: pytest.LogCaptureFixture, says: str) -> None:
 def test_a_name_that_is_not_to_be_checked_is_not_and_the_log_says_so_once(
     tls: Tls, caplog: pytest.LogCaptureFixture
 ) -> None:
-    works(RedisBackend(tls.url("127.0.0.1", ssl_check_hostname="False")))
+    runs_once(RedisBackend(tls.url("127.0.0.1", ssl_check_hostname="False")))
     warned(caplog, "the name in its certificate is not checked (ssl_check_hostname=false)")
 
 
@@ -179,7 +167,7 @@ def test_nothing_is_verified_where_that_is_asked_by_name_and_the_log_says_so_onc
     tls: Tls, caplog: pytest.LogCaptureFixture
 ) -> None:
     is_refused(RedisBackend(tls.url(ssl_ca_certs="")), UNKNOWN_AUTHORITY)
-    works(RedisBackend(tls.url("127.0.0.1", ssl_ca_certs="", ssl_cert_reqs="none")))
+    runs_once(RedisBackend(tls.url("127.0.0.1", ssl_ca_certs="", ssl_cert_reqs="none")))
     warned(caplog, "its certificate is not checked (ssl_cert_reqs=none)")
 
 
@@ -194,7 +182,7 @@ def test_nothing_is_verified_where_that_is_asked_by_name_and_the_log_says_so_onc
 def test_what_a_client_does_not_verify_is_carried_over(
     tls: Tls, more: dict[str, Any], says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    works(RedisBackend(redis.Redis(**tls.client(**more)), prefix=f"{uuid.uuid4()}:"))
+    runs_once(RedisBackend(redis.Redis(**tls.client(**more)), prefix=f"{uuid.uuid4()}:"))
     warned(caplog, says)
 
 
