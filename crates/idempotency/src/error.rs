@@ -26,6 +26,22 @@ pub enum StoreErrorKind {
     Setup,
 }
 
+impl StoreErrorKind {
+    /// Its name in events and metrics: `not_executed`, `unknown`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotExecuted => "not_executed",
+            Self::Unknown => "unknown",
+            Self::Refused => "refused",
+            Self::Full => "full",
+            Self::TooLarge => "too_large",
+            Self::Busy => "busy",
+            Self::Foreign => "foreign",
+            Self::Setup => "setup",
+        }
+    }
+}
+
 /// A store's failure: a kind to match on, words for a person, and the source.
 #[derive(Clone, Debug)]
 pub struct StoreError {

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::fingerprint::{Digest, hex};
 
@@ -233,11 +234,61 @@ impl Scope<'_> {
     }
 
     /// The operation and the key in words, for an operator who finds the record; never used to decide anything.
-    pub fn label(&self, key: &Key) -> String {
-        match self.operation {
+    pub fn label(&self, key: &Key) -> Label {
+        let words = match self.operation {
             Operation::Call(name) => [name, &key.0].join(" "),
             Operation::Http { method, path } => [method, &String::from_utf8_lossy(path), &key.0].join(" "),
-        }
+        };
+        let operation = words.len() - key.0.len() - 1;
+        Label { words: words.into(), operation, has_caller: self.caller.is_some() }
+    }
+}
+
+/// What a record is about, in words.
+///
+/// ```
+/// use idempotency::{Key, Operation, Scope};
+/// let scope = Scope { namespace: "", operation: Operation::Call("charge"), caller: None };
+/// let label = scope.label(&Key::new("order-7").unwrap());
+/// assert_eq!((label.words().as_ref(), label.operation()), ("charge order-7", "charge"));
+/// assert_eq!(format!("{label:?}"), "Label(\"charge\")");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Label {
+    words: Arc<str>,
+    /// How long the operation is, which the words begin with.
+    operation: usize,
+    has_caller: bool,
+}
+
+impl Label {
+    /// The operation and the key. Records are stored with them.
+    pub fn words(&self) -> &Arc<str> {
+        &self.words
+    }
+
+    /// The operation alone: the name of a function, or method and path.
+    pub fn operation(&self) -> &str {
+        &self.words[..self.operation]
+    }
+
+    /// Whether the key belongs to a caller.
+    pub fn has_caller(&self) -> bool {
+        self.has_caller
+    }
+}
+
+/// An operation without a key or a caller.
+impl From<&str> for Label {
+    fn from(operation: &str) -> Self {
+        Self { words: operation.into(), operation: operation.len(), has_caller: false }
+    }
+}
+
+/// Says the operation alone: a key may be the only secret that a client has.
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Label").field(&self.operation()).finish()
     }
 }
 

@@ -36,6 +36,7 @@ pub mod conformance;
 pub mod decide;
 pub mod engine;
 mod error;
+pub mod events;
 mod fingerprint;
 #[cfg(feature = "functions")]
 pub mod function;
@@ -58,7 +59,7 @@ pub use error::{StoreError, StoreErrorKind};
 pub use fingerprint::{Digest, Fingerprint, hex};
 #[cfg(feature = "functions")]
 pub use function::{Attempt, Begun, Done, Error};
-pub use key::{Key, KeyError, KeyFormat, MAX_KEY, Operation, Scope, ScopedKeys, StorageKey};
+pub use key::{Key, KeyError, KeyFormat, Label, MAX_KEY, Operation, Scope, ScopedKeys, StorageKey};
 pub use record::{AfterCrash, Micros, Record, RecordError, State, Token};
 pub use store::Store;
 

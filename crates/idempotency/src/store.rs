@@ -170,6 +170,11 @@ pub trait Store: Send + Sync + 'static {
     /// where the operator insists. `false`: there is no such record, and nothing changed.
     fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool>;
 
+    /// What it is called in events and metrics: `redis`. One word for every store of this kind.
+    fn kind(&self) -> &'static str {
+        "custom"
+    }
+
     /// The longest that an operation takes before it fails.
     fn time_limit(&self) -> Duration {
         Duration::from_secs(1)
@@ -220,6 +225,9 @@ macro_rules! pointers {
             }
             fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
                 (**self).resolve(key, resolution)
+            }
+            fn kind(&self) -> &'static str {
+                (**self).kind()
             }
             fn time_limit(&self) -> Duration {
                 (**self).time_limit()

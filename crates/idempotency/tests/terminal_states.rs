@@ -29,7 +29,7 @@ async fn crashed(place: &Place, call: &Call, after_crash: AfterCrash) {
         lease: LEASE.as_micros() as u64,
         ttl: 60_000_000,
         fingerprint: call.fingerprint,
-        label: call.label.clone(),
+        label: call.label.words().clone(),
         result: [].into(),
     };
     let claimed = place.store().claim(&call.key, &Claim { record, takes_over: None }).await;

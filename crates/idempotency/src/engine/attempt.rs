@@ -8,6 +8,7 @@ use super::current::CurrentAttempt;
 use super::holding::{Holding, Work};
 use crate::decide::Start;
 use crate::error::StoreErrorKind;
+use crate::events::What;
 use crate::key::StorageKey;
 use crate::process::generation;
 use crate::record::{AfterCrash, State};
@@ -108,7 +109,7 @@ impl Attempt {
         let (is_own, sent) = keeper
             .ask_twice(Instant::now(), || async {
                 let sent = Instant::now();
-                keeper.store.renew(&holding.key, &holding.record).await.map(|is_own| (is_own, sent))
+                keeper.ask("renew", keeper.store.renew(&holding.key, &holding.record)).await.map(|is_own| (is_own, sent))
             })
             .await?;
         if is_own {
@@ -155,6 +156,7 @@ impl Attempt {
                 return true;
             }
             (Verdict::Hold, AfterCrash::Rerun) => {
+                self.engine.keeper.say(&self.holding, What::Held { took: self.holding.took() });
                 self.engine.keeper.leave(&self.holding);
                 return false;
             }
@@ -190,17 +192,9 @@ impl Unsettled {
             };
             if !keeper.failed(holding, &error, keeper.outage.sent() != answers) {
                 self.is_open = false;
-                if error.kind() == StoreErrorKind::Foreign {
-                    return Settled::Lost;
-                }
-                break;
+                return if error.kind() == StoreErrorKind::Foreign { Settled::Lost } else { keeper.defer(holding) };
             }
         }
-        tracing::warn!(
-            "the store did not take the end of the record {}; it is sent again in the background",
-            holding.id()
-        );
-        Settled::Deferred
     }
 }
 

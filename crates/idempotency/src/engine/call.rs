@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::attempt::Attempt;
 use crate::decide::Decision;
+use crate::events::What;
 use crate::fingerprint::Fingerprint;
-use crate::key::{Key, Scope, StorageKey};
+use crate::key::{Key, Label, Scope, StorageKey};
 use crate::record::{Micros, Record};
 
 /// A request, as the engine sees it.
@@ -17,13 +18,13 @@ pub struct Call {
     /// What is asked for.
     pub fingerprint: Fingerprint,
     /// Operation and key in words, kept with the record for operators.
-    pub label: Arc<str>,
+    pub label: Label,
 }
 
 impl Call {
     /// A call of `key` in `scope`.
     pub fn new(scope: &Scope<'_>, key: &Key, fingerprint: Fingerprint) -> Self {
-        Self { key: scope.storage_key(key), fingerprint, label: scope.label(key).into() }
+        Self { key: scope.storage_key(key), fingerprint, label: scope.label(key) }
     }
 }
 
@@ -57,6 +58,18 @@ impl Begun {
             Decision::InFlight { lease_left } => Self::in_flight(lease_left),
             // `Run` is followed by a claim, never returned as held; were it, "unknown" would be the safe word.
             Decision::Unknown | Decision::Run => Self::Unknown,
+        }
+    }
+
+    /// What it is to an observer, where nothing runs.
+    pub(crate) fn what(&self) -> Option<What> {
+        match self {
+            Self::Run(_) => None,
+            Self::Replay(result) => Some(What::Replayed { bytes: result.len() }),
+            Self::Mismatch => Some(What::Conflict),
+            Self::InFlight { lease_left } => Some(What::InFlight { lease_left: *lease_left }),
+            Self::Unknown => Some(What::Unknown),
+            Self::NotKept(_) => Some(What::NotKept),
         }
     }
 

@@ -9,7 +9,8 @@ use tokio::runtime::Handle;
 use super::outage::Sent;
 use crate::clock::micros;
 use crate::decide::{self, Start};
-use crate::key::StorageKey;
+use crate::events::About;
+use crate::key::{Label, StorageKey};
 use crate::record::{Micros, Record, State};
 
 /// A claim of this process, until its end has landed in the store.
@@ -17,6 +18,9 @@ pub(super) struct Holding {
     pub(super) key: StorageKey,
     /// As claimed: in flight, with its fence.
     pub(super) record: Record,
+    pub(super) label: Label,
+    /// When its claim was sent.
+    claimed: Instant,
     /// Of the runtime that the attempt runs on.
     pub(super) handle: Handle,
     /// Renewing ends here, while the work runs.
@@ -54,6 +58,10 @@ pub(super) struct HoldingState {
     pub(super) pause: Duration,
     /// Whether its end goes without the result that the work gave it.
     pub(super) is_without_result: bool,
+    /// Its caller does not wait for its end any more.
+    pub(super) is_deferred: bool,
+    /// Its end was told.
+    pub(super) is_told: bool,
 }
 
 /// A time, the rank of what is due then, and its address.
@@ -94,6 +102,7 @@ impl Holding {
     pub(super) fn new(
         key: StorageKey,
         record: Record,
+        label: Label,
         handle: Handle,
         sent: Instant,
         run_limit: Duration,
@@ -115,10 +124,12 @@ impl Holding {
             failed: None,
             pause: FIRST_PAUSE,
             is_without_result: false,
+            is_deferred: false,
+            is_told: false,
         };
         let renew_until = sent + within_a_month(run_limit);
         let (is_lost, is_released) = Default::default();
-        Self { key, record, handle, renew_until, is_lost, is_released, state: Mutex::new(state) }
+        Self { key, record, label, claimed: sent, handle, renew_until, is_lost, is_released, state: Mutex::new(state) }
     }
 
     /// This one, with a claim of the same call that may still arrive.
@@ -130,6 +141,16 @@ impl Holding {
     /// The record's short id, which log lines name it by.
     pub(super) fn id(&self) -> String {
         self.key.id()
+    }
+
+    /// How long ago its claim was sent.
+    pub(super) fn took(&self) -> Duration {
+        self.claimed.elapsed()
+    }
+
+    /// What its events are about.
+    pub(super) fn about(&self) -> About {
+        About { label: self.label.clone(), key: Some(self.key), fence: self.record.fence }
     }
 
     /// Whether the claim is known to be somebody else's by now.

@@ -15,6 +15,7 @@ use super::holding::{Holding, HoldingState, Place, Work};
 use super::outage::Outage;
 use super::waiting::Rooms;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::events::{self, What};
 use crate::record::{State, Token};
 use crate::store::{Completed, Store};
 
@@ -233,27 +234,36 @@ impl Keeper {
         self.wake.notify_one();
     }
 
-    /// One operation: what its answer says of the store is taken note of.
-    pub(super) async fn ask<T>(&self, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let sent = self.outage.sent();
+    /// One operation: what its answer says of the store is taken note of. It is called `name` in events.
+    pub(super) async fn ask<T>(
+        &self,
+        name: &'static str,
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let (sent, began) = (self.outage.sent(), events::wants_operations().then(Instant::now));
         let answer = operation.await;
+        if let Some(began) = began {
+            let error = answer.as_ref().err().map(StoreError::kind);
+            let what = What::StoreOperation { name, took: began.elapsed(), error };
+            events::tell(self.store.kind(), || None, what);
+        }
         if self.outage.heard(sent, &answer) {
             self.recover();
         }
         answer
     }
 
-    /// One operation, sent once more at once where the first sending failed quickly, as on a connection that was lost
+    /// An operation that asks, sent once more at once where the first sending failed quickly, as on a connection that was lost
     /// while idle. Only for operations that their own token makes harmless to repeat: every one of an attempt. `sent` is
     /// now.
     pub(super) async fn ask_twice<T, F>(&self, sent: Instant, operation: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let answer = match self.ask(operation()).await {
+        let answer = match operation().await {
             // What has no room has none at once.
             Err(first) if first.is_passing() && !first.is_answer() && sent.elapsed() < QUICK => {
-                self.ask(operation()).await.map_err(|second| second.after(&first))
+                operation().await.map_err(|second| second.after(&first))
             }
             answer => answer,
         };
@@ -327,9 +337,12 @@ impl Keeper {
             match work {
                 Work::RENEW => {
                     holding.lose();
-                    tracing::error!("the record {id} lost its claim while it ran: {error}");
+                    self.say(holding, What::ClaimLost { cause: Some(error.to_string().into()) });
                 }
-                Work::END => tracing::error!("the result of the record {id} could not be stored and is lost: {error}"),
+                Work::END => {
+                    let cause = error.to_string().into();
+                    self.ended(holding, |_, was_deferred| What::GivenUp { cause, was_deferred });
+                }
                 _ => {}
             }
             return false;
@@ -349,12 +362,16 @@ impl Keeper {
 
     async fn renew(self: &Arc<Self>, holding: &Arc<Holding>) -> Result<(), StoreError> {
         let sent = Instant::now();
-        if self.ask(self.store.renew(&holding.key, &holding.record)).await? {
+        if self.ask("renew", self.store.renew(&holding.key, &holding.record)).await? {
             let mut state = holding.state();
+            let late = sent.saturating_duration_since(state.renewal_due(holding.lease()));
             state.renewed(sent, holding.lease());
             let due = sent + holding.lease() / 3;
             let is_running = matches!(state.work, Work::Renew);
             drop(state);
+            if late > holding.lease() / 10 {
+                self.say(holding, What::RenewedLate { late });
+            }
             // An end that was given meanwhile has its own time.
             if is_running {
                 self.reschedule(holding, due);
@@ -362,7 +379,7 @@ impl Keeper {
         } else if matches!(holding.state().work, Work::Renew) {
             holding.lose();
             self.leave(holding);
-            tracing::warn!("the record {} lost its claim while it ran; its result will not be stored", holding.id());
+            self.say(holding, What::ClaimLost { cause: None });
         }
         Ok(())
     }
@@ -371,25 +388,66 @@ impl Keeper {
     async fn renew_beside(&self, holding: &Arc<Holding>) {
         let sent = Instant::now();
         let is_due = { holding.state().renewal_due(holding.lease()) <= sent };
-        if is_due && matches!(self.ask(self.store.renew(&holding.key, &holding.record)).await, Ok(true)) {
+        if is_due && matches!(self.ask("renew", self.store.renew(&holding.key, &holding.record)).await, Ok(true)) {
             holding.state().renewed(sent, holding.lease());
         }
     }
 
+    /// Releases a claim; whether it was its own. Of several sendings one finds the claim.
     async fn release(&self, holding: &Arc<Holding>) -> Result<bool, StoreError> {
         holding.state().releases += 1;
-        let is_own = self.ask(self.store.release(&holding.key, &holding.record)).await?;
+        let is_own = self.ask("release", self.store.release(&holding.key, &holding.record)).await?;
         self.rooms.tell(&holding.key);
+        let (is_own, is_end) = {
+            let state = holding.state();
+            (is_own || state.releases > 1, matches!(state.work, Work::Release { is_answered: true }))
+        };
+        if is_end {
+            self.ended(holding, |took, was_deferred| match is_own {
+                true => What::Released { took, was_deferred },
+                false => What::Lost { took, is_replaced: false, was_deferred },
+            });
+        }
         Ok(is_own)
     }
+
+    /// Tells what happened to an attempt.
+    pub(super) fn say(&self, holding: &Holding, what: What) {
+        events::tell(self.store.kind(), || Some(holding.about()), what);
+    }
+
+    /// Tells how an attempt ended, once: `what` is told how long it took, and whether its caller had stopped waiting.
+    fn ended(&self, holding: &Holding, what: impl FnOnce(Duration, bool) -> What) {
+        let (is_told, was_deferred) = {
+            let mut state = holding.state();
+            (std::mem::replace(&mut state.is_told, true), state.is_deferred)
+        };
+        if !is_told {
+            self.say(holding, what(holding.took(), was_deferred));
+        }
+    }
+
+    /// The caller of an attempt does not wait for its end any more.
+    pub(super) fn defer(&self, holding: &Holding) -> Settled {
+        let is_open = {
+            let mut state = holding.state();
+            let is_open = !state.has_left && !state.is_told;
+            state.is_deferred |= is_open;
+            is_open
+        };
+        if is_open {
+            self.say(holding, What::Deferred);
+        }
+        Settled::Deferred
+    }
+
 
     /// Sends the end of a holding once.
     pub(super) async fn send_end(&self, holding: &Arc<Holding>) -> Result<Settled, StoreError> {
         let is_end = { holding.state().work.rank() == Work::END };
         match is_end {
             true => self.complete(holding).await,
-            // Of several sendings one finds the claim.
-            false => match self.release(holding).await? || holding.state().releases > 1 {
+            false => match self.release(holding).await? {
                 true => Ok(Settled::Stored),
                 false => Ok(Settled::Lost),
             },
@@ -398,9 +456,9 @@ impl Keeper {
 
     async fn complete(&self, holding: &Arc<Holding>) -> Result<Settled, StoreError> {
         let Some((record, recreate_until)) = holding.state().end(&holding.record) else { return Ok(Settled::Stored) };
-        let completed = self.ask(self.store.complete(&holding.key, &record, recreate_until)).await?;
+        let completed = self.ask("complete", self.store.complete(&holding.key, &record, recreate_until)).await?;
         self.rooms.tell(&holding.key);
-        Ok(match completed {
+        let settled = match completed {
             Completed::Stored if holding.state().is_without_result => Settled::NotKept,
             Completed::Stored => Settled::Stored,
             Completed::NotKept => {
@@ -410,21 +468,26 @@ impl Keeper {
             }
             Completed::Refused(held) => {
                 holding.lose();
-                let id = holding.id();
                 match held {
                     Some(held)
                         if held.record.state == State::Completed && held.record.fingerprint == record.fingerprint =>
                     {
-                        tracing::warn!("the record {id} lost its claim; another attempt completed in its place");
                         Settled::Replaced(held.record.result)
                     }
-                    _ => {
-                        tracing::error!("the record {id} lost its claim before it ended; its result is not stored");
-                        Settled::Lost
-                    }
+                    _ => Settled::Lost,
                 }
             }
-        })
+        };
+        self.ended(holding, |took, was_deferred| match (&settled, record.state) {
+            (Settled::Replaced(_), _) => What::Lost { took, is_replaced: true, was_deferred },
+            (Settled::Lost, _) => What::Lost { took, is_replaced: false, was_deferred },
+            (Settled::Stored, State::Completed) => {
+                What::Completed { bytes: record.result.len(), took, was_deferred }
+            }
+            (_, State::Unknown) => What::EndedUnknown { took, was_deferred },
+            _ => What::CompletedWithoutResult { took, was_deferred },
+        });
+        Ok(settled)
     }
 
     /// Waits at most `limit` until nothing is left to be sent; whether that came.

@@ -25,7 +25,8 @@ use tokio::runtime::Handle;
 use crate::clock::micros;
 use crate::decide::{Claim, Decision, Held, Request, Resolution, decide};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::key::StorageKey;
+use crate::events::{self, About, What};
+use crate::key::{Label, StorageKey};
 use crate::record::{Micros, Record, State, Token};
 use crate::store::{Claimed, Listed, Store};
 
@@ -121,6 +122,21 @@ impl Idempotency {
     /// # Errors
     /// Where the store fails: nothing ran.
     pub async fn begin(&self, call: &Call) -> Result<Begun, StoreError> {
+        let begun = self.begin_untold(call).await;
+        match &begun {
+            Ok(begun) => begun.what().map(|what| self.say(call, what)),
+            Err(error) => Some(self.say(call, What::Unavailable { error: error.kind() })),
+        };
+        begun
+    }
+
+    /// Tells what came of a call that did not run.
+    fn say(&self, call: &Call, what: What) {
+        let about = || Some(About { label: call.label.clone(), key: Some(call.key), fence: 0 });
+        events::tell(self.engine.keeper.store.kind(), about, what);
+    }
+
+    async fn begin_untold(&self, call: &Call) -> Result<Begun, StoreError> {
         let claim = Claim {
             record: Record {
                 state: State::InFlight,
@@ -130,14 +146,19 @@ impl Idempotency {
                 lease: micros(self.options.lease_or_default()),
                 ttl: micros(self.options.ttl),
                 fingerprint: call.fingerprint,
-                label: call.label.clone(),
+                label: call.label.words().clone(),
                 result: Arc::default(),
             },
             takes_over: None,
         };
-        let mut asking = Asking::new(&self.engine.keeper, &call.key, claim)?;
+        let mut asking = Asking::new(&self.engine.keeper, call, claim)?;
         match self.claim(&mut asking).await? {
-            Tried::Held(_, _, Decision::InFlight { .. }) if !self.options.wait.is_zero() => self.wait_for(asking).await,
+            Tried::Held(_, _, Decision::InFlight { .. }) if !self.options.wait.is_zero() => {
+                let began = Instant::now();
+                let begun = self.wait_for(asking).await;
+                self.say(call, What::Waited { took: began.elapsed() });
+                begun
+            }
             tried => Ok(tried.into()),
         }
     }
@@ -157,7 +178,7 @@ impl Idempotency {
 
     /// What stands under a key, and the clock its lease is on.
     pub async fn get(&self, key: &StorageKey) -> Result<Option<(Held, Micros)>, StoreError> {
-        self.engine.keeper.ask(self.engine.keeper.store.get(key)).await
+        self.engine.keeper.ask("get", self.engine.keeper.store.get(key)).await
     }
 
     /// An operator's word on the record of exactly this fence: `Some` completes it with a result, `None` removes it, so
@@ -181,19 +202,19 @@ impl Idempotency {
         let into =
             result.map(|result| Record { state: State::Completed, token: Token::random(), result, ..held.record });
         let keeper = &self.engine.keeper;
-        let resolved = keeper.ask(keeper.store.resolve(key, &Resolution { fence, into, force })).await?;
+        let resolved = keeper.ask("resolve", keeper.store.resolve(key, &Resolution { fence, into, force })).await?;
         keeper.rooms.tell(key);
         Ok(resolved)
     }
 
     /// Removes what has expired from a store that does not do it by itself; how many records.
     pub async fn purge(&self) -> Result<u64, StoreError> {
-        self.engine.keeper.ask(self.engine.keeper.store.purge()).await
+        self.engine.keeper.ask("purge", self.engine.keeper.store.purge()).await
     }
 
     /// What has no result yet: in flight, lapsed or unknown; at most so many records. It looks at every record.
     pub async fn unfinished(&self, most: usize) -> Result<Vec<Listed>, StoreError> {
-        self.engine.keeper.ask(self.engine.keeper.store.unfinished(most)).await
+        self.engine.keeper.ask("list", self.engine.keeper.store.unfinished(most)).await
     }
 
     /// Waits until every completion and release in the background has ended, but not longer than `limit`. Returns
@@ -250,8 +271,10 @@ impl Idempotency {
     fn attempt(&self, asking: &mut Asking<'_>, record: Record, sent: Instant) -> Attempt {
         let run_limit = self.options.run_limit.unwrap_or(self.options.ttl);
         let may_arrive = std::mem::take(&mut asking.may_arrive);
-        let holding =
-            Holding::new(*asking.key, record, asking.handle.clone(), sent, run_limit, Work::Renew).that(may_arrive);
+        let lease = Duration::from_micros(record.lease);
+        let holding = asking.holding(record, sent, run_limit, Work::Renew).that(may_arrive);
+        let takes_over = asking.claim.takes_over.is_some();
+        asking.keeper.say(&holding, What::Claimed { takes_over, lease });
         Attempt::new(self.engine.clone(), holding)
     }
 }
@@ -286,13 +309,14 @@ struct Asking<'a> {
     keeper: &'a Arc<Keeper>,
     handle: Handle,
     key: &'a StorageKey,
+    label: &'a Label,
     claim: Claim,
     /// A sending got no answer, or has not got it yet.
     may_arrive: bool,
 }
 
 impl<'a> Asking<'a> {
-    fn new(keeper: &'a Arc<Keeper>, key: &'a StorageKey, claim: Claim) -> Result<Self, StoreError> {
+    fn new(keeper: &'a Arc<Keeper>, call: &'a Call, claim: Claim) -> Result<Self, StoreError> {
         let handle = Handle::try_current().map_err(|source| {
             StoreError::new(
                 StoreErrorKind::Setup,
@@ -300,7 +324,11 @@ impl<'a> Asking<'a> {
             )
             .with_source(source)
         })?;
-        Ok(Self { keeper, handle, key, claim, may_arrive: false })
+        Ok(Self { keeper, handle, key: &call.key, label: &call.label, claim, may_arrive: false })
+    }
+
+    fn holding(&self, record: Record, sent: Instant, run_limit: Duration, work: Work) -> Holding {
+        Holding::new(*self.key, record, self.label.clone(), self.handle.clone(), sent, run_limit, work)
     }
 
     fn request(&self) -> Request {
@@ -315,7 +343,7 @@ impl<'a> Asking<'a> {
         let unanswered = AtomicUsize::new(0);
         let answer = keeper
             .ask_twice(sent, || async {
-                let answer = keeper.store.claim(key, claim).await;
+                let answer = keeper.ask("claim", keeper.store.claim(key, claim)).await;
                 if answer.as_ref().is_err_and(StoreError::may_be_executed) {
                     unanswered.fetch_add(1, Ordering::Relaxed);
                 }
@@ -332,7 +360,7 @@ impl Drop for Asking<'_> {
         if self.may_arrive {
             let (record, now) = (self.claim.record.clone(), Instant::now());
             let work = Work::Release { is_answered: false };
-            let holding = Holding::new(*self.key, record, self.handle.clone(), now, Duration::ZERO, work);
+            let holding = self.holding(record, now, Duration::ZERO, work);
             self.keeper.give_back(&Arc::new(holding));
         }
     }

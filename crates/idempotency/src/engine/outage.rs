@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{StoreError, StoreErrorKind};
+use crate::events::{self, What};
 use crate::key::StorageKey;
 use crate::store::Store;
 
@@ -20,6 +21,8 @@ pub(super) struct Outage {
     /// Where something that is not ours was told of last.
     foreign: Mutex<Option<StorageKey>>,
     grace: Duration,
+    /// The store's, for its events.
+    kind: &'static str,
 }
 
 /// The number of answers when an operation was sent.
@@ -35,7 +38,7 @@ impl Outage {
         // first; then its renewal takes a round trip.
         let grace = store.time_limit() * 2 + LONGEST_PAUSE * 2;
         let (answers, is_down, is_told, ended, foreign) = Default::default();
-        Self { answers, is_down, is_told, ended, foreign, grace }
+        Self { answers, is_down, is_told, ended, foreign, grace, kind: store.kind() }
     }
 
     pub(super) fn sent(&self) -> Sent {
@@ -68,7 +71,7 @@ impl Outage {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let is_over = self.is_down.swap(false, Ordering::SeqCst);
         if is_over && self.is_told.swap(false, Ordering::SeqCst) {
-            tracing::warn!("the store answers again");
+            events::tell(self.kind, || None, What::StoreRecovered);
         }
         is_over
     }
@@ -76,7 +79,8 @@ impl Outage {
     /// Says once per outage that the store is down, and why.
     pub(super) fn tell(&self, error: &StoreError) {
         if self.is_down() && !self.is_told.swap(true, Ordering::SeqCst) {
-            tracing::error!("the store can't be used: {error}");
+            let what = What::StoreFailed { error: error.kind(), cause: error.to_string().into() };
+            events::tell(self.kind, || None, what);
         }
     }
 

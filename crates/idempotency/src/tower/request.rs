@@ -277,7 +277,7 @@ impl Under {
                 }
                 Err(error) => {
                     if self.tracker.may_say() {
-                        tracing::error!("{} runs nothing: {error}", call.label.split(' ').next().unwrap_or_default());
+                        tracing::error!("{} runs nothing: {error}", call.label.operation());
                     }
                     let retry_after = error.is_passing().then_some(Duration::from_secs(1));
                     return Err(Box::new(Problem::store_unavailable(retry_after)));

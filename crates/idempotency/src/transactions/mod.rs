@@ -163,7 +163,7 @@ impl InTransaction {
             lease: 1,
             ttl: micros(options.ttl),
             fingerprint: call.fingerprint,
-            label: call.label.clone(),
+            label: call.label.words().clone(),
             result: Arc::default(),
         };
         let request = Request { fingerprint: call.fingerprint, token: record.token, after_crash: options.after_crash };

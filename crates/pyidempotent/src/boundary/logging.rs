@@ -10,7 +10,7 @@ use std::time::Duration;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
-use super::per_process::PerProcess;
+use idempotency::process::PerProcess;
 use super::python;
 use super::stopping::{self, is_stopping};
 

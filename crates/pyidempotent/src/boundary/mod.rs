@@ -9,7 +9,6 @@ pub mod errors;
 pub mod lifecycle;
 pub mod logging;
 pub mod once;
-mod per_process;
 pub mod pool;
 pub mod python;
 pub mod runtime;

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle};
 
 use super::driver::Driver;
-use super::per_process::PerProcess;
+use idempotency::process::PerProcess;
 use super::pool::Pool;
 use super::stopping::Inside;
 use super::{errors, stopping};

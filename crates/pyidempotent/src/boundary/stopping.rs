@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::errors;
-use super::per_process::PerProcess;
+use idempotency::process::PerProcess;
 
 static STOPPER: PerProcess<OnceLock<Stopper>> = PerProcess::new();
 

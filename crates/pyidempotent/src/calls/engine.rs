@@ -187,7 +187,7 @@ impl Engine {
             }
             _ => scope.storage_key(&key),
         };
-        let label = scope.label(&key).into();
+        let label = scope.label(&key);
         Ok(Call { key: storage_key, fingerprint: Fingerprint(fingerprint), label })
     }
 }

@@ -332,6 +332,10 @@ impl Store for PostgresStore {
         })
     }
 
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
     fn time_limit(&self) -> Duration {
         self.pool.options.time_limit
     }

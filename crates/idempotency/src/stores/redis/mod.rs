@@ -316,6 +316,10 @@ impl Store for RedisStore {
         })
     }
 
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
     fn time_limit(&self) -> Duration {
         self.time_limit
     }

@@ -296,6 +296,10 @@ impl Store for SqliteStore {
         })
     }
 
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
     fn time_limit(&self) -> Duration {
         self.time_limit
     }
