@@ -178,3 +178,35 @@ async fn an_observer_that_hangs_or_panics_harms_nobody() {
     drop((release, hanging, panicking));
     assert_eq!(seen.names()[..3], ["claimed", "completed", "replayed"]);
 }
+
+#[tokio::test]
+async fn the_recorder_of_the_metrics_facade_is_told() {
+    let (seen, engine) = (Seen::new(), memory());
+    let recorder = metrics_util::debugging::DebuggingRecorder::new();
+    let told = recorder.snapshotter();
+    recorder.install().unwrap();
+    let metrics = events::to_metrics();
+    let call = call("x");
+    run(&engine, &call).await.settle(completed()).await;
+    engine.begin(&call).await.unwrap();
+    drop(seen.facts());
+    drop(metrics);
+    let told: Vec<String> = told
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, _, _, value)| {
+            let labels: Vec<_> = key.key().labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+            format!("{} {} {value:?}", key.key().name(), labels.join(","))
+        })
+        .collect();
+    for expected in [
+        "idempotency_calls operation=POST /pay,outcome=claimed Counter(1)",
+        "idempotency_calls operation=POST /pay,outcome=replayed Counter(1)",
+        "idempotency_attempts operation=POST /pay,outcome=completed Counter(1)",
+        "idempotency_attempts_in_flight operation=POST /pay Gauge(0.0)",
+        "idempotency_result_bytes operation=POST /pay Histogram([13.0])",
+    ] {
+        assert!(told.iter().any(|line| line == expected), "{expected}: {told:#?}");
+    }
+}

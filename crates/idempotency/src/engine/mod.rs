@@ -110,6 +110,11 @@ impl Idempotency {
         Arc::ptr_eq(&self.engine, &other.engine)
     }
 
+    /// What its store is called in events and metrics: `redis`.
+    pub fn store_kind(&self) -> &'static str {
+        self.engine.keeper.store.kind()
+    }
+
     /// Its options.
     pub fn options(&self) -> Options {
         self.options

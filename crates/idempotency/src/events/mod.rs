@@ -28,7 +28,10 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
+#[cfg(feature = "metrics")]
+mod facade;
 mod log;
+mod measures;
 mod queue;
 
 use std::fmt;
@@ -38,6 +41,9 @@ use std::time::Duration;
 use crate::error::StoreErrorKind;
 use crate::key::{Label, StorageKey};
 
+#[cfg(feature = "metrics")]
+pub use facade::to_metrics;
+pub use measures::{METRICS, Measure, Metric, MetricKind};
 pub use queue::{Observation, dropped, flush, observe};
 
 /// Somebody who is told of events. A closure `Fn(&Event)` is one.
@@ -270,6 +276,23 @@ impl What {
             | Self::GivenUp { was_deferred, .. } => *was_deferred,
             _ => false,
         }
+    }
+}
+
+/// Tells that a call was refused before the store was asked. Refusals that an event of their own tells are left out.
+#[cfg(feature = "http")]
+pub fn refused(store: &'static str, label: impl FnOnce() -> Label, refusal: crate::http::Refusal) {
+    use crate::http::Refusal;
+    let told = [
+        Refusal::CONFLICT,
+        Refusal::PROCESSING,
+        Refusal::UNKNOWN,
+        Refusal::NOT_KEPT,
+        Refusal::STORE_UNAVAILABLE,
+    ];
+    if !told.contains(&refusal) {
+        let about = || Some(About { label: label(), key: None, fence: 0 });
+        tell(store, about, What::Refused { row: refusal.name });
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use ::http::request::Parts;
-use ::http::{HeaderMap, Request, Response, StatusCode, response};
+use ::http::{HeaderMap, Method, Request, Response, StatusCode, response};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
@@ -22,13 +22,16 @@ use super::layer::{Config, Outcome, Settle};
 use super::path::path_of;
 use super::running::Running;
 use crate::engine::{self, Settled, Verdict, caught};
+use crate::events;
 use crate::http::{
     Answer, Capture, Fate, Note, Problem, Refusal, Replay, declared_length, has_body, is_refusal, store_answer,
 };
 
 /// What is needed of a request to answer it without the service.
 pub(super) struct Refused {
+    method: Method,
     path: String,
+    store: &'static str,
     is_grpc: bool,
     docs: Option<Arc<str>>,
 }
@@ -36,7 +39,9 @@ pub(super) struct Refused {
 impl Refused {
     pub(super) fn new(parts: &Parts, config: &Config) -> Self {
         Self {
+            method: parts.method.clone(),
             path: path_of(parts).to_owned(),
+            store: config.idempotency.store_kind(),
             is_grpc: grpc::is_grpc(&parts.headers),
             docs: config.problem_docs.clone(),
         }
@@ -44,6 +49,7 @@ impl Refused {
 
     /// The answer to a refusal.
     pub(super) fn answer<R: Body>(&self, problem: &Problem) -> Response<ResponseBody<R>> {
+        events::refused(self.store, || [self.method.as_str(), &self.path].join(" ").as_str().into(), problem.refusal);
         if self.is_grpc {
             let mut response = Response::new(ResponseBody::default());
             *response.headers_mut() = grpc::refusal_headers(problem);
