@@ -14,6 +14,7 @@ from pyidempotent._calls.function import Function
 from pyidempotent._http.routes import Plan as RoutePlan
 from pyidempotent._options import Site as CallSite
 from pyidempotent._values.binding import Selector
+from pyidempotent.exceptions import IdempotencyError
 
 __all__ = [
     "METHODS",
@@ -26,10 +27,12 @@ __all__ = [
     "Completion",
     "CurrentAttempt",
     "Engine",
+    "Event",
     "Facts",
     "Flow",
     "FunctionCall",
     "InTransaction",
+    "Observation",
     "Outcome",
     "Plan",
     "Rehearsal",
@@ -37,17 +40,22 @@ __all__ = [
     "Site",
     "Step",
     "TooLarge",
+    "Totals",
     "__version__",
     "abandon",
     "authorization_caller",
     "decode",
     "drain",
+    "dropped_events",
     "encode",
     "expires_at",
     "find_instance",
     "fingerprint_call",
+    "flush_events",
     "is_refusal",
     "key_text",
+    "metrics",
+    "observe",
     "postgres_schema",
     "problem",
     "protect",
@@ -122,6 +130,48 @@ class Engine:
     @property
     def lease(self) -> float: ...
     def storage_key(self, operation: _Operation, caller: bytes | None, key: str) -> bytes: ...
+
+@final
+class Event:
+    """Something that happened to a call, an attempt or a store. ``str(event)`` is its line in the log."""
+
+    @property
+    def name(self) -> str:
+        """What happened: ``claimed``, ``replayed``, ``completed``, ``store_failed`` and so on."""
+    @property
+    def store(self) -> str:
+        """The kind of store: ``memory``, ``sqlite``, ``redis``, ``postgres`` or ``custom``."""
+    @property
+    def operation(self) -> str | None:
+        """The name of a function, or method and path. ``None`` for what concerns the store as a whole."""
+    @property
+    def has_caller(self) -> bool:
+        """Whether the key belongs to a caller. Which one is never told."""
+    @property
+    def record_id(self) -> str | None:
+        """The record's short id, as in the log."""
+    @property
+    def fence(self) -> int | None:
+        """The fence of the attempt, where there is one."""
+    @property
+    def details(self) -> dict[str, Any]:
+        """What else is known of this kind of event; durations are seconds."""
+
+@final
+class Observation:
+    """An observer that is told of events. Collected, it goes on."""
+
+    def stop(self) -> None:
+        """Tells the observer nothing any more."""
+
+@final
+class Totals:
+    """Metrics, added up from now on."""
+
+    def __new__(cls) -> Totals: ...
+    def take(self) -> list[tuple[str, tuple[str, ...], float | tuple[list[int], float]]]:
+        """What has changed since the last time."""
+    def stop(self) -> None: ...
 
 @final
 class InTransaction:
@@ -440,6 +490,9 @@ class Flow:
     def step_async(self, call: Call | RequestCall, told: Any, /) -> tuple[str, Any]:
         """The next step in the running loop."""
 
+    def refused(self, call: Call | RequestCall, refusal: IdempotencyError, /) -> None:
+        """A refusal was raised while the flow waited: it is told what the call is about, and observers of it."""
+
 @final
 class Completion:
     """The end of an attempt that waits for a transaction's commit."""
@@ -520,6 +573,10 @@ class Rehearsal:
 def key_text(key: object, what: str, /) -> str: ...
 def postgres_schema(schema: str) -> str: ...
 def abandon(future: asyncio.Future[Any]) -> None: ...
+def observe(observer: Callable[[Event], object], /) -> Observation: ...
+def flush_events(limit: float, /) -> bool: ...
+def dropped_events() -> int: ...
+def metrics() -> list[tuple[str, str, str, str, list[str], list[float]]]: ...
 def drain(limit: float, /) -> asyncio.Future[bool]: ...
 def shutdown(limit: float) -> bool: ...
 def encode(value: object, classes: Mapping[str, type]) -> bytes: ...

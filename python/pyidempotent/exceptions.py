@@ -38,6 +38,11 @@ class IdempotencyError(Exception):
     #: The default message.
     default_detail: ClassVar[str] = ""
 
+    #: What was asked for, where that is known: the name of a function, or method and path.
+    operation: str | None = None
+    #: The record's short id, by which the log names it too. The key itself is never in it.
+    record_id: str | None = None
+
     def __init_subclass__(cls) -> None:
         if "name" in vars(cls):
             cls.default_detail = _REFUSALS[cls.name][2]

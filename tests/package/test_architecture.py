@@ -22,15 +22,17 @@ ARROWS: dict[str, set[str]] = {
     "http": {"calls", "value", "boundary"},
     "flow": {"http", "function", "calls", "value", "boundary"},
     "transactions": {"flow", "calls", "boundary"},
+    "events": {"boundary"},
     "bare_get": {"boundary"},
 }
 
 #: Of the core: a part, and what it may import of it. What is not named is the pure core, which knows none of these.
 PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
-    "tower": {"decide", "engine", "fingerprint", "http", "key"},
+    "events": {"error", "http", "key", "process"},
+    "tower": {"decide", "engine", "events", "fingerprint", "http", "key"},
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
-    "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
+    "engine": {"clock", "decide", "error", "events", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
     "transactions": {"clock", "decide", "engine", "error", "fingerprint", "key", "record", "step"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},
@@ -58,6 +60,7 @@ ROOMS: dict[str, set[str]] = {
     "transactions": {"_calls", "_frameworks", "_native", "_options", "_values", "exceptions"},
     "testing": {*_SHARED, "", "asgi", "django", "flask"},
     "_pytest_plugin": {"testing"},
+    "instrumentation": {"_native", "_values"},
     "": {"_calls", "_lifecycle", "_native", "_values", "exceptions", "transactions"},
 }
 

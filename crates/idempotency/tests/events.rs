@@ -166,7 +166,9 @@ async fn an_observer_that_hangs_or_panics_harms_nobody() {
     let (seen, engine) = (Seen::new(), memory());
     let (release, hung) = mpsc::channel::<()>();
     let hung = Mutex::new(hung);
-    let hanging = events::observe(move |_: &Event| { let _ = hung.lock().unwrap().recv(); });
+    let hanging = events::observe(move |_: &Event| {
+        let _ = hung.lock().unwrap().recv();
+    });
     let panicking = events::observe(|_: &Event| panic!("an observer of a test"));
     let (before, call) = (events::dropped(), call("x"));
     run(&engine, &call).await.settle(completed()).await;

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use idempotency::decide::Start;
 use idempotency::engine::{Begun, Settled, Verdict};
-use idempotency::http::Note;
+use idempotency::events;
+use idempotency::http::{Note, REFUSALS};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -220,14 +221,24 @@ impl Flow {
     #[pyo3(signature = (call, told, /))]
     fn step<'py>(&mut self, call: &Bound<'py, PyAny>, told: &Bound<'py, PyAny>) -> PyResult<Step<'py>> {
         let _inside = Inside::enter(call.py())?;
-        self.next(&Call::new(call), told, Mode::Sync)
+        self.next_named(&Call::new(call), told, Mode::Sync)
     }
 
     /// The next step in the running loop.
     #[pyo3(signature = (call, told, /))]
     fn step_async<'py>(&mut self, call: &Bound<'py, PyAny>, told: &Bound<'py, PyAny>) -> PyResult<Step<'py>> {
         let _inside = Inside::enter(call.py())?;
-        self.next(&Call::new(call), told, Mode::Async)
+        self.next_named(&Call::new(call), told, Mode::Async)
+    }
+
+    /// Takes note of a refusal that was raised while the flow waited for its caller: it is told what the call is about.
+    #[pyo3(signature = (call, refusal, /))]
+    fn refused(&self, call: &Bound<'_, PyAny>, refusal: &Bound<'_, PyAny>) {
+        let asked = match &self.at {
+            At::Body(asked) | At::Claim(asked, _) => Some(asked),
+            _ => None,
+        };
+        self.name(&Call::new(call), asked, refusal);
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -274,6 +285,49 @@ pub fn refused(py: Python<'_>, begun: &Begun, retry_after: f64) -> PyErr {
 }
 
 impl Flow {
+    /// The next step. A refusal says what the call is about.
+    fn next_named<'py>(&mut self, call: &Call<'_, 'py>, told: &Bound<'py, PyAny>, mode: Mode) -> PyResult<Step<'py>> {
+        let py = told.py();
+        self.next(call, told, mode).inspect_err(|error| {
+            if errors::is_refusal(py, error) {
+                self.name(call, None, error.value(py));
+            }
+        })
+    }
+
+    /// Says in a refusal what the call is about, and tells of one that no claim came to. What can't be found out is left
+    /// out: the refusal itself is what its caller has to see.
+    fn name(&self, call: &Call<'_, '_>, asked: Option<&Asked>, refusal: &Bound<'_, PyAny>) {
+        let (py, engine) = (refusal.py(), self.engine(call).ok());
+        let own;
+        let operation = match asked {
+            Some(asked) => Some(&asked.operation),
+            None => {
+                own = call.operation().ok();
+                own.as_ref()
+            }
+        };
+        let words = operation.map(|operation| operation.words(py));
+        let set = |name: &Bound<'_, PyString>, value: Option<&str>| {
+            if value.is_some() && refusal.getattr(name).is_ok_and(|set| set.is_none()) {
+                drop(refusal.setattr(name, value));
+            }
+        };
+        let is_first = refusal.getattr(intern!(py, "operation")).is_ok_and(|set| set.is_none());
+        set(intern!(py, "operation"), words.as_deref());
+        if let (Some(engine), Some(asked)) = (&engine, asked) {
+            set(intern!(py, "record_id"), engine.get().record_id(py, asked).as_deref());
+        }
+        if !is_first {
+            return;
+        }
+        let row = refusal.getattr(intern!(py, "name")).ok().and_then(|name| name.extract::<String>().ok());
+        if let Some(row) = REFUSALS.iter().find(|refusal| Some(refusal.name) == row.as_deref()) {
+            let store = engine.map_or("custom", |engine| engine.get().store_kind());
+            events::refused(store, || words.as_deref().unwrap_or_default().into(), *row);
+        }
+    }
+
     fn next<'py>(&mut self, call: &Call<'_, 'py>, told: &Bound<'py, PyAny>, mode: Mode) -> PyResult<Step<'py>> {
         let py = told.py();
         match std::mem::replace(&mut self.at, At::End) {
@@ -332,7 +386,11 @@ impl Flow {
     ) -> PyResult<Step<'py>> {
         let py = call.any().py();
         let engine = self.engine(call)?;
-        let begun = engine.get().begin(py, &asked, fingerprint, mode)?;
+        let begun = engine.get().begin(py, &asked, fingerprint, mode).inspect_err(|error| {
+            if errors::is_refusal(py, error) {
+                self.name(call, Some(&asked), error.value(py));
+            }
+        })?;
         self.claimed(call, engine.get(), asked, fingerprint, begun, mode)
     }
 
@@ -380,7 +438,11 @@ impl Flow {
                 let outcome = replayed(call, &result, || engine.who(py, &asked))?;
                 Ok((intern!(py, "end"), outcome.into_any()))
             }
-            begun => Err(refused(py, &begun, self.options.get().retry_after)),
+            begun => {
+                let refusal = refused(py, &begun, self.options.get().retry_after);
+                self.name(call, Some(&asked), refusal.value(py));
+                Err(refusal)
+            }
         }
     }
 

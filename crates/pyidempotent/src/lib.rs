@@ -5,6 +5,7 @@
 mod bare_get;
 mod boundary;
 mod calls;
+mod events;
 mod flow;
 mod function;
 mod http;
@@ -69,6 +70,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(http::answer::is_refusal, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::problem, module)?)?;
     module.add_function(wrap_pyfunction!(http::answer::too_large, module)?)?;
+    module.add_class::<events::Event>()?;
+    module.add_class::<events::Observation>()?;
+    module.add_class::<events::totals::Totals>()?;
+    module.add_function(wrap_pyfunction!(events::observe, module)?)?;
+    module.add_function(wrap_pyfunction!(events::flush_events, module)?)?;
+    module.add_function(wrap_pyfunction!(events::dropped_events, module)?)?;
+    module.add_function(wrap_pyfunction!(events::totals::metrics, module)?)?;
     http::answer::add_constants(module)?;
     // What PyO3 and the engine would make when it is first used is made before anything forks: see `boundary::once`.
     module.py().get_type::<boundary::begun::Begun>();

@@ -17,6 +17,7 @@ from pyidempotent._calls.current import CurrentAttempt, Operation, _current
 from pyidempotent._native import Flow, RequestCall, protect
 from pyidempotent._options import Site
 from pyidempotent._values.results import Outcome
+from pyidempotent.exceptions import IdempotencyError
 
 __all__ = [
     "Call",
@@ -101,7 +102,11 @@ def advance(
         if step is END or (step is RUN and run is None):
             return about
         if step is BODY:
-            told = body(about)
+            try:
+                told = body(about)
+            except IdempotencyError as refusal:
+                flow.refused(call, refusal)
+                raise
             continue
         assert run is not None
         token = enter(about)
@@ -133,13 +138,20 @@ async def advance_async(
         if step is WAIT:
             try:
                 told = await about
+            except IdempotencyError as refusal:
+                flow.refused(call, refusal)
+                raise
             except BaseException:
                 # Cancelled, or the loop is closing: the claim is given back.
                 _native.abandon(about)
                 raise
             continue
         if step is BODY:
-            told = await body(about)
+            try:
+                told = await body(about)
+            except IdempotencyError as refusal:
+                flow.refused(call, refusal)
+                raise
             continue
         assert run is not None
         token = enter(about)

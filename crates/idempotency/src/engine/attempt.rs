@@ -109,7 +109,10 @@ impl Attempt {
         let (is_own, sent) = keeper
             .ask_twice(Instant::now(), || async {
                 let sent = Instant::now();
-                keeper.ask("renew", keeper.store.renew(&holding.key, &holding.record)).await.map(|is_own| (is_own, sent))
+                keeper
+                    .ask("renew", keeper.store.renew(&holding.key, &holding.record))
+                    .await
+                    .map(|is_own| (is_own, sent))
             })
             .await?;
         if is_own {

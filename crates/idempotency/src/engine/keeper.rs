@@ -441,7 +441,6 @@ impl Keeper {
         Settled::Deferred
     }
 
-
     /// Sends the end of a holding once.
     pub(super) async fn send_end(&self, holding: &Arc<Holding>) -> Result<Settled, StoreError> {
         let is_end = { holding.state().work.rank() == Work::END };
@@ -481,9 +480,7 @@ impl Keeper {
         self.ended(holding, |took, was_deferred| match (&settled, record.state) {
             (Settled::Replaced(_), _) => What::Lost { took, is_replaced: true, was_deferred },
             (Settled::Lost, _) => What::Lost { took, is_replaced: false, was_deferred },
-            (Settled::Stored, State::Completed) => {
-                What::Completed { bytes: record.result.len(), took, was_deferred }
-            }
+            (Settled::Stored, State::Completed) => What::Completed { bytes: record.result.len(), took, was_deferred },
             (_, State::Unknown) => What::EndedUnknown { took, was_deferred },
             _ => What::CompletedWithoutResult { took, was_deferred },
         });

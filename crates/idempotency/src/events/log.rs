@@ -52,8 +52,8 @@ pub(super) fn is_enabled(what: &What) -> bool {
 
 /// The level of the `log` crate, which tracing hands lines on to where it has no subscriber.
 fn logged() -> tracing::level_filters::LevelFilter {
-    use tracing::level_filters::LevelFilter;
     use ::log::LevelFilter as Log;
+    use tracing::level_filters::LevelFilter;
     match ::log::max_level() {
         Log::Off => LevelFilter::OFF,
         Log::Error => LevelFilter::ERROR,

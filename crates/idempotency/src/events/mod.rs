@@ -283,13 +283,8 @@ impl What {
 #[cfg(feature = "http")]
 pub fn refused(store: &'static str, label: impl FnOnce() -> Label, refusal: crate::http::Refusal) {
     use crate::http::Refusal;
-    let told = [
-        Refusal::CONFLICT,
-        Refusal::PROCESSING,
-        Refusal::UNKNOWN,
-        Refusal::NOT_KEPT,
-        Refusal::STORE_UNAVAILABLE,
-    ];
+    let told =
+        [Refusal::CONFLICT, Refusal::PROCESSING, Refusal::UNKNOWN, Refusal::NOT_KEPT, Refusal::STORE_UNAVAILABLE];
     if !told.contains(&refusal) {
         let about = || Some(About { label: label(), key: None, fence: 0 });
         tell(store, about, What::Refused { row: refusal.name });

@@ -4,12 +4,13 @@ use std::pin::pin;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use idempotency::events;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::convert::seconds;
 use super::runtime::{Process, current};
-use super::{bridge, logging, stopping};
+use super::{bridge, logging, observing, stopping};
 
 /// Waits at most `limit` for completions and releases that are still on their way; whether all have ended.
 async fn drained(process: &Process, limit: Duration) -> bool {
@@ -48,8 +49,10 @@ pub fn shutdown(py: Python<'_>, limit: f64) -> bool {
         let drained = |process: &'static Process| process.driver.wait(pin!(drained(process, left())), Duration::MAX);
         current().is_none_or(|process| drained(process).unwrap_or(false))
     });
+    py.detach(|| events::flush(left()));
     stopping::stop(py, left());
     py.detach(|| {
+        observing::finish(left());
         if let Some(process) = current() {
             let pools = process.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
             pools.iter().for_each(|pool| pool.rest(left()));

@@ -1,18 +1,19 @@
-//! The engine's warnings, handed to Python's `logging` under the name `pyidempotent`.
+//! The engine's lines, handed to Python's `logging` under the name `pyidempotent`.
 //!
 //! Whoever logs may be the runtime's own thread, or hold a lock: it only queues its line. One thread hands the lines
 //! over; what is left at the interpreter's exit is handed over there.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
-use idempotency::process::PerProcess;
 use super::python;
 use super::stopping::{self, is_stopping};
+use idempotency::process::PerProcess;
 
 /// How many lines wait at the most; what comes beyond that is counted.
 const MOST: usize = 1000;
@@ -67,7 +68,7 @@ struct ToPython;
 
 impl Log for ToPython {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= Level::Warn && metadata.target().starts_with("idempotency")
+        metadata.level() <= log::max_level() && metadata.target().starts_with("idempotency")
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -99,7 +100,12 @@ fn hand_over(py: Python<'_>, (level, message): (Level, String), dropped: usize) 
             let args = ("%d lines of the log were dropped: they came too fast", dropped).into_pyobject(py)?;
             stopping::call(&logger.getattr("error")?, &args)?;
         }
-        let level = if level == Level::Error { "error" } else { "warning" };
+        let level = match level {
+            Level::Error => "error",
+            Level::Warn => "warning",
+            Level::Info => "info",
+            Level::Debug | Level::Trace => "debug",
+        };
         stopping::call(&logger.getattr(level)?, &("%s", message).into_pyobject(py)?).map(drop)
     };
     if let Err(error) = log() {
@@ -123,6 +129,33 @@ pub fn finish(py: Python<'_>, limit: Duration) {
     for line in waiting {
         hand_over(py, line, std::mem::take(&mut dropped));
     }
+}
+
+/// How many calls ask for the level each time; later ones ask now and then, because asking takes time.
+const FIRST: u32 = 256;
+const NOW_AND_THEN: u32 = 64;
+
+/// Takes note of the level that Python's logger has: lines below it are not made. Every call asks.
+pub fn look(py: Python<'_>) {
+    static LOOKS: AtomicU32 = AtomicU32::new(0);
+    let looks = LOOKS.load(Ordering::Relaxed);
+    LOOKS.store(looks.wrapping_add(1).max(looks.min(FIRST)), Ordering::Relaxed);
+    if looks < FIRST || looks.is_multiple_of(NOW_AND_THEN) {
+        look_now(py);
+    }
+}
+
+#[cold]
+fn look_now(py: Python<'_>) {
+    let level = python::logger(py).and_then(|logger| logger.call_method0("getEffectiveLevel")?.extract::<u32>());
+    // Python's numbers: 10 is DEBUG, 50 is CRITICAL. A level that can't be read changes nothing.
+    let Ok(level) = level else { return };
+    log::set_max_level(match level {
+        ..=10 => LevelFilter::Debug,
+        ..=20 => LevelFilter::Info,
+        ..=30 => LevelFilter::Warn,
+        _ => LevelFilter::Error,
+    });
 }
 
 pub fn install() {

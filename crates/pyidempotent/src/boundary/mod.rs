@@ -8,6 +8,7 @@ mod driver;
 pub mod errors;
 pub mod lifecycle;
 pub mod logging;
+pub mod observing;
 pub mod once;
 pub mod pool;
 pub mod python;

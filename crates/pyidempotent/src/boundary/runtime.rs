@@ -13,10 +13,10 @@ use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle};
 
 use super::driver::Driver;
-use idempotency::process::PerProcess;
 use super::pool::Pool;
 use super::stopping::Inside;
 use super::{errors, stopping};
+use idempotency::process::PerProcess;
 
 /// What belongs to one process. A forked child makes its own and leaks its parent's: the parent's thread does not
 /// exist there, and dropping the runtime would wait for it.

@@ -14,7 +14,7 @@ use super::attempt::{Asked, Operation};
 use crate::boundary::begun::Begun;
 use crate::boundary::convert::seconds;
 use crate::boundary::runtime::{Answer, Mode, at_once, block_on, poll_once};
-use crate::boundary::{bridge, errors};
+use crate::boundary::{bridge, errors, logging};
 use crate::stores::backend::Backend;
 
 /// The options of one call site over a backend.
@@ -105,6 +105,17 @@ impl Engine {
         Ok(format!("{} [{}]", asked.operation.words(py), scope.storage_key(&key).id()))
     }
 
+    /// The record's short id, where the key is one.
+    pub fn record_id(&self, py: Python<'_>, asked: &Asked) -> Option<String> {
+        let key = Key::new(asked.key.to_str(py).ok()?).ok()?;
+        Some(self.scope_of(py, asked).ok()?.storage_key(&key).id())
+    }
+
+    /// What the store is called in events.
+    pub fn store_kind(&self) -> &'static str {
+        self.backend.get().engine().map_or("custom", |engine| engine.store_kind())
+    }
+
     pub fn namespace(&self, py: Python<'_>, asked: &Asked) -> Py<PyString> {
         asked.namespace.as_ref().unwrap_or(self.namespace.as_py_str()).clone_ref(py)
     }
@@ -122,6 +133,7 @@ impl Engine {
         fingerprint: [u8; 32],
         mode: Mode,
     ) -> PyResult<Answer<'py, idempotency::engine::Begun>> {
+        logging::look(py);
         let (engine, call) = self.call(py, asked, fingerprint)?;
         if self.is_immediate() && self.options.wait.is_zero() {
             let begun = at_once(py, pin!(engine.begin(&call)))?;

@@ -1,0 +1,93 @@
+//! [`Totals`]: metrics, added up in Rust until Python takes them. A call costs no Python for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use idempotency::events::{self, METRICS, Measure, Metric, MetricKind, Observation};
+use idempotency::process::PerProcess;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+/// What is known of a metric with certain labels.
+enum Total {
+    Sum(f64),
+    /// How many values each bucket got, the last one those beyond all bounds; and their sum.
+    Sizes(Vec<u64>, f64),
+}
+
+type Sums = HashMap<(&'static str, Vec<&'static str>), (&'static Metric, Total)>;
+
+/// What has not been taken yet; a forked child begins anew.
+struct Adding(&'static PerProcess<Mutex<Sums>>);
+
+impl Adding {
+    fn add(&self, measure: Measure) {
+        let mut sums = self.0.get().lock().unwrap_or_else(PoisonError::into_inner);
+        let metric = measure.metric;
+        let new = || match metric.kind {
+            MetricKind::Histogram => Total::Sizes(vec![0; metric.buckets.len() + 1], 0.0),
+            _ => Total::Sum(0.0),
+        };
+        let (_, total) = sums.entry((metric.name, measure.labels().to_vec())).or_insert_with(|| (metric, new()));
+        match total {
+            Total::Sum(sum) => *sum += measure.value,
+            Total::Sizes(counts, sum) => {
+                counts[metric.buckets.partition_point(|bound| *bound < measure.value)] += 1;
+                *sum += measure.value;
+            }
+        }
+    }
+}
+
+/// Metrics that are added up from now on, in this process and in its children.
+#[pyclass(frozen, module = "pyidempotent._native")]
+pub struct Totals {
+    sums: &'static PerProcess<Mutex<Sums>>,
+    observation: Mutex<Option<Observation>>,
+}
+
+#[pymethods]
+impl Totals {
+    #[new]
+    fn new() -> Self {
+        // There are few of them: one for each library that takes metrics.
+        let sums: &'static PerProcess<Mutex<Sums>> = Box::leak(Box::new(PerProcess::new()));
+        let adding = Arc::new(Adding(sums));
+        let observation = events::observe(move |event: &events::Event| event.measures(|measure| adding.add(measure)));
+        Self { sums, observation: Mutex::new(Some(observation)) }
+    }
+
+    /// What has changed since the last time: the metric's name, the values of its labels, and what is to be added; for a
+    /// histogram how many values each bucket got, and their sum.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let taken = std::mem::take(&mut *self.sums.get().lock().unwrap_or_else(PoisonError::into_inner));
+        let rows = PyList::empty(py);
+        for ((name, labels), (_, total)) in taken {
+            let labels = PyTuple::new(py, labels)?;
+            match total {
+                Total::Sum(sum) => rows.append((name, labels, sum))?,
+                Total::Sizes(counts, sum) => rows.append((name, labels, (counts, sum)))?,
+            }
+        }
+        Ok(rows)
+    }
+
+    fn stop(&self) {
+        self.observation.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Every metric: its name, kind, unit, words, labels and bounds.
+#[pyfunction]
+pub fn metrics(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let kind = |kind| match kind {
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        _ => "histogram",
+    };
+    let row = |metric: &&'static Metric| {
+        let Metric { name, unit, help, labels, buckets, .. } = **metric;
+        (name, kind(metric.kind), unit, help, labels.to_vec(), buckets.to_vec())
+    };
+    PyList::new(py, METRICS.iter().map(row))
+}
