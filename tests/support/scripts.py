@@ -29,8 +29,14 @@ def _apart() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # below a shell's background job an interrupt is ignored
 
 
-def output(code: str, *arguments: str, limit: float = 30, environment: Mapping[str, str] | None = None) -> str:
-    """What a program prints that ends well and complains about nothing."""
+def output(
+    code: str,
+    *arguments: str,
+    limit: float = 30,
+    environment: Mapping[str, str] | None = None,
+    complains: str = "",
+) -> str:
+    """What a program prints that ends well and complains about nothing, but for a line with these words."""
     process = start(code, *arguments, environment=environment)
     try:
         printed, complaints = process.communicate(timeout=limit)
@@ -38,7 +44,9 @@ def output(code: str, *arguments: str, limit: float = 30, environment: Mapping[s
         os.killpg(process.pid, signal.SIGKILL)
         printed, complaints = process.communicate()
         raise AssertionError(f"it hangs after {printed!r}; {complaints}") from None
-    assert (process.returncode, complaints) == (0, ""), f"{printed}\n{complaints}"
+    others = [line for line in complaints.splitlines() if not complains or complains not in line]
+    assert (process.returncode, others) == (0, []), f"{printed}\n{complaints}"
+    assert complains in complaints, complaints
     return printed
 
 
