@@ -115,6 +115,7 @@ def command_line(
     others: list[tuple[str, str]] = [],
     files: tuple[object, object] | None = None,
 ) -> int: ...
+
 @final
 class Engine:
     """The options of one call site over a backend."""
