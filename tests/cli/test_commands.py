@@ -222,7 +222,7 @@ def test_a_user_who_may_do_little_can_list(redis_server: RedisServer) -> None:
     url = redis_server.url.replace("://", f"://{user}:word@")
     listed = pyidempotent("list", "--state", "completed", "--prefix", prefix, url=url)
     assert (listed.code, "shop.charge order-7" in listed.out) == (0, True), listed
-    ping = pyidempotent("ping", url=url)
+    ping = pyidempotent("ping", "--prefix", prefix, url=url)
     assert (ping.code, "INFO is not permitted" in ping.out) == (0, True), ping
 
 
