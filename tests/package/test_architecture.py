@@ -23,6 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "flow": {"http", "function", "calls", "value", "boundary"},
     "transactions": {"flow", "calls", "boundary"},
     "events": {"boundary"},
+    "cli": {"stores", "boundary"},
     "bare_get": {"boundary"},
 }
 
@@ -31,6 +32,7 @@ PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
     "events": {"error", "http", "key", "process"},
     "tower": {"decide", "engine", "events", "fingerprint", "http", "key"},
+    "cli": {"clock", "decide", "engine", "error", "http", "key", "record", "result_tags", "store", "stores"},
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
     "engine": {"clock", "decide", "error", "events", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
@@ -61,6 +63,8 @@ ROOMS: dict[str, set[str]] = {
     "testing": {*_SHARED, "", "asgi", "django", "flask"},
     "_pytest_plugin": {"testing"},
     "instrumentation": {"_native", "_values"},
+    "cli": {"_http", "backends", "testing"},
+    "__main__": {"cli"},
     "": {"_calls", "_lifecycle", "_native", "_values", "exceptions", "transactions"},
 }
 

@@ -218,7 +218,7 @@ pub enum What {
 
     /// An operation of the store ended.
     StoreOperation {
-        /// Its name: `claim`, `renew`, `complete`, `release`, `get`, `resolve`, `purge` or `list`.
+        /// Its name: `claim`, `renew`, `complete`, `release`, `get`, `resolve`, `purge`, `list` or `health`.
         name: &'static str,
         /// How long it took.
         took: Duration,
