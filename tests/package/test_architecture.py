@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "function": {"calls", "value", "boundary"},
     "http": {"calls", "value", "boundary"},
     "flow": {"http", "function", "calls", "value", "boundary"},
-    "transactions": {"flow", "calls", "boundary"},
+    "transactions": {"flow", "calls", "stores", "boundary"},
     "bare_get": {"boundary"},
 }
 
@@ -30,9 +30,10 @@ PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
     "tower": {"decide", "engine", "fingerprint", "http", "key"},
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
-    "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
+    "engine": {"clock", "decide", "error", "fingerprint", "form", "key", "process", "record", "result_tags", "store"},
+    "seal": {"decide", "error", "fingerprint", "form", "key", "record", "result_tags", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
-    "transactions": {"clock", "decide", "engine", "error", "fingerprint", "key", "record", "step"},
+    "transactions": {"clock", "decide", "engine", "error", "fingerprint", "form", "key", "record", "result_tags", "step"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},
 }
 

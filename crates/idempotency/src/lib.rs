@@ -37,6 +37,7 @@ pub mod decide;
 pub mod engine;
 mod error;
 mod fingerprint;
+pub mod form;
 #[cfg(feature = "functions")]
 pub mod function;
 #[cfg(feature = "http")]
@@ -45,6 +46,8 @@ mod key;
 pub mod process;
 mod record;
 pub mod result_tags;
+#[cfg(feature = "seal")]
+pub mod seal;
 pub mod step;
 pub mod store;
 pub mod stores;

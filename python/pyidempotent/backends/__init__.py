@@ -8,5 +8,6 @@ I/O.
 from pyidempotent._values.results import Answer
 from pyidempotent.backends._backend import Backend, StoredRecord
 from pyidempotent.backends._urls import open_backend
+from pyidempotent.backends.seal import Seal
 
-__all__ = ["Answer", "Backend", "StoredRecord", "open_backend"]
+__all__ = ["Answer", "Backend", "Seal", "StoredRecord", "open_backend"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pyidempotent import _native
 from pyidempotent._native import Step, TooLarge, expires_at
 from pyidempotent.backends._backend import Backend
+from pyidempotent.backends.seal import Sealing, sealing
 
 __all__ = ["CustomBackend", "Step", "TooLarge", "expires_at"]
 
@@ -67,7 +68,7 @@ class CustomBackend(Backend, abc.ABC):
     def __new__(cls: type[_Self], *args: Any, **kwargs: Any) -> _Self:
         """The engine's side of it is made here, so that an ``__init__`` of yours need not know of it."""
         backend = super().__new__(cls)
-        backend.native = _native.Backend.custom(backend, cls.time_limit)
+        backend.native = _native.Backend.custom(backend, cls.time_limit, sealing(cls.seal))
         return backend
 
     def __init__(self) -> None:

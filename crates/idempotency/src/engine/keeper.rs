@@ -16,6 +16,7 @@ use super::outage::Outage;
 use super::waiting::Rooms;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{State, Token};
+use crate::result_tags::is_sealed;
 use crate::store::{Completed, Store};
 
 use super::attempt::Settled;
@@ -413,7 +414,9 @@ impl Keeper {
                 let id = holding.id();
                 match held {
                     Some(held)
-                        if held.record.state == State::Completed && held.record.fingerprint == record.fingerprint =>
+                        if held.record.state == State::Completed
+                            && held.record.fingerprint == record.fingerprint
+                            && !is_sealed(&held.record.result) =>
                     {
                         tracing::warn!("the record {id} lost its claim; another attempt completed in its place");
                         Settled::Replaced(held.record.result)

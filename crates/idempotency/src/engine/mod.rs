@@ -25,8 +25,10 @@ use tokio::runtime::Handle;
 use crate::clock::micros;
 use crate::decide::{Claim, Decision, Held, Request, Resolution, decide};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::form::RecordForm;
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State, Token};
+use crate::result_tags::is_sealed;
 use crate::store::{Claimed, Listed, Store};
 
 pub use attempt::{Attempt, Settled, Verdict};
@@ -107,6 +109,12 @@ impl Idempotency {
     #[cfg(feature = "tower")]
     pub(crate) fn shares_engine(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.engine, &other.engine)
+    }
+
+    /// What its store turns records into before they leave the process: whoever writes records of these keys elsewhere, as in
+    /// [`transactions`](crate::transactions), does the same.
+    pub fn form(&self) -> Option<Arc<dyn RecordForm>> {
+        self.engine.keeper.store.form()
     }
 
     /// Its options.
@@ -234,6 +242,11 @@ impl Idempotency {
                             return Ok(Tried::Held(held, now, decision));
                         }
                         asking.claim.takes_over = Some(held.record);
+                    }
+                    Decision::Replay | Decision::NotKept if is_sealed(&held.record.result) => {
+                        let error = StoreError::sealed(asking.key);
+                        keeper.outage.tell_foreign(asking.key, &error);
+                        return Err(error);
                     }
                     decision => return Ok(Tried::Held(held, now, decision)),
                 },
