@@ -189,6 +189,7 @@ class Site:
         max_request_bytes: int,
         max_response_bytes: int,
         store_set_cookie: bool,
+        redact: Callable[[Any], Any] | None,
     ) -> Site: ...
 
 @final

@@ -65,6 +65,9 @@ class CustomBackend(Backend, abc.ABC):
     #: The longest that a method may take, in seconds. Set it in your class.
     time_limit: float = 5.0
 
+    #: The keys that results are encrypted with before a method sees them. Set it in your class.
+    seal: ClassVar[Sealing | None] = None
+
     def __new__(cls: type[_Self], *args: Any, **kwargs: Any) -> _Self:
         """The engine's side of it is made here, so that an ``__init__`` of yours need not know of it."""
         backend = super().__new__(cls)
