@@ -124,6 +124,7 @@ def test_hidden_names_leave_no_word(place: Place) -> None:
         assert b"sealed " in stored
         key, plain = backend._storage_key("evt_1", "webhook", "alice", "", None), b""
         assert key not in stored
+        assert key.hex().encode() not in stored
         with pytest.raises(IdempotencyConflict), attempt(backend, key="evt_1", name="webhook", caller="alice", payload=1):
             plain = b"it ran"
         assert not plain
@@ -188,6 +189,21 @@ def test_an_operator_resolves_what_is_sealed(place: Place) -> None:
 def test_a_sealed_store_keeps_every_rule(place: Place) -> None:
     make, _ = place
     check_backend(lambda: make(seal=Seal(NEW, names=NAMES)))
+
+
+VECTORS = Path(__file__).parents[2] / "crates/idempotency/tests/vectors/sealed_records.json"
+
+
+@pytest.mark.parametrize("which", ["sealed", "hidden"])
+def test_what_rust_has_sealed_is_read(redis_server: RedisServer, which: str) -> None:
+    """The crate's own tests read the same records."""
+    vectors = json.loads(VECTORS.read_text())
+    prefix = f"{uuid.uuid4()}:"
+    with closing(redis.from_url(redis_server.url)) as client:
+        client.set(prefix + vectors[which]["name"], bytes.fromhex(vectors[which]["record"]), px=60_000)
+    seal = Seal(vectors["keys"], names=vectors["names"] if which == "hidden" else None)
+    charge = charge_on(RedisBackend(redis_server.url, prefix=prefix, seal=seal))
+    assert charge("order-7") == "charged 42 EUR"
 
 
 def test_memory_is_sealed() -> None:

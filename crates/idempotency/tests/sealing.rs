@@ -142,6 +142,27 @@ fn hidden_names_say_nothing() {
     why(keys.read(&KEY, record));
 }
 
+/// Records that this version wrote, which later ones must read; Python's tests read the same.
+#[test]
+fn what_version_1_wrote_is_read() {
+    let vectors: serde_json::Value = serde_json::from_str(include_str!("vectors/sealed_records.json")).unwrap();
+    let bytes = |text: &serde_json::Value| -> Vec<u8> {
+        let digits = text.as_str().unwrap().as_bytes().chunks(2);
+        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    };
+    let key = StorageKey(bytes(&vectors["storage_key"]).try_into().unwrap());
+    let seal = SealKeys::parse(vectors["keys"].as_str().unwrap()).unwrap();
+    let hidden = seal.clone().hiding_names(vectors["names"].as_str().unwrap()).unwrap();
+    for (which, keys) in [("sealed", seal), ("hidden", hidden)] {
+        assert_eq!(keys.name(&key).0[..], bytes(&vectors[which]["name"]));
+        let written = Record::decode(&bytes(&vectors[which]["record"])).unwrap();
+        let record = keys.read(&key, written).unwrap();
+        assert_eq!(record.fingerprint.0[..], bytes(&vectors["fingerprint"]));
+        assert_eq!(record.result[..], bytes(&vectors["result"]));
+        assert_eq!(&*record.label, "charge order-7");
+    }
+}
+
 mod every_store {
     use super::*;
 
