@@ -25,6 +25,18 @@ pub trait RecordForm: Send + Sync {
     fn read(&self, key: &StorageKey, written: Record) -> Result<Record, StoreError>;
 }
 
+/// What a label starts with that a form has hidden; the rest is base64, as a label is text.
+pub(crate) const HIDDEN: &str = "sealed ";
+/// How long that rest is, always.
+pub(crate) const HIDDEN_LEN: usize = 192;
+
+/// Whether a label is hidden: its record's fingerprint is too, and only who shows them can write them again.
+pub(crate) fn is_hidden(label: &str) -> bool {
+    label.strip_prefix(HIDDEN).is_some_and(|rest| {
+        rest.len() == HIDDEN_LEN && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(&byte))
+    })
+}
+
 /// Says no more than that it is a form: what it knows is secret.
 impl fmt::Debug for dyn RecordForm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

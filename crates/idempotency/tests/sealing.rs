@@ -262,7 +262,11 @@ mod every_store {
         let [bare] = &place.store().unfinished(10).await.unwrap()[..] else { panic!("one is unknown") };
         assert!(bare.held.record.label.starts_with("sealed "));
         let fence = listed.held.record.fence;
-        assert!(engine.resolve(&listed.key, fence, Some(SECRET.as_bytes().into()), false).await.unwrap());
+        // Without the key it can be freed, and not be answered.
+        let answer = || Some(SECRET.as_bytes().into());
+        let error = place.engine().resolve(&bare.key, fence, answer(), false).await.unwrap_err();
+        assert!(error.to_string().contains("its name is hidden"), "{error}");
+        assert!(engine.resolve(&listed.key, fence, answer(), false).await.unwrap());
         assert_eq!(replayed(&engine, &call(1)).await, SECRET);
         drained(&engine).await;
     }

@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use crate::clock::micros;
 use crate::decide::{Claim, Decision, Held, Request, Resolution, decide};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::form::RecordForm;
+use crate::form::{RecordForm, is_hidden};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State, Token};
 use crate::result_tags::is_sealed;
@@ -185,6 +185,9 @@ impl Idempotency {
         let Some((held, _)) = self.get(key).await? else {
             return Ok(false);
         };
+        if result.is_some() && is_hidden(&held.record.label) {
+            return Err(StoreError::foreign(key, "its name is hidden; who gives it a result needs the key of names"));
+        }
         // A token of its own: whatever the old attempt still sends is refused.
         let into =
             result.map(|result| Record { state: State::Completed, token: Token::random(), result, ..held.record });

@@ -10,7 +10,7 @@ use hmac::Mac;
 use super::keys::{NameKey, SealKeys};
 use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
-use crate::form::RecordForm;
+use crate::form::{HIDDEN, HIDDEN_LEN, RecordForm};
 use crate::key::StorageKey;
 use crate::record::{Record, State, Token};
 use crate::result_tags::{SEALED, SEALED_VERSION};
@@ -149,10 +149,9 @@ fn decrypt(cipher: &XChaCha20Poly1305, nonce: &[u8; 24], bound: &[u8], text: &mu
     cipher.decrypt_inout_detached(&XNonce::from(*nonce), bound, InOutBuf::from(text), &Tag::from(*tag)).is_ok()
 }
 
-/// What a hidden label starts with. The rest is base64, as a label is text.
-const HIDDEN: &str = "sealed ";
 /// How much of a label is kept: with its key and its tag it is as long as a label may be, and all are of one length.
 const LABEL: usize = 96;
+const _: () = assert!((32 + LABEL + TAG) / 3 * 4 == HIDDEN_LEN);
 
 impl NameKey {
     fn mac(&self, what: &str, bytes: &[u8]) -> [u8; 32] {
