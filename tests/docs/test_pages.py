@@ -7,8 +7,12 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 import pages
+from pyidempotent.backends import Seal
 from pyidempotent.backends.custom import Step
+from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.testing import check_backend
 from servers import PostgresServer, RedisServer
 
@@ -22,6 +26,7 @@ EXECUTED = {
     "options",
     "postgres",
     "redis",
+    "sealing",
     "servers",
     "testing",
     "transactions",
@@ -69,6 +74,21 @@ def test_postgres(postgres_server: PostgresServer) -> None:
 def test_redis(redis_server: RedisServer) -> None:
     page = pages.run("redis", redis_server.url)
     assert page.charge("order-7", 42) == page.charge("order-7", 42) == "charged 42"
+
+
+def test_sealing(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IDEMPOTENCY_SEAL_NAMES", raising=False)
+    monkeypatch.setenv("IDEMPOTENCY_SEAL_KEYS", Seal.new_key())
+    redis_server.cli("FLUSHALL")
+    page = pages.run("sealing", redis_server.url)
+    assert page.charge("order-7", 42) == page.charge("order-7", 42) == "charged 42 to the card 4242"
+    found = RedisBackend(redis_server.url).get("order-7", operation="page_sealing.charge")
+    assert found is not None
+    assert b"4242" not in found.result
+    assert page.open_session("alice") == {"user": "alice", "token": "s3cret"}
+    assert page.open_session("alice") == {"user": "alice", "token": None}
+    answer = page.without_cookies(page.Answer(200, [(b"X-Session", b"s"), (b"x-by", b"shop")], b""))
+    assert answer.headers == [(b"x-by", b"shop")]
 
 
 def test_testing(tmp_path: Path) -> None:

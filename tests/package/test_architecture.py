@@ -21,9 +21,9 @@ ARROWS: dict[str, set[str]] = {
     "function": {"calls", "value", "boundary"},
     "http": {"calls", "value", "boundary"},
     "flow": {"http", "function", "calls", "value", "boundary"},
-    "transactions": {"flow", "calls", "boundary"},
     "events": {"boundary"},
     "cli": {"stores", "boundary"},
+    "transactions": {"flow", "calls", "stores", "boundary"},
     "bare_get": {"boundary"},
 }
 
@@ -34,9 +34,22 @@ PARTS: dict[str, set[str]] = {
     "tower": {"decide", "engine", "events", "fingerprint", "http", "key"},
     "cli": {"clock", "decide", "engine", "error", "http", "key", "record", "result_tags", "store", "stores"},
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
-    "engine": {"clock", "decide", "error", "events", "fingerprint", "key", "process", "record", "store"},
+    "engine": {
+        "clock",
+        "decide",
+        "error",
+        "events",
+        "fingerprint",
+        "form",
+        "key",
+        "process",
+        "record",
+        "result_tags",
+        "store",
+    },
+    "seal": {"decide", "error", "fingerprint", "form", "key", "record", "result_tags", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
-    "transactions": {"clock", "decide", "engine", "error", "fingerprint", "key", "record", "step"},
+    "transactions": {"clock", "decide", "engine", "error", "fingerprint", "form", "key", "record", "result_tags", "step"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},
 }
 

@@ -90,6 +90,15 @@ impl StoreError {
         matches!(self.kind, NotExecuted | Unknown | Refused | Full | Busy)
     }
 
+    /// The error for a record whose result is sealed, where there are no keys.
+    pub(crate) fn sealed(key: impl fmt::Display) -> Self {
+        Self::foreign(
+            key,
+            "its result is sealed, and this process has no keys; give it those that it was sealed with (in Python seal=, in \
+             Rust Sealed, for the command line IDEMPOTENCY_SEAL_KEYS)",
+        )
+    }
+
     /// The error for a record that [`crate::Record::decode`] refused, under the name the store knows it by.
     pub fn foreign(name: impl fmt::Display, error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let error = error.into();

@@ -40,6 +40,7 @@ pub mod engine;
 mod error;
 pub mod events;
 mod fingerprint;
+pub mod form;
 #[cfg(feature = "functions")]
 pub mod function;
 #[cfg(feature = "http")]
@@ -48,6 +49,8 @@ mod key;
 pub mod process;
 mod record;
 pub mod result_tags;
+#[cfg(feature = "seal")]
+pub mod seal;
 pub mod step;
 pub mod store;
 pub mod stores;

@@ -16,6 +16,22 @@ pub const EXCEPTION: u8 = b'X';
 /// The value of a Rust function, as JSON.
 pub const JSON: u8 = b'J';
 
+/// Any of these, sealed: the version of the sealed form (1 byte), what names its key (4), a nonce (24), then the ciphertext with
+/// its tag (16).
+pub const SEALED: u8 = b'S';
+/// The version of the sealed form.
+pub(crate) const SEALED_VERSION: u8 = 1;
+
+/// Whether a stored result is sealed: whoever has no keys can't read it, and must not take it for an answer.
+///
+/// ```
+/// assert!(!idempotency::result_tags::is_sealed(b"Sealed? These are words."));
+/// ```
+pub fn is_sealed(stored: &[u8]) -> bool {
+    // Results of the engine's own users are any bytes: a letter alone says little.
+    stored.len() >= 46 && stored[0] == SEALED && stored[1] == SEALED_VERSION
+}
+
 /// What a stored result is, in words, for whoever can't read it.
 ///
 /// ```
@@ -29,6 +45,7 @@ pub fn described(stored: &[u8]) -> &'static str {
         Some(&EXCEPTION) => "the exception of a Python function",
         Some(&ANSWER | &ANSWER_WITH_TRAILERS) => "the answer to an HTTP request",
         Some(&JSON) => "the value of a Rust function",
+        Some(&SEALED) => "sealed",
         _ => "damaged, or of a newer version of this library",
     }
 }

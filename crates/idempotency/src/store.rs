@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::decide::{Claim, Held, Resolution};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::form::RecordForm;
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
 
@@ -334,6 +335,12 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(async { Ok(Health::new("a store of the application's own", "")) })
     }
 
+    /// What it turns records into before they leave the process; whoever writes records of its keys elsewhere does the same.
+    /// `None`: they are written as they are.
+    fn form(&self) -> Option<Arc<dyn RecordForm>> {
+        None
+    }
+
     /// Starts to listen for changes of a key. Without a channel of its own a store is looked at again every second.
     fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {
         Box::pin(async { Ok(Watch { changed: None, poll: Duration::from_secs(1) }) })
@@ -386,6 +393,9 @@ macro_rules! pointers {
             }
             fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {
                 (**self).watch(key)
+            }
+            fn form(&self) -> Option<Arc<dyn RecordForm>> {
+                (**self).form()
             }
         })*
     };

@@ -514,7 +514,7 @@ impl Flow {
             other => return Err(PyValueError::new_err(format!("there is no verdict {other:?}"))),
         }
         let limit = self.options.get().max_response_bytes;
-        let (mut why, cause) = match call.pack(outcome) {
+        let (mut why, cause) = match call.pack(outcome).and_then(|payload| self.redacted(call, outcome, payload)) {
             Ok(payload) if payload.len() as u64 <= limit => return Ok(Verdict::Complete(payload)),
             Ok(payload) => (format!("it has {} bytes, and max_response_bytes is {limit}", payload.len()), None),
             Err(error) => (errors::reason(py, &error)?, Some(error).filter(|error| !errors::is_unstorable(py, error))),
@@ -529,6 +529,21 @@ impl Flow {
         let message = format!("the result of {} is not kept, and a repeat gets 410: {why}", running.who(py));
         errors::log(py, &message, cause.as_ref())?;
         Ok(Verdict::NotKept(note.into()))
+    }
+
+    /// A stored form without what `redact=` takes out, if it is there.
+    fn redacted<'py>(
+        &self,
+        call: &Call<'_, 'py>,
+        outcome: &Bound<'py, Outcome>,
+        payload: Arc<[u8]>,
+    ) -> PyResult<Arc<[u8]>> {
+        let py = outcome.py();
+        let Some(redact) = &self.options.get().redact else { return Ok(payload) };
+        // A request's call has no `pack` of its own, and none is asked for: its end is an answer.
+        let pack = call.any().getattr_opt(intern!(py, "pack"))?;
+        let left = python::redacted(py)?.call1((redact, PyBytes::new(py, &payload), outcome, pack))?;
+        Ok(left.cast::<PyBytes>()?.as_bytes().into())
     }
 
     /// The word of the `settle=` hook, if it has one.

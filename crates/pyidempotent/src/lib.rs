@@ -35,6 +35,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     boundary::logging::install();
     module.add_class::<stores::backend::Backend>()?;
+    module.add_class::<stores::seal::Seal>()?;
     module.add_class::<calls::engine::Engine>()?;
     module.add_class::<calls::site::Site>()?;
     module.add_class::<function::plan::Plan>()?;

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pyidempotent._native import SAFE_METHODS
+from pyidempotent._native import SAFE_METHODS, Seal
+from pyidempotent.backends.seal import sealing
 
 #: Raises TypeError or ValueError, whose message names the option.
 Check = Callable[[str, Any], Any]
@@ -88,6 +89,13 @@ def byte_count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{name} must be a number of bytes, 0 or more, not {value!r}")
     return min(value, sys.maxsize)
+
+
+def seal(name: str, value: Any) -> Seal | None:
+    """Keys to seal with."""
+    if not isinstance(value, Iterable) and not hasattr(value, "native"):
+        raise TypeError(f"{name} must be a Seal, a key or a list of keys, not a {type(value).__qualname__}")
+    return sealing(value)
 
 
 def url(name: str, value: Any) -> str:

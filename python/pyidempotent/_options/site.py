@@ -77,7 +77,7 @@ class Site:
     def _for_calls(self, engine: _native.Engine | None) -> _native.Site:
         names = (
             "key_header", "required", "settle", "retry_after", "max_request_bytes", "max_response_bytes",
-            "store_set_cookie",
+            "store_set_cookie", "redact",
         )  # fmt: skip
         options = {name: self.options[name] for name in names}
         return _native.Site(engine, strict=self.options["key_format"] == "strict", **options)

@@ -19,6 +19,7 @@ from pyidempotent._options import checks
 from pyidempotent._options.checks import Check
 from pyidempotent._values.durations import Seconds, seconds
 from pyidempotent.backends import Backend
+from pyidempotent.backends.seal import Sealing
 
 #: The default of an option that must be given.
 UNSET: Any = object()
@@ -31,6 +32,8 @@ OnRequest = Callable[[Any], Any]
 AfterCrash = Literal["rerun", "refuse"]
 KeyFormat = Literal["lenient", "strict"]
 Settle = Callable[[Outcome], Literal["store", "release", "hold"] | None]
+#: A callable of the user's that gets what would be stored, a value or an `Answer`, and returns what is.
+Redact = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,12 @@ class _Kept(TypedDict, total=False):
     410), and nothing runs.
     """
 
+    redact: Annotated[Redact | None, Option(None, checks.TakesOne("what would be stored"))]
+    """Takes parts out of what is stored: a callable that gets a copy of the function's value, or the `Answer` to the
+    request, and returns what stands in its place. The first caller gets the whole, a repeat gets what is left. Where it
+    fails, nothing is kept. Exceptions that are stored are left as they are.
+    """
+
 
 class _Leased(TypedDict, total=False):
     lease: Annotated[Seconds | None, Option(None, seconds)]
@@ -218,11 +227,16 @@ class BlockOptions(_OfBlocks, _Always, _Waiting, total=False):
     """The options of `pyidempotent.attempt`."""
 
 
-class TransactionOptions(_OfBlocks, _Kept, _Waiting, total=False):
+class _Sealing(TypedDict, total=False):
+    seal: Annotated[Sealing | None, Option(None, checks.seal, elsewhere="a backend takes it: RedisBackend(url, seal=…)")]
+    """The keys that results are encrypted with before they leave the process: a `Seal`, or what makes one."""
+
+
+class TransactionOptions(_OfBlocks, _Kept, _Waiting, _Sealing, total=False):
     """The options of `pyidempotent.transaction`."""
 
 
-class TransactionalOptions(_OfCalls, _Kept, _Waiting, _OverHttp, total=False):
+class TransactionalOptions(_OfCalls, _Kept, _Waiting, _Sealing, _OverHttp, total=False):
     """The options of `pyidempotent.transactional`."""
 
     namespace: Annotated[str, Option("", checks.text)]

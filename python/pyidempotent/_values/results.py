@@ -7,6 +7,8 @@ whole HTTP answer, or an exception.
 from __future__ import annotations
 
 import builtins
+import copy
+from collections.abc import Callable
 from typing import Any
 
 from pyidempotent import _native
@@ -25,6 +27,7 @@ __all__ = [
     "pack",
     "pack_answer",
     "pack_exception",
+    "redacted",
     "unpack",
     "unpack_exception",
 ]
@@ -58,6 +61,36 @@ def pack(kind: bytes, value: Any, classes: Classes) -> bytes:
         return kind + _native.encode(value, classes)
     except (TypeError, ValueError) as error:
         raise Unstorable(str(error)) from error
+
+
+def redacted(redact: Callable[[Any], Any], payload: bytes, outcome: Outcome, pack: Callable[[Outcome], bytes]) -> bytes:
+    """The stored form of an end, without what ``redact=`` takes out.
+
+    Parameters:
+        payload: the stored form of the whole.
+        pack: makes the stored form of an end.
+
+    Raises:
+        Unstorable: where that fails. The whole is not stored in its place.
+    """
+    try:
+        if payload[:1] == EXCEPTION:
+            return payload
+        if payload[:1] != ANSWER:
+            # A copy: what the first caller gets is the whole.
+            return pack(Outcome(redact(copy.deepcopy(outcome.value))))
+        whole = Answer.decode(payload[1:])
+        left = redact(whole)
+        if not isinstance(left, Answer):
+            raise TypeError(f"it must return an Answer, not a {type(left).__qualname__}")
+        # What says how long the body is must say it of this one.
+        length = str(len(left.body)).encode()
+        headers = [(name, length if name.lower() == b"content-length" else value) for name, value in left.headers]
+        return pack_answer(Answer(left.status, headers, left.body), store_set_cookie=True)  # it is left out by now
+    except Unstorable:
+        raise
+    except Exception as error:
+        raise Unstorable(f"redact= failed: {type(error).__qualname__}: {error}") from error
 
 
 def unpack(payload: bytes, classes: Classes) -> Any:

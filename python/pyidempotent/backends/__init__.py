@@ -8,5 +8,6 @@ I/O.
 from pyidempotent._values.results import Answer
 from pyidempotent.backends._backend import Backend, RecordPage, StoredRecord
 from pyidempotent.backends._urls import open_backend
+from pyidempotent.backends.seal import Seal
 
-__all__ = ["Answer", "Backend", "RecordPage", "StoredRecord", "open_backend"]
+__all__ = ["Answer", "Backend", "RecordPage", "Seal", "StoredRecord", "open_backend"]

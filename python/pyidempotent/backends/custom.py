@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pyidempotent import _native
 from pyidempotent._native import Step, TooLarge, expires_at
 from pyidempotent.backends._backend import Backend
+from pyidempotent.backends.seal import Sealing, sealing
 
 __all__ = ["CustomBackend", "Step", "TooLarge", "expires_at"]
 
@@ -66,10 +67,13 @@ class CustomBackend(Backend, abc.ABC):
     #: The longest that a method may take, in seconds. Set it in your class.
     time_limit: float = 5.0
 
+    #: The keys that results are encrypted with before a method sees them. Set it in your class.
+    seal: ClassVar[Sealing | None] = None
+
     def __new__(cls: type[_Self], *args: Any, **kwargs: Any) -> _Self:
         """The engine's side of it is made here, so that an ``__init__`` of yours need not know of it."""
         backend = super().__new__(cls)
-        backend.native = _native.Backend.custom(backend, cls.time_limit)
+        backend.native = _native.Backend.custom(backend, cls.time_limit, sealing(cls.seal))
         return backend
 
     def __init__(self) -> None:

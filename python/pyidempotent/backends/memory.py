@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyidempotent import _native
 from pyidempotent.backends._backend import Backend
+from pyidempotent.backends.seal import Sealing, sealing
 
 __all__ = ["MemoryBackend"]
 
@@ -14,6 +15,7 @@ class MemoryBackend(Backend):
     Parameters:
         max_entries: the most records; a claim over it is an `IdempotencyStoreUnavailable` that says "full".
         max_bytes: the most bytes, about.
+        seal: the keys that results are encrypted with before they leave the process: a `Seal`, or what makes one.
 
     >>> from pyidempotent import idempotent
     >>> @idempotent(MemoryBackend(), key="order")
@@ -23,8 +25,8 @@ class MemoryBackend(Backend):
     True
     """
 
-    def __init__(self, *, max_entries: int = 1_000_000, max_bytes: int = 1024**3) -> None:
+    def __init__(self, *, max_entries: int = 1_000_000, max_bytes: int = 1024**3, seal: Sealing | None = None) -> None:
         for name, limit in (("max_entries", max_entries), ("max_bytes", max_bytes)):
             if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
                 raise ValueError(f"{name} must be a number of 1 or more, not {limit!r}")
-        super().__init__(_native.Backend.memory(max_entries, max_bytes))
+        super().__init__(_native.Backend.memory(max_entries, max_bytes, sealing(seal)))

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from pyidempotent import _native
 from pyidempotent.backends._backend import Backend
+from pyidempotent.backends.seal import Sealing, sealing
 
 __all__ = ["PostgresBackend", "schema_sql"]
 
@@ -40,6 +41,7 @@ class PostgresBackend(Backend):
             ``listen_url`` (the server without its pooler, for waiters to be woken). Several hosts are tried in turn.
         schema: the schema in the database, ``idempotency`` unless told, here or in the URL.
         time_limit: the longest that an operation may take, connecting included, in seconds.
+        seal: the keys that results are encrypted with before they leave the process: a `Seal`, or what makes one.
 
     Raises:
         TypeError: for anything but a URL.
@@ -48,13 +50,20 @@ class PostgresBackend(Backend):
     >>> backend = PostgresBackend("postgresql://app@localhost/shop")
     """
 
-    def __init__(self, url: str, *, schema: str | None = None, time_limit: float | timedelta = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str | None = None,
+        time_limit: float | timedelta = 5.0,
+        seal: Sealing | None = None,
+    ) -> None:
         from pyidempotent._values.durations import seconds
 
         if not isinstance(url, str):
             example = "postgresql://user:password@host/database"
             raise TypeError(f"PostgresBackend takes a URL like {example!r}, not {type(url).__qualname__}")
-        settings = (url, schema, seconds("time_limit", time_limit))
+        settings = (url, schema, seconds("time_limit", time_limit), sealing(seal))
         shared = Backend._shared.get(("postgres", *settings)) or _native.Backend.postgres(*settings)
         super().__init__(Backend._shared.setdefault(("postgres", *settings), shared))
 

@@ -13,6 +13,7 @@ from pyidempotent import _native
 from pyidempotent.backends._backend import Backend
 from pyidempotent.backends._credentials import Credentials, question
 from pyidempotent.backends._redis_servers import PASS_A_URL, servers_of
+from pyidempotent.backends.seal import Sealing, sealing
 
 if TYPE_CHECKING:
     import redis
@@ -52,6 +53,7 @@ class RedisBackend(Backend):
             what a failover may lose, and no more. By default the URL's ``?replicas=``, or 0.
         aof: how many servers must have it on disk (``WAITAOF``), the primary among them. Needs Redis 7.2 and
             ``appendonly yes``. By default the URL's ``?aof=``, or 0.
+        seal: the keys that results are encrypted with before they leave the process: a `Seal`, or what makes one.
 
     Raises:
         TypeError: for a client with something that can't be carried over; it says what to pass instead.
@@ -74,6 +76,7 @@ class RedisBackend(Backend):
         credentials: Credentials | None = None,
         replicas: int | None = None,
         aof: int | None = None,
+        seal: Sealing | None = None,
     ) -> None:
         from pyidempotent._values.durations import seconds
 
@@ -90,8 +93,10 @@ class RedisBackend(Backend):
             if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
                 raise ValueError(f"{name} must be a number of servers, not {number!r}")
         settings = (read.url, prefix, seconds("time_limit", limit), replicas, aof)
-        shared = Backend._shared.get(("redis", *settings, who)) or _native.Backend.redis(*settings, credentials=asked)
-        super().__init__(Backend._shared.setdefault(("redis", *settings, who), shared))
+        sealed = sealing(seal)
+        place = ("redis", *settings, who, sealed)
+        shared = Backend._shared.get(place) or _native.Backend.redis(*settings, credentials=asked, seal=sealed)
+        super().__init__(Backend._shared.setdefault(place, shared))
 
 
 @dataclass(frozen=True)

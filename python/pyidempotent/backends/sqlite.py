@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pyidempotent import _native
 from pyidempotent.backends._backend import Backend
+from pyidempotent.backends.seal import Sealing, sealing
 
 __all__ = ["SqliteBackend"]
 
@@ -21,6 +22,7 @@ class SqliteBackend(Backend):
     Parameters:
         path: the file; made when first used. Its folder must exist.
         time_limit: the longest an operation may take, in seconds.
+        seal: the keys that results are encrypted with before they leave the process: a `Seal`, or what makes one.
 
     Raises:
         FileNotFoundError: where the folder does not exist.
@@ -30,7 +32,9 @@ class SqliteBackend(Backend):
     >>> backend = SqliteBackend(os.path.join(tempfile.mkdtemp(), "idempotency.db"))
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, time_limit: float | timedelta = 5.0) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, time_limit: float | timedelta = 5.0, seal: Sealing | None = None
+    ) -> None:
         from pyidempotent._values.durations import seconds
 
         if os.fspath(path) in ("", ":memory:"):
@@ -42,6 +46,6 @@ class SqliteBackend(Backend):
             raise FileNotFoundError(f"the SQLite store {file} can't be made: there is no folder {file.parent}")
         if file.is_dir():
             raise IsADirectoryError(f"the SQLite store {file} is a folder; name a file in it")
-        settings = (str(file), seconds("time_limit", time_limit))
+        settings = (str(file), seconds("time_limit", time_limit), sealing(seal))
         shared = Backend._shared.get(("sqlite", *settings)) or _native.Backend.sqlite(*settings)
         super().__init__(Backend._shared.setdefault(("sqlite", *settings), shared))

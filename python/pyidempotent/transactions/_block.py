@@ -11,7 +11,7 @@ from pyidempotent._calls.flow import refuse_to_block
 from pyidempotent._calls.function import caller_bytes
 from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import TransactionOptions
-from pyidempotent._values.results import VALUE, pack, unpack
+from pyidempotent._values.results import VALUE, Outcome, pack, redacted, unpack
 from pyidempotent.exceptions import IdempotencyNotKept
 from pyidempotent.transactions._claim import NOWHERE, Claim
 from pyidempotent.transactions._connections import Steps, drive, drive_async
@@ -68,6 +68,7 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
         self._key = _native.key_text(read["key"], "the key of a transaction()")
         self._wait: float = read["wait"]
         self._most: int = read["max_response_bytes"]
+        self._redact = read["redact"]
         engine = _native.Engine(
             NOWHERE,
             ttl=read["ttl"],
@@ -79,7 +80,7 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
         )
         caller = None if read["caller"] is None else caller_bytes(read["caller"])
         asked = (self._key, read["name"] or "attempt", caller, _native.fingerprint_call({"payload": read["payload"]}))
-        self._claim = Claim(connection, engine, *asked, retry_after=read["retry_after"])
+        self._claim = Claim(connection, engine, *asked, retry_after=read["retry_after"], seal=read["seal"])
         self._is_entered = False
         #: Whether the block ran before, and must not run again.
         self.replayed = False
@@ -143,4 +144,13 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
 
     def _complete(self) -> Steps[None]:
         """Stores the result."""
-        yield from self._claim.complete(lambda: pack(VALUE, self.result, {}), self._most)
+        yield from self._claim.complete(self._packed, self._most)
+
+    def _packed(self) -> bytes:
+        """The stored form of the result, which ``redact=`` may take parts of."""
+        payload = _pack(Outcome(self.result))
+        return payload if self._redact is None else redacted(self._redact, payload, Outcome(self.result), _pack)
+
+
+def _pack(outcome: Outcome) -> bytes:
+    return pack(VALUE, outcome.value, {})

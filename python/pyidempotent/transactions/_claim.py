@@ -35,6 +35,7 @@ class Claim:
         connection: the application's own.
         engine: has the options.
         retry_after: the longest wait that a repeat is asked for, in seconds.
+        seal: what its record is sealed with.
     """
 
     def __init__(
@@ -47,10 +48,13 @@ class Claim:
         fingerprint: bytes,
         *,
         retry_after: float,
+        seal: _native.Seal | None = None,
     ) -> None:
         self.connection: Connection = connection_of(connection)
         asked = (engine, self.connection.dialect, key, operation, caller, fingerprint)
-        self._new: Callable[[], _native.InTransaction] = partial(_native.InTransaction, *asked, retry_after=retry_after)
+        self._new: Callable[[], _native.InTransaction] = partial(
+            _native.InTransaction, *asked, retry_after=retry_after, seal=seal
+        )
         self._call: _native.InTransaction = self._new()
         self._place = (id(connection), self._call.storage_key)
 

@@ -14,7 +14,7 @@ from pyidempotent._options import Site
 from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import TransactionalOptions
 from pyidempotent._values.binding import Selector
-from pyidempotent._values.results import Outcome
+from pyidempotent._values.results import Outcome, redacted
 from pyidempotent.exceptions import IdempotencyKeyMissing
 from pyidempotent.transactions._claim import NOWHERE, Claim
 from pyidempotent.transactions._connections import Steps, asks, connection_of, drive, drive_async
@@ -80,7 +80,7 @@ def transactional(
         else:
             selector = Selector("connection", connection, plan.binding, also=("request",))
             select = lambda call: call.select(selector)  # noqa: E731
-        made = partial(_Run, site, engine, select, read["retry_after"])
+        made = partial(_Run, site, engine, select, read["retry_after"], read["seal"])
         return cast("Callable[P, R]", wrapped(plan, made(drive), made(drive_async)))
 
     return decorate
@@ -95,14 +95,21 @@ class _Run:
         engine: _native.Engine,
         select: Callable[[Any], Any],
         retry_after: float,
+        seal: _native.Seal | None,
         driven: Callable[..., Any],
     ) -> None:
         self.site, self.engine, self.select, self.retry_after, self.driven = site, engine, select, retry_after, driven
+        self.seal, self.redact = seal, site.options["redact"]
 
     def __call__(self, call: Any, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Any) -> Any:
         """The call's `Outcome`, or an awaitable of it."""
         connection = self.select(call)
         return self.driven(connection_of(connection), self.steps(call, connection, asks(run, *args, **kwargs), read))
+
+    def packed(self, call: Any, outcome: Outcome) -> bytes:
+        """The stored form of an end, which ``redact=`` may take parts of."""
+        payload: bytes = call.pack(outcome)
+        return payload if self.redact is None else redacted(self.redact, payload, outcome, call.pack)
 
     def steps(self, call: Any, connection: Any, run: Callable[[], Any], read: Callable[[Any], Any]) -> Steps[Outcome]:
         """What is to be done, in order."""
@@ -115,7 +122,7 @@ class _Run:
         if fingerprint is None:
             fingerprint = call.fingerprint_of((yield asks(read, call.body())))
         asked = (key, call.operation(), call.caller(), fingerprint)
-        claim = Claim(connection, self.engine, *asked, retry_after=self.retry_after)
+        claim = Claim(connection, self.engine, *asked, retry_after=self.retry_after, seal=self.seal)
         own, begins = claim.connection, not claim.connection.is_held
         # What a dependency has read or written before is not ours to undo where nothing ran.
         undoes = begins and not own.is_begun
@@ -134,7 +141,7 @@ class _Run:
             finally:
                 claim.leave()
             if outcome.exception is None and call.verdict(outcome) == "store":
-                yield from claim.complete(lambda: call.pack(outcome), self.site.max_response_bytes)
+                yield from claim.complete(lambda: self.packed(call, outcome), self.site.max_response_bytes)
                 if begins:
                     yield own.commit
             elif begins:

@@ -17,6 +17,7 @@ use super::waiting::Rooms;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::events::{self, What};
 use crate::record::{State, Token};
+use crate::result_tags::is_sealed;
 use crate::store::{Completed, Store};
 
 use super::attempt::Settled;
@@ -469,7 +470,9 @@ impl Keeper {
                 holding.lose();
                 match held {
                     Some(held)
-                        if held.record.state == State::Completed && held.record.fingerprint == record.fingerprint =>
+                        if held.record.state == State::Completed
+                            && held.record.fingerprint == record.fingerprint
+                            && !is_sealed(&held.record.result) =>
                     {
                         Settled::Replaced(held.record.result)
                     }

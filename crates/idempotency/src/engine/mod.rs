@@ -27,8 +27,10 @@ use crate::decide::{Claim, Decision, Held, Request, Resolution, decide};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::events::{self, About, What};
 use crate::fingerprint::Digest;
+use crate::form::{RecordForm, is_hidden};
 use crate::key::{Label, StorageKey};
 use crate::record::{Micros, Record, State, Token};
+use crate::result_tags::is_sealed;
 use crate::store::{Claimed, Health, Listing, Page, Store};
 
 pub use attempt::{Attempt, Settled, Verdict};
@@ -114,6 +116,12 @@ impl Idempotency {
     /// What its store is called in events and metrics: `redis`.
     pub fn store_kind(&self) -> &'static str {
         self.engine.keeper.store.kind()
+    }
+
+    /// What its store turns records into before they leave the process: whoever writes records of these keys elsewhere, as in
+    /// [`transactions`](crate::transactions), does the same.
+    pub fn form(&self) -> Option<Arc<dyn RecordForm>> {
+        self.engine.keeper.store.form()
     }
 
     /// Its options.
@@ -204,6 +212,9 @@ impl Idempotency {
         let Some((held, _)) = self.get(key).await? else {
             return Ok(false);
         };
+        if result.is_some() && is_hidden(&held.record.label) {
+            return Err(StoreError::foreign(key, "its name is hidden; who gives it a result needs the key of names"));
+        }
         // A token of its own: whatever the old attempt still sends is refused.
         let into =
             result.map(|result| Record { state: State::Completed, token: Token::random(), result, ..held.record });
@@ -268,6 +279,11 @@ impl Idempotency {
                             return Ok(Tried::Held(held, now, decision));
                         }
                         asking.claim.takes_over = Some(held.record);
+                    }
+                    Decision::Replay | Decision::NotKept if is_sealed(&held.record.result) => {
+                        let error = StoreError::sealed(asking.key);
+                        keeper.outage.tell_foreign(asking.key, &error);
+                        return Err(error);
                     }
                     decision => return Ok(Tried::Held(held, now, decision)),
                 },

@@ -263,7 +263,7 @@ impl<'a> Call<'a> {
     /// # }
     /// ```
     pub async fn in_tx<T: DeserializeOwned>(self, mut connection: impl Connection) -> Result<InTx<T>, Error> {
-        in_transaction::begin(&self.engine.options(), &self.prepared()?, &mut connection).await
+        in_transaction::begin(self.engine, &self.prepared()?, &mut connection).await
     }
 
     /// Claims the key in your SQLite transaction, as [`Call::in_tx`] does on Postgres.

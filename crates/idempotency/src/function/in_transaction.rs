@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::error::Error;
 use super::run::refused;
 use super::value::{decode, encode};
-use crate::engine::{Begun, Call, Options};
+use crate::engine::{Begun, Call, Idempotency};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::transactions::{Connection, InTransaction, Next};
@@ -104,11 +104,15 @@ impl<T> Open<T> {
 
 /// Claims the key, or says why not.
 pub(super) async fn begin<T: DeserializeOwned>(
-    options: &Options,
+    engine: &Idempotency,
     call: &Call,
     connection: &mut impl Connection,
 ) -> Result<InTx<T>, Error> {
-    let mut inner = InTransaction::new(connection.dialect(), call, options);
+    let mut inner = InTransaction::new(connection.dialect(), call, &engine.options());
+    // An engine whose results are sealed stores none that is not.
+    if let Some(form) = engine.form() {
+        inner = inner.in_form(form);
+    }
     let first = inner.begin(true).map_err(|error| setup(error.to_string()))?;
     match inner.drive(connection, first).await? {
         Next::Run { fence } => Ok(InTx::Run(Open { inner: Box::new(inner), fence, result: PhantomData })),

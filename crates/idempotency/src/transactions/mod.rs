@@ -29,8 +29,10 @@ use crate::clock::micros;
 use crate::decide::{Claim, Claiming, Decision, Held, Request, claim, decide};
 use crate::engine::{Begun, Call, Options};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::form::RecordForm;
 use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, Record, State, Token};
+use crate::result_tags::is_sealed;
 
 pub use connection::Connection;
 
@@ -138,6 +140,9 @@ enum At {
 #[derive(Debug)]
 pub struct InTransaction {
     key: StorageKey,
+    /// What the record stands under: the key, or what a form makes of it.
+    name: StorageKey,
+    form: Option<Arc<dyn RecordForm>>,
     /// Its record is seen by others only where the caller commits before the end: then nobody knows whether the work is done.
     claim: Claim,
     /// What is asked for.
@@ -170,6 +175,8 @@ impl InTransaction {
         let (claim, lease) = (Claim { record, takes_over: None }, micros(options.lease_or_default()));
         Self {
             key: call.key,
+            name: call.key,
+            form: None,
             claim,
             request,
             lease,
@@ -179,6 +186,12 @@ impl InTransaction {
             has_ended: false,
             is_gone: false,
         }
+    }
+
+    /// Writes its record in a form, and reads what stands there by it: that of the store whose keys these are
+    /// ([`Idempotency::form`](crate::Idempotency::form)).
+    pub fn in_form(self, form: Arc<dyn RecordForm>) -> Self {
+        Self { name: form.name(&self.key), form: Some(form), ..self }
     }
 
     /// The first statement.
@@ -259,6 +272,21 @@ impl InTransaction {
     /// The key that it is about.
     pub fn key(&self) -> &StorageKey {
         &self.key
+    }
+
+    /// The record, as it is written.
+    fn written(&self) -> Cow<'_, Record> {
+        let record = &self.claim.record;
+        self.form.as_ref().map_or(Cow::Borrowed(record), |form| Cow::Owned(form.written(&self.key, record)))
+    }
+
+    /// A record that was written.
+    fn read(&self, record: Record) -> Result<Record, StoreError> {
+        match &self.form {
+            Some(form) => form.read(&self.key, record),
+            None if is_sealed(&record.result) => Err(StoreError::sealed(self.key)),
+            None => Ok(record),
+        }
     }
 
     /// What is decided over what stands under the key, by this clock of the store's. `None`: to run; the record is claimed.

@@ -27,11 +27,11 @@ impl InTransaction {
     }
 
     pub(super) fn claim_postgres(&mut self, seen: Option<(Vec<u8>, u32)>) -> Statement {
-        let record = &self.claim.record;
+        let record = self.written();
         let life = record.ttl.max(LIFE);
         let (seen, takeovers) = seen.map_or((Value::Null, 0), |(seen, takeovers)| (Value::Bytes(seen), takeovers));
         let values = [
-            Value::Bytes(self.key.0.into()),
+            Value::Bytes(self.name.0.into()),
             Value::Bytes(record.encode()),
             Value::time(record.lease),
             Value::time(life),
@@ -41,9 +41,9 @@ impl InTransaction {
     }
 
     pub(super) fn complete_postgres(&mut self) -> Statement {
-        let record = &self.claim.record;
+        let record = self.written();
         let values = [
-            Value::Bytes(self.key.0.into()),
+            Value::Bytes(self.name.0.into()),
             Value::Bytes(record.token.0.into()),
             Value::Bytes(record.encode()),
             Value::time(record.ttl),
@@ -85,6 +85,7 @@ impl InTransaction {
             }
             ("stands", _, Value::Bytes(bytes), Value::Int(lease_end), Value::Int(now), ..) => {
                 let record = Record::decode(bytes).map_err(|error| StoreError::foreign(self.key, error))?;
+                let record = self.read(record)?;
                 let (held, now) = (Held { record, lease_end: lease_end.unsigned_abs() }, now.unsigned_abs());
                 match decide(Some(&held), &self.request, now) {
                     // Its owner may live, but has let its lease pass.

@@ -24,7 +24,7 @@ pub(super) enum At {
 
 impl InTransaction {
     pub(super) fn look_sqlite(&mut self) -> Statement {
-        self.sqlite(At::Look, include_str!("sqlite/look.sql"), [Value::Bytes(self.key.0.into())])
+        self.sqlite(At::Look, include_str!("sqlite/look.sql"), [Value::Bytes(self.name.0.into())])
     }
 
     pub(super) fn release_sqlite(&mut self) -> Statement {
@@ -51,7 +51,7 @@ impl InTransaction {
                 }
             }
             At::Lock => {
-                let key = [Value::Bytes(self.key.0.into())];
+                let key = [Value::Bytes(self.name.0.into())];
                 self.ask(At::LookAgain, include_str!("sqlite/look_again.sql"), key)
             }
             At::LookAgain => {
@@ -70,7 +70,7 @@ impl InTransaction {
             At::Claim => self.run(),
             At::Release => self.write(At::Store),
             At::Store => {
-                let values = [Value::time(wall_clock()), Value::Bytes(self.key.0.into())];
+                let values = [Value::time(wall_clock()), Value::Bytes(self.name.0.into())];
                 self.ask(At::Sweep, include_str!("sqlite/sweep.sql"), values)
             }
             At::Sweep | At::Undo => Next::Ended,
@@ -86,7 +86,10 @@ impl InTransaction {
                 let (held, expires) = read.map_err(|error| {
                     StoreError::foreign(format_args!("{} in the table idempotency_results", self.key), error)
                 })?;
-                Ok(Some(held).filter(|_| now < expires))
+                if now >= expires {
+                    return Ok(None);
+                }
+                Ok(Some(Held { record: self.read(held.record)?, ..held }))
             }
             _ => Err(unexpected()),
         }
@@ -94,10 +97,10 @@ impl InTransaction {
 
     /// Writes the record.
     fn write(&mut self, at: At) -> Next {
-        let (record, now) = (&self.claim.record, wall_clock());
-        let value = step::write(record, now);
-        let expires = Value::time(step::expiry(record, now));
-        self.ask(at, include_str!("sqlite/store.sql"), [Value::Bytes(self.key.0.into()), Value::Bytes(value), expires])
+        let (record, now) = (self.written(), wall_clock());
+        let value = step::write(&record, now);
+        let expires = Value::time(step::expiry(&record, now));
+        self.ask(at, include_str!("sqlite/store.sql"), [Value::Bytes(self.name.0.into()), Value::Bytes(value), expires])
     }
 
     /// A name of its own, so that no savepoint of another attempt is taken for it.

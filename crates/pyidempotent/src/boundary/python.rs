@@ -28,6 +28,8 @@ asked! {
     // Values.
     reduce = "pyidempotent._values.parts" "reduce";
     rebuild = "pyidempotent._values.parts" "rebuild";
+    /// A stored form without what `redact=` takes out.
+    redacted = "pyidempotent._values.results" "redacted";
     pack_exception = "pyidempotent._values.results" "pack_exception";
     unpack_exception = "pyidempotent._values.results" "unpack_exception";
 

@@ -21,6 +21,7 @@ pub struct Site {
     pub max_request_bytes: u64,
     pub max_response_bytes: u64,
     pub store_set_cookie: bool,
+    pub redact: Option<Py<PyAny>>,
     /// The engine with these options, if there is a backend.
     pub engine: Option<Py<Engine>>,
 }
@@ -35,7 +36,7 @@ impl Site {
 #[pymethods]
 impl Site {
     #[new]
-    #[pyo3(signature = (engine, *, key_header, strict, required, settle, retry_after, max_request_bytes, max_response_bytes, store_set_cookie))]
+    #[pyo3(signature = (engine, *, key_header, strict, required, settle, retry_after, max_request_bytes, max_response_bytes, store_set_cookie, redact))]
     #[expect(clippy::too_many_arguments, reason = "all of it is checked by one caller")]
     fn new(
         engine: Option<Py<Engine>>,
@@ -47,6 +48,7 @@ impl Site {
         max_request_bytes: u64,
         max_response_bytes: u64,
         store_set_cookie: bool,
+        redact: Option<Py<PyAny>>,
     ) -> Self {
         Self {
             header: key_header.to_ascii_lowercase().into_bytes(),
@@ -58,11 +60,13 @@ impl Site {
             max_request_bytes,
             max_response_bytes,
             store_set_cookie,
+            redact,
             engine,
         }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.settle)
+        visit.call(&self.settle)?;
+        visit.call(&self.redact)
     }
 }

@@ -18,6 +18,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::credentials::{Given, PythonCredentials};
 use super::custom::PythonStore;
 use super::rehearsal::{self, Rehearsed};
+use super::seal::Seal;
 use super::suite;
 use crate::boundary::convert::seconds;
 use crate::boundary::errors;
@@ -27,6 +28,7 @@ use crate::boundary::runtime::{block_on, process};
 #[pyclass(frozen, module = "pyidempotent._native")]
 pub struct Backend {
     spec: Spec,
+    seal: Option<Seal>,
     current: AtomicPtr<(u32, Idempotency)>,
 }
 
@@ -68,7 +70,7 @@ fn time_limit(given: f64) -> PyResult<Duration> {
 }
 
 /// The store of a rehearsal.
-static STAND_IN: LazyLock<Backend> = LazyLock::new(|| Backend::new(Spec::Rehearsal));
+static STAND_IN: LazyLock<Backend> = LazyLock::new(|| Backend::new(Spec::Rehearsal, None));
 
 /// The backend that stands in for every other, while there is a rehearsal.
 fn stand_in() -> Option<&'static Backend> {
@@ -76,8 +78,16 @@ fn stand_in() -> Option<&'static Backend> {
 }
 
 impl Backend {
-    fn new(spec: Spec) -> Self {
-        Self { spec, current: AtomicPtr::new(std::ptr::null_mut()) }
+    fn new(spec: Spec, seal: Option<&Bound<'_, Seal>>) -> Self {
+        Self { spec, seal: seal.map(|seal| seal.get().clone()), current: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    fn open(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let store = self.spec.open()?;
+        Ok(match self.seal.clone() {
+            Some(seal) => seal.around(store),
+            None => store,
+        })
     }
 
     /// This process's engine over the store, or over the one that stands in for it.
@@ -95,7 +105,7 @@ impl Backend {
             return Ok(engine);
         }
         let process = process()?;
-        let engine = Idempotency::new(self.spec.open()?);
+        let engine = Idempotency::new(self.open()?);
         let new = Box::into_raw(Box::new((id, engine)));
         match self.current.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
@@ -159,19 +169,22 @@ fn storage_key(key: [u8; 32]) -> StorageKey {
 impl Backend {
     /// Records in this process.
     #[staticmethod]
-    fn memory(max_entries: usize, max_bytes: usize) -> Self {
-        Self::new(Spec::Memory { max_entries, max_bytes })
+    #[pyo3(signature = (max_entries, max_bytes, seal=None))]
+    fn memory(max_entries: usize, max_bytes: usize, seal: Option<&Bound<'_, Seal>>) -> Self {
+        Self::new(Spec::Memory { max_entries, max_bytes }, seal)
     }
 
     /// Records in one file.
     #[staticmethod]
-    fn sqlite(path: PathBuf, time_limit: f64) -> PyResult<Self> {
-        Ok(Self::new(Spec::Sqlite { path, time_limit: self::time_limit(time_limit)? }))
+    #[pyo3(signature = (path, time_limit, seal=None))]
+    fn sqlite(path: PathBuf, time_limit: f64, seal: Option<&Bound<'_, Seal>>) -> PyResult<Self> {
+        Ok(Self::new(Spec::Sqlite { path, time_limit: self::time_limit(time_limit)? }, seal))
     }
 
     /// Records in Redis. `replicas` and `aof`, where given, win over the URL's; `credentials` is a callable that returns who logs in, with what errors call it.
     #[staticmethod]
-    #[pyo3(signature = (url, prefix, time_limit, replicas=None, aof=None, credentials=None))]
+    #[pyo3(signature = (url, prefix, time_limit, replicas=None, aof=None, credentials=None, seal=None))]
+    #[expect(clippy::too_many_arguments, reason = "one caller passes what it has read")]
     fn redis(
         url: &str,
         prefix: String,
@@ -179,6 +192,7 @@ impl Backend {
         replicas: Option<u32>,
         aof: Option<u32>,
         credentials: Option<(Py<PyAny>, String)>,
+        seal: Option<&Bound<'_, Seal>>,
     ) -> PyResult<Self> {
         let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
         let options = RedisOptions::from_url(url).map_err(unusable)?;
@@ -188,19 +202,20 @@ impl Backend {
         let options = Box::new(RedisOptions { prefix, time_limit, replicas, aof, ..options });
         let spec = Spec::Redis { options, credentials };
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
-        Ok(Self::new(spec))
+        Ok(Self::new(spec, seal))
     }
 
     /// Records in Postgres. `time_limit` is in seconds.
     #[staticmethod]
-    fn postgres(url: &str, schema: Option<String>, time_limit: f64) -> PyResult<Self> {
+    #[pyo3(signature = (url, schema, time_limit, seal=None))]
+    fn postgres(url: &str, schema: Option<String>, time_limit: f64, seal: Option<&Bound<'_, Seal>>) -> PyResult<Self> {
         let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
         let mut options = PostgresOptions::from_url(url).map_err(unusable)?;
         options.time_limit = self::time_limit(time_limit)?;
         options.schema = schema.unwrap_or(options.schema);
         let spec = Spec::Postgres(Box::new(options));
         spec.open().map_err(unusable)?; // says now what is wrong with it; opening does no I/O
-        Ok(Self::new(spec))
+        Ok(Self::new(spec, seal))
     }
 
     /// Makes what a store in Postgres needs in its database.
@@ -215,14 +230,15 @@ impl Backend {
 
     /// Records behind the methods of a Python object. `time_limit` is in seconds.
     #[staticmethod]
-    fn custom(methods: Py<PyAny>, time_limit: f64) -> PyResult<Self> {
+    #[pyo3(signature = (methods, time_limit, seal=None))]
+    fn custom(methods: Py<PyAny>, time_limit: f64, seal: Option<&Bound<'_, Seal>>) -> PyResult<Self> {
         let time_limit = self::time_limit(time_limit)?;
-        Ok(Self::new(Spec::Custom { methods: Arc::new(methods), time_limit }))
+        Ok(Self::new(Spec::Custom { methods: Arc::new(methods), time_limit }, seal))
     }
 
     /// Holds the store against every rule; an AssertionError names the first that does not hold.
     fn check(&self, py: Python<'_>) -> PyResult<()> {
-        let store = self.spec.open().map_err(|error| errors::store_error(py, &error))?;
+        let store = self.open().map_err(|error| errors::store_error(py, &error))?;
         suite::check(py, store)
     }
 

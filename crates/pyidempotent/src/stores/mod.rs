@@ -5,4 +5,5 @@ pub mod backend;
 mod credentials;
 pub mod custom;
 pub mod rehearsal;
+pub mod seal;
 mod suite;

@@ -10,6 +10,7 @@ use crate::boundary::errors;
 use crate::calls::attempt::{Asked, Operation};
 use crate::calls::engine::Engine;
 use crate::flow::refused;
+use crate::stores::seal::Seal;
 
 /// One key in one transaction of the caller's: says which statement runs next, and is told its row.
 #[pyclass(module = "pyidempotent._native")]
@@ -49,7 +50,7 @@ fn named(name: &Bound<'_, PyAny>) -> PyResult<Dialect> {
 impl InTransaction {
     /// A call of ``key`` with the options of ``engine``, for a connection to ``dialect``.
     #[new]
-    #[pyo3(signature = (engine, dialect, key, operation, caller, fingerprint, *, retry_after))]
+    #[pyo3(signature = (engine, dialect, key, operation, caller, fingerprint, *, retry_after, seal=None))]
     #[expect(clippy::too_many_arguments, reason = "one caller passes what it has read")]
     fn new(
         py: Python<'_>,
@@ -60,11 +61,16 @@ impl InTransaction {
         caller: Option<Py<PyBytes>>,
         fingerprint: [u8; 32],
         retry_after: f64,
+        seal: Option<&Bound<'_, Seal>>,
     ) -> PyResult<Self> {
         let asked = Asked { namespace: None, operation, caller, key };
         let call = engine.scoped(py, &asked, fingerprint)?;
         let words = engine.who(py, &asked)?;
         let inner = transactions::InTransaction::new(dialect, &call, &engine.options());
+        let inner = match seal {
+            Some(seal) => inner.in_form(seal.get().form()),
+            None => inner,
+        };
         Ok(Self { inner, words, retry_after, fence: None, payload: None })
     }
 
