@@ -10,6 +10,7 @@ import heapq
 import itertools
 import queue
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -118,11 +119,16 @@ class Drive:
         self.left = settings.operations
         self.running: dict[Identity, Operation] = {}
         self.broken: list[Broken] = []
-        self.is_over = False
+        self.is_over, self.over = False, threading.Event()
         #: What a scenario undoes at the end.
         self.mends = contextlib.ExitStack()
         #: Since when a process says that it misses the store.
         self.missing: dict[int, float] = {}
+        #: What a scenario does in threads of its own, and what failed there.
+        self.beside: list[threading.Thread] = []
+        self.failed: list[BaseException] = []
+        #: A primary's way out, and when another one had taken its place.
+        self.promotions: list[tuple[str, float]] = []
         #: The process that a child is to be forked from, until the child has been heard.
         self.forks: dict[int, Process] = {}
 
@@ -159,6 +165,22 @@ class Drive:
 
         self.after(self.fault_dice.uniform(0.1, max(0.2, min(shortest, 0.8))), again)
 
+    def in_a_thread(self, work: Callable[[], None]) -> None:
+        """Does what takes its time beside the clients, once they work; they go on until it is done."""
+
+        def begin() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self.failed.append(error)
+
+        self.beside.append(threading.Thread(target=begin))
+        self.after(0.0, self.beside[-1].start)
+
+    def _is_wanted(self) -> bool:
+        """Whether clients go on."""
+        return self.left > 0 or any(thread.ident is None or thread.is_alive() for thread in self.beside)
+
     def _hear_until(self, moment: float) -> None:
         with contextlib.suppress(queue.Empty):
             while (left := moment - time.monotonic()) > 0:
@@ -174,6 +196,7 @@ class Drive:
         """Starts a process in a slot."""
         options = {
             "url": self.place.url(slot),
+            "prefix": self.place.prefix,
             "lease": self.settings.lease,
             "ttl": self.settings.ttls[slot % len(self.settings.ttls)],
             "time_limit": self.settings.time_limit,
@@ -324,7 +347,7 @@ class Drive:
             self._twin(operation)
 
     def _next_operation(self) -> None:
-        if self.left > 0 and not self.is_over:
+        if self._is_wanted() and not self.is_over:
             self._begin(self._new_operation())
 
     # What processes say
@@ -366,8 +389,10 @@ class Drive:
         self.start_all()
         for _ in range(min(self.settings.clients, self.left)):
             self._next_operation()
-        while self.running or self.left:
+        while self.running or self._is_wanted():
             self._turn()
+            if self.failed:
+                raise self.failed[0]
         self.is_over = True
         self.mends.close()
         self._in_peace()
@@ -408,7 +433,11 @@ class Drive:
 
     def __exit__(self, *error: object) -> None:
         self.is_over = True
+        self.over.set()
         self.mends.close()
+        for thread in self.beside:
+            if thread.ident is not None:
+                thread.join()
         for process in self.all:
             process.end()
         with contextlib.suppress(OSError):

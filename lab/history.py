@@ -78,8 +78,9 @@ class Fault:
 
     Parameters:
         kind: ``killed``: the process died at ``began``. ``paused``: it stood still. ``cut``: it alone could not reach
-            the store. ``away``: nobody could. ``lost``: the store lost what it had. ``disturbed``: calls may fail,
-            but the store answers most of them. ``full``: the store had no room. ``forked``: the process did.
+            the store. ``away``: nobody could. ``lost``: the store lost what it had. ``replaced``: another server took
+            the primary's place, and what was written meanwhile may be lost. ``disturbed``: calls may fail, but the
+            store answers most of them. ``full``: the store had no room. ``forked``: the process did.
             ``missed``: the process says that the store did not answer, planned or not.
         worker: the process; None: the store.
         began, ended: from when to when.

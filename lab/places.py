@@ -35,6 +35,8 @@ class Place:
     """
 
     name = ""
+    #: What keys in the store begin with, where it is not the product's own; for Redis.
+    prefix = ""
     #: One proxy a slot; none where there is no network.
     proxies: list[Proxy]
 

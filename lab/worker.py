@@ -1,6 +1,7 @@
 """A process of the lab: does what it is told by lines, with the product, and writes down every effect.
 
-``python -m lab.worker OPTIONS``, a JSON object: ``url``, ``lease``, ``ttl``, ``time_limit``, ``effects`` (a file).
+``python -m lab.worker OPTIONS``, a JSON object: ``url``, ``prefix`` (of keys, or empty), ``lease``, ``ttl``,
+``time_limit``, ``effects`` (a file).
 
 It reads a call a line: ``{"number", "operation", "caller", "key", "payload", "policy", "colour", "work", "fate"}``; or
 ``{"fork": calls, "child": number}``, for a child of its own. It writes ``["ready"]``, ``["answered", number, began,
@@ -77,8 +78,10 @@ def store(url: str) -> Backend:
     """The store at a URL, with the time limit that was told."""
     if url.startswith("sqlite:///"):
         return SqliteBackend(url.removeprefix("sqlite:///"), time_limit=OPTIONS["time_limit"])
-    kind = RedisBackend if url.startswith("redis:") else PostgresBackend
-    return kind(url, time_limit=OPTIONS["time_limit"])
+    if url.startswith("redis"):
+        prefix = {"prefix": OPTIONS["prefix"]} if OPTIONS["prefix"] else {}
+        return RedisBackend(url, time_limit=OPTIONS["time_limit"], **prefix)
+    return PostgresBackend(url, time_limit=OPTIONS["time_limit"])
 
 
 def make(operation: str, policy: Literal["rerun", "refuse"]) -> dict[str, Callable[..., Any]]:

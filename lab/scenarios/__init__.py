@@ -6,14 +6,15 @@ that fails over, say) is a `Place`, named by the line's ``place``, whose faults 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab import deployments
 from lab.checker import Broken
 from lab.drive import Drive, Settings
 from lab.places import Place, SqliteOnSmallDisk
-from lab.scenarios import clocks, crowds, network, processes, servers
+from lab.scenarios import clocks, crowds, failovers, network, processes, servers
 
 ALL = ("sqlite", "redis", "postgres")
 NETWORKED = ("redis", "postgres")
@@ -35,7 +36,7 @@ class Scenario:
         settings: what clients ask for; the number of operations is the run's.
         small, large: how many operations in `make test` and in `make lab`.
         measured: what is done instead, where the subject is one process that has very much to do.
-        place: another place for a store than `PLACES` has.
+        places: other places for stores than `PLACES` has.
     """
 
     says: str
@@ -46,12 +47,15 @@ class Scenario:
     small: int = 60
     large: int = 800
     measured: Measured | None = None
-    place: type[Place] | None = None
+    places: Mapping[str, type[Place]] = field(default_factory=dict)
 
     def operations(self, store: str, *, is_small: bool) -> int:
         """How many a run has. SQLite has fewer scenarios, so that each is longer."""
         return self.small if is_small else self.large * (2 if store == "sqlite" else 1)
 
+
+#: Where a replica may take the primary's place.
+DEPLOYMENTS = {kind.name: kind for kind in (deployments.Sentinels, deployments.Cluster, deployments.Name)}
 
 #: Which claims and ends are hit, and by what.
 DEATHS = (("raises", 0.05), ("releases", 0.03), ("dies first", 0.01), ("dies last", 0.02))
@@ -129,14 +133,44 @@ SCENARIOS: dict[str, Scenario] = {
     "scripts": Scenario("the server forgets its scripts (SCRIPT FLUSH)", servers.scripts, ("redis",)),
     "losses": Scenario("the server loses everything (FLUSHALL)", servers.losses, ("redis",)),
     "memory": Scenario("the server is out of memory (maxmemory)", servers.memory, ("redis",)),
-    "disk": Scenario("the disk is full", servers.disk, ("sqlite",), place=SqliteOnSmallDisk),
-    "read-only": Scenario("the disk is read-only for a time", servers.read_only, ("sqlite",), place=SqliteOnSmallDisk),
+    "disk": Scenario("the disk is full", servers.disk, ("sqlite",), places={"sqlite": SqliteOnSmallDisk}),
+    "read-only": Scenario("the disk is read-only for a time", servers.read_only, ("sqlite",), places={"sqlite": SqliteOnSmallDisk}),
     "clocks": Scenario(
         "wall clocks of processes are an hour ahead or behind, or jump, and processes are killed",
         clocks.clocks,
         # On SQLite a result lives by the wall clock.
         settings=Settings(fates=DEATHS, ttls=(86400.0,), longest=1.0),
         left_out=("postgres",),
+    ),
+    "failovers": Scenario(
+        "a replica takes the place of the primary, which is killed, stands still or is well",
+        failovers.failovers,
+        (*DEPLOYMENTS, *(f"{name}-confirmed" for name in DEPLOYMENTS)),
+        settings=Settings(clients=64, longest=1.0),
+        left_out=("sentinels-confirmed", "cluster-confirmed"),
+        large=1500,
+        places={
+            place.name: place for kind in DEPLOYMENTS.values() for place in (kind, deployments.confirmed(kind))
+        },
+    ),
+    "far-side": Scenario(
+        "a replica, which lags at times, is promoted while some processes don't reach the primary and others do",
+        failovers.far_side,
+        ("name", "name-confirmed"),
+        settings=Settings(lease=5.0, clients=64, longest=1.0, gives_up=90.0),
+        large=1500,
+        places={
+            "name": deployments.OneReplica,
+            "name-confirmed": deployments.confirmed(deployments.OneReplica),
+        },
+    ),
+    "resharding": Scenario(
+        "the slots of all keys move from node to node",
+        failovers.resharding,
+        ("cluster",),
+        settings=Settings(clients=64),
+        large=1500,
+        places={"cluster": deployments.Slots},
     ),
     "leases": Scenario(
         "one process holds this many claims for three leases; each lease is looked at in the server all the time",
