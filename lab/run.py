@@ -75,21 +75,20 @@ def measure(scenario: str, store: str, seed: int, operations: int) -> Result:
     kind, began = SCENARIOS[scenario], time.monotonic()
     settings = kind.settings.but(operations=operations)
     result = Result(scenario, store, seed, operations, asked=operations)
+    own = seed + zlib.crc32(f"{scenario} {store}".encode())
     with folder() as made, (kind.places.get(store) or PLACES[store])(made, settings.workers) as place:
         if kind.measured is not None:
             result.figures, result.broken = kind.measured(place, operations)
+        elif kind.storm is not None:
+            history, broken = kind.storm(place, settings, own)
+            judge(history, broken, result)
         elif kind.plan is not None:
-            own = seed + zlib.crc32(f"{scenario} {store}".encode())
             with Drive(place, settings, own) as drive:
                 kind.plan(drive)
                 history = drive.run()
-            count(history, result)
+            judge(history, drive.broken, result)
             result.operations = operations - drive.left
             result.failovers = [(way, back_after(history, moment)) for way, moment in drive.promotions]
-            result.broken += drive.broken
-            if result.broken:
-                result.file = BROKEN / f"{scenario}-{store}-{seed}.jsonl"
-                history.save(result.file)
     result.seconds = time.monotonic() - began
     return result
 
@@ -104,12 +103,19 @@ def back_after(history: History, moment: float) -> float:
     return min(answers, default=INFINITY) - moment
 
 
-def count(history: History, result: Result) -> None:
-    """Fills a result in."""
+def judge(history: History, seen: list[Broken], result: Result) -> None:
+    """Fills a result in, and keeps a history that breaks a promise.
+
+    Parameters:
+        seen: what clients saw broken themselves.
+    """
     result.calls, result.bodies = len(history.calls), len(history.bodies)
     result.reruns = reruns(history)
     result.faults = Counter(fault.kind for fault in history.faults)
     calls = history.calls.values()
     result.refused = Counter(call.outcome for call in calls if call.outcome not in ("value", "raised", None))
     result.unanswered = sum(call.answered is None for call in calls)
-    result.broken = check(history)
+    result.broken = [*check(history), *seen]
+    if result.broken:
+        result.file = BROKEN / f"{result.scenario}-{result.store}-{result.seed}.jsonl"
+        history.save(result.file)

@@ -13,8 +13,9 @@ from typing import Any
 from lab import deployments
 from lab.checker import Broken
 from lab.drive import Drive, Settings
+from lab.history import History
 from lab.places import Place, SqliteOnSmallDisk
-from lab.scenarios import clocks, crowds, failovers, network, processes, servers
+from lab.scenarios import clocks, crowds, failovers, network, processes, servers, storms
 
 ALL = ("sqlite", "redis", "postgres")
 NETWORKED = ("redis", "postgres")
@@ -36,6 +37,7 @@ class Scenario:
         settings: what clients ask for; the number of operations is the run's.
         small, large: how many operations in `make test` and in `make lab`.
         measured: what is done instead, where the subject is one process that has very much to do.
+        storm: what is done instead, where a server has worker processes of its own, and clients know none of them.
         places: other places for stores than `PLACES` has.
     """
 
@@ -47,6 +49,7 @@ class Scenario:
     small: int = 60
     large: int = 800
     measured: Measured | None = None
+    storm: Callable[[Place, Settings, int], tuple[History, list[Broken]]] | None = None
     places: Mapping[str, type[Place]] = field(default_factory=dict)
 
     def operations(self, store: str, *, is_small: bool) -> int:
@@ -171,6 +174,20 @@ SCENARIOS: dict[str, Scenario] = {
         settings=Settings(clients=64),
         large=1500,
         places={"cluster": deployments.Slots},
+    ),
+    "gunicorn": Scenario(
+        "gunicorn's workers are killed, under a Flask application",
+        storm=storms.gunicorn,
+        settings=Settings(fates=DEATHS, workers=1, patience=0.3),
+        left_out=("sqlite", "postgres"),
+        large=1000,
+    ),
+    "celery": Scenario(
+        "a Celery worker's processes are killed, and now and then the whole worker; messages are acknowledged late",
+        storm=storms.celery,
+        settings=Settings(fates=DEATHS, workers=1, patience=1.0, clients=16),
+        left_out=("sqlite", "postgres"),
+        large=1000,
     ),
     "leases": Scenario(
         "one process holds this many claims for three leases; each lease is looked at in the server all the time",
