@@ -14,7 +14,7 @@ from lab import deployments
 from lab.checker import Broken
 from lab.drive import Drive, Settings
 from lab.history import History
-from lab.places import Place, SqliteOnSmallDisk
+from lab.places import Place, PostgresOnSmallDisk, SqliteOnSmallDisk
 from lab.scenarios import clocks, crowds, failovers, network, processes, servers, storms
 
 ALL = ("sqlite", "redis", "postgres")
@@ -136,7 +136,12 @@ SCENARIOS: dict[str, Scenario] = {
     "scripts": Scenario("the server forgets its scripts (SCRIPT FLUSH)", servers.scripts, ("redis",)),
     "losses": Scenario("the server loses everything (FLUSHALL)", servers.losses, ("redis",)),
     "memory": Scenario("the server is out of memory (maxmemory)", servers.memory, ("redis",)),
-    "disk": Scenario("the disk is full", servers.disk, ("sqlite",), places={"sqlite": SqliteOnSmallDisk}),
+    "disk": Scenario(
+        "the disk is full",
+        servers.disk,
+        ("sqlite", "postgres"),
+        places={"sqlite": SqliteOnSmallDisk, "postgres": PostgresOnSmallDisk},
+    ),
     "read-only": Scenario("the disk is read-only for a time", servers.read_only, ("sqlite",), places={"sqlite": SqliteOnSmallDisk}),
     "clocks": Scenario(
         "wall clocks of processes are an hour ahead or behind, or jump, and processes are killed",

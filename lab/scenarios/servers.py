@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from lab.drive import Drive
 from lab.history import Fault
-from lab.places import Postgres, Redis, SqliteOnSmallDisk
+from lab.places import Postgres, PostgresOnSmallDisk, Redis, SqliteOnSmallDisk
 from lab.scenarios.network import open_fault
 from servers import PostgresServer, RedisServer
 
@@ -92,9 +92,11 @@ def memory(drive: Drive) -> None:
 
 
 def disk(drive: Drive) -> None:
-    """The disk is full for a time: nothing can be written into the file."""
-    assert isinstance(drive.place, SqliteOnSmallDisk)
-    _full_for_a_time(drive, drive.place.fill, drive.place.make_room)
+    """The disk is full for a time: a file gets no larger, and Postgres may end itself for want of room."""
+    place = drive.place
+    assert isinstance(place, SqliteOnSmallDisk | PostgresOnSmallDisk)
+    is_server = isinstance(place, PostgresOnSmallDisk)
+    _full_for_a_time(drive, place.disk.fill, place.make_room if is_server else place.disk.make_room)
 
 
 def _full_for_a_time(drive: Drive, fill: Callable[[], object], make_room: Callable[[], object]) -> None:
@@ -135,13 +137,13 @@ def read_only(drive: Drive) -> None:
             process.process.kill()
         for process in dead:
             process.process.wait()  # a disk with a file that is open for writing stays as it is
-        place.remount("ro")
+        place.disk.remount("ro")
         for process in dead:
             drive.kill(process)
 
         def over() -> None:
             nonlocal is_read_only
-            place.remount("rw")
+            place.disk.remount("rw")
             end()
             is_read_only = False
 
