@@ -72,4 +72,6 @@ def store(url: str, time_limit: float, prefix: str = "") -> Backend:
         return SqliteBackend(url.removeprefix("sqlite:///"), time_limit=time_limit)
     if not url.startswith("redis"):
         return PostgresBackend(url, time_limit=time_limit)
-    return RedisBackend(url, time_limit=time_limit, prefix=prefix) if prefix else RedisBackend(url, time_limit=time_limit)
+    return (
+        RedisBackend(url, time_limit=time_limit, prefix=prefix) if prefix else RedisBackend(url, time_limit=time_limit)
+    )

@@ -7,6 +7,7 @@ kind has been there: what was written before must not be lost.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from lab.places import Place
 from proxy import Proxy
 from redis_groups import RedisCluster, RedisSentinels, bring_back, follows, is_primary, promotion, take_out
 from servers import RedisServer
+
+#: How long servers may take to agree, in seconds: sentinels that vote for each other try again after six.
+LIMIT = 60.0
 
 #: What every key on a cluster begins with: all calls concern the node that fails, or the slot that moves.
 HOT = "{hot}:"
@@ -69,7 +73,7 @@ class Deployment(Place):
         bring_back(failover.old, failover.way)
 
     @property
-    def family(self) -> list[RedisServer]:
+    def family(self) -> Sequence[RedisServer]:
         """The primary and its replicas."""
         raise NotImplementedError
 
@@ -135,7 +139,7 @@ class Sentinels(Deployment):
         """The sentinels promote a replica."""
         old, others, began = self.primary, self.replicas, self.caught_up()
         self.group.fail(way)
-        promoted = promotion(*others)
+        promoted = promotion(*others, limit=LIMIT)
         self.primary = promoted_of(others)
         return Failover(way, old, self.primary, began, promoted)
 
@@ -153,7 +157,7 @@ class Cluster(Deployment):
         return self
 
     @property
-    def family(self) -> list[RedisServer]:
+    def family(self) -> Sequence[RedisServer]:
         """The nodes that have had the keys from the beginning."""
         return self._family
 
@@ -165,7 +169,7 @@ class Cluster(Deployment):
         """The nodes promote a replica."""
         old, others, began = self.primary, self.replicas, self.caught_up()
         self.group.fail(way, HOT)
-        promoted = promotion(*others)
+        promoted = promotion(*others, limit=LIMIT)
         self.primary = promoted_of(others)
         # A node that is told to give its place away takes no more writes until the other one has everything.
         return Failover(way, old, self.primary, began, promoted, loses=way != "replaced")
@@ -262,8 +266,9 @@ class OneReplica(Name):
 
 def offset(server: RedisServer) -> int:
     """How much of what was written a replica has."""
-    told = dict(line.partition(":")[::2] for line in server.cli("INFO", "replication").splitlines())
-    return int(told["slave_repl_offset"])
+    name = "slave_repl_offset:"
+    lines = server.cli("INFO", "replication").splitlines()
+    return next(int(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
 def promoted_of(servers: list[RedisServer]) -> RedisServer:

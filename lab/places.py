@@ -156,6 +156,10 @@ class SqliteOnSmallDisk(Sqlite):
         """What starts a program in the namespace."""
         return self.disk.enter()
 
+    def make_room(self) -> None:
+        """Gives the room back."""
+        self.disk.make_room()
+
 
 class Redis(Place):
     """A server that keeps what it has acknowledged, each slot behind a proxy of its own."""

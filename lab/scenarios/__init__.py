@@ -142,7 +142,9 @@ SCENARIOS: dict[str, Scenario] = {
         ("sqlite", "postgres"),
         places={"sqlite": SqliteOnSmallDisk, "postgres": PostgresOnSmallDisk},
     ),
-    "read-only": Scenario("the disk is read-only for a time", servers.read_only, ("sqlite",), places={"sqlite": SqliteOnSmallDisk}),
+    "read-only": Scenario(
+        "the disk is read-only for a time", servers.read_only, ("sqlite",), places={"sqlite": SqliteOnSmallDisk}
+    ),
     "clocks": Scenario(
         "wall clocks of processes are an hour ahead or behind, or jump, and processes are killed",
         clocks.clocks,
@@ -157,9 +159,7 @@ SCENARIOS: dict[str, Scenario] = {
         settings=Settings(clients=64, longest=1.0),
         left_out=("sentinels-confirmed", "cluster-confirmed"),
         large=1500,
-        places={
-            place.name: place for kind in DEPLOYMENTS.values() for place in (kind, deployments.confirmed(kind))
-        },
+        places={place.name: place for kind in DEPLOYMENTS.values() for place in (kind, deployments.confirmed(kind))},
     ),
     "far-side": Scenario(
         "a replica, which lags at times, is promoted while some processes don't reach the primary and others do",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from clients import until
-from lab.deployments import Deployment, Failover, OneReplica, Slots
+from lab.deployments import LIMIT, Deployment, Failover, OneReplica, Slots
 from lab.drive import Drive
 from lab.history import Fault
 from lab.scenarios.network import WAYS_AWAY, open_fault
@@ -53,7 +53,7 @@ def failovers(drive: Drive) -> None:
             if failover.way != "replaced":
                 drive.over.wait(dice.uniform(0, 1.5))
             place.heal(failover)
-            until(place.is_healed)
+            until(place.is_healed, LIMIT)
             if failover.way != "killed":
                 lost()
             disturbed()
@@ -98,7 +98,7 @@ def far_side(drive: Drive) -> None:
             drive.over.wait(dice.uniform(0.2, 0.8))
             place.lead(range(place.slots))
             place.heal(failover)
-            until(place.is_healed)
+            until(place.is_healed, LIMIT)
             if failover.loses:
                 lost()
             disturbed()

@@ -85,7 +85,7 @@ def partitions(drive: Drive) -> None:
 
 
 def _for_a_time(drive: Drive, kind: str, ways: list[Way], shortest: float, longest: float) -> None:
-    """Does it to one process or another, for so many leases; where they are cut off, never to more than half of them."""
+    """Does it to some process for so many leases, again and again; no more than half of them are cut off at once."""
     busy: set[int] = set()
     workers = drive.settings.workers
     most, pauses = (workers // 2, (0.4, 1.2)) if kind == "cut" else (workers, (0.2, 0.6))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 from lab.drive import Drive
 from lab.history import Fault
@@ -28,7 +29,7 @@ def restarts(drive: Drive) -> None:
             ways.append((server.stop, server.start))
             ways.append((lambda: server.signal(signal.SIGSTOP), lambda: server.signal(signal.SIGCONT)))
         else:
-            ways.append((lambda: _end_now(server), server.start))
+            ways.append((partial(_end_now, server), server.start))
         do, undo = drive.fault_dice.choice(ways)
         disturbed = open_fault(drive, "disturbed", None)  # while it goes and comes somebody may still be answered
         do()
@@ -93,10 +94,8 @@ def memory(drive: Drive) -> None:
 
 def disk(drive: Drive) -> None:
     """The disk is full for a time: a file gets no larger, and Postgres may end itself for want of room."""
-    place = drive.place
-    assert isinstance(place, SqliteOnSmallDisk | PostgresOnSmallDisk)
-    is_server = isinstance(place, PostgresOnSmallDisk)
-    _full_for_a_time(drive, place.disk.fill, place.make_room if is_server else place.disk.make_room)
+    assert isinstance(drive.place, SqliteOnSmallDisk | PostgresOnSmallDisk)
+    _full_for_a_time(drive, drive.place.disk.fill, drive.place.make_room)
 
 
 def _full_for_a_time(drive: Drive, fill: Callable[[], object], make_room: Callable[[], object]) -> None:

@@ -120,7 +120,7 @@ class RedisSentinels(RedisGroup):
         return all("master_link_status:up" in server.cli("INFO", "replication") for server in self.servers[1:])
 
     def _told(self, sentinel: RedisServer) -> dict[str, str]:
-        words = sentinel.cli("SENTINEL", "MASTER", self.service).split()
+        words = sentinel.cli("SENTINEL", "MASTER", self.service).split("\n")  # a word may be empty
         return dict(zip(words[::2], words[1::2], strict=False))
 
     def fail(self, way: str) -> None:
@@ -141,7 +141,8 @@ class RedisSentinels(RedisGroup):
     def agree_on(self, primary: RedisServer) -> bool:
         """Whether all sentinels name this server, and are done with what they had to do before."""
         return all(
-            (told["port"], told["flags"]) == (str(primary.port), "master") for told in map(self._told, self.sentinels)
+            (told.get("port"), told.get("flags")) == (str(primary.port), "master")
+            for told in map(self._told, self.sentinels)
         )
 
     def replica(self) -> RedisServer:
@@ -297,7 +298,11 @@ def bring_back(server: RedisServer, way: str) -> None:
         server.signal(signal.SIGCONT)
 
 
-def promotion(*servers: RedisServer) -> float:
-    """Waits until one of these replicas is the primary; the moment, on the monotonic clock."""
-    until(lambda: any(is_primary(server) for server in servers))
+def promotion(*servers: RedisServer, limit: float = 15) -> float:
+    """Waits until one of these replicas is the primary; the moment, on the monotonic clock.
+
+    Parameters:
+        limit: for how many seconds.
+    """
+    until(lambda: any(is_primary(server) for server in servers), limit)
     return time.monotonic()
