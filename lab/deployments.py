@@ -90,6 +90,10 @@ class Deployment(Place):
         (self.primary,) = primaries
         return all(follows(server, self._port_for(server)) for server in self.replicas)
 
+    def is_known(self) -> bool:
+        """Whether everybody who tells clients where the primary is names the new one."""
+        return True
+
     def _port_for(self, replica: RedisServer) -> int:
         """Where a replica follows the primary."""
         return self.primary.port
@@ -133,7 +137,11 @@ class Sentinels(Deployment):
 
     def is_healed(self) -> bool:
         """Whether the sentinels know that too."""
-        return super().is_healed() and self.group.agree_on(self.primary)
+        return super().is_healed() and self.is_known()
+
+    def is_known(self) -> bool:
+        """Whether all sentinels name it, and have nothing more to do."""
+        return self.group.agree_on(self.primary)
 
     def fail(self, way: str) -> Failover:
         """The sentinels promote a replica."""

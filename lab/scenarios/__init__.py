@@ -176,7 +176,7 @@ SCENARIOS: dict[str, Scenario] = {
         "the slots of all keys move from node to node",
         failovers.resharding,
         ("cluster",),
-        settings=Settings(clients=64),
+        settings=Settings(clients=16),
         large=1500,
         places={"cluster": deployments.Slots},
     ),

@@ -50,8 +50,11 @@ def failovers(drive: Drive) -> None:
             disturbed = open_fault(drive, "disturbed", None)
             failover = place.fail(WAYS[number % len(WAYS)])
             lost = _promoted(drive, failover)
-            if failover.way != "replaced":
+            if failover.way == "stopped":
                 drive.over.wait(dice.uniform(0, 1.5))
+            elif failover.way == "killed":
+                # It comes back without its data: where it is still named, that is what everybody would get.
+                until(place.is_known, LIMIT)
             place.heal(failover)
             until(place.is_healed, LIMIT)
             if failover.way != "killed":
@@ -114,7 +117,7 @@ def resharding(drive: Drive) -> None:
 
     def work() -> None:
         slot = group.nodes[0].cli("CLUSTER", "KEYSLOT", place.prefix)
-        for _ in range(4 * len(_rounds(drive))):
+        for _ in range(2 * len(_rounds(drive))):
             if drive.over.wait(dice.uniform(0, 0.5)):
                 return
             source = group.owner(place.prefix)
