@@ -26,9 +26,9 @@ from celery import Celery
 
 from lab import ROOT
 from lab.checker import Broken
-from lab.drive import MOST_OPEN, Settings
 from lab.history import Call, Fault, History, Identity
 from lab.places import Place
+from lab.settings import MOST_OPEN, Settings
 from servers import STARTUP, RedisServer, Server, free_port
 
 

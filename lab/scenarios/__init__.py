@@ -12,10 +12,11 @@ from typing import Any
 
 from lab import deployments
 from lab.checker import Broken
-from lab.drive import Drive, Settings
+from lab.drive import Drive
 from lab.history import History
 from lab.places import Place, PostgresOnSmallDisk, SqliteOnSmallDisk
 from lab.scenarios import clocks, crowds, failovers, network, processes, servers, storms
+from lab.settings import Settings
 
 ALL = ("sqlite", "redis", "postgres")
 NETWORKED = ("redis", "postgres")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lab.checker import Broken
-from lab.drive import Settings
 from lab.fleets import CeleryStorm, GunicornStorm, Storm
 from lab.history import History
 from lab.places import Place
+from lab.settings import Settings
 
 
 def gunicorn(place: Place, settings: Settings, seed: int) -> tuple[History, list[Broken]]:
