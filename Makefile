@@ -7,7 +7,7 @@
 #
 # make fuzz          each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
 # make advisories    known vulnerabilities of the dependencies, by a database that is fetched from GitHub
-# make lab           faults from outside on real processes and servers; writes lab/results.md (twenty to thirty minutes)
+# make lab           faults from outside on real processes and servers; writes lab/results.md (about forty minutes)
 # make lab-mutants   faults sown into the product, each of which the lab must find
 # make test-matrix   the scenarios with every face on every store
 #

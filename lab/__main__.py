@@ -8,7 +8,7 @@ import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
-from lab.report import HEADER, line, write
+from lab.report import HEADER, failovers, line, write
 from lab.run import Result, measure
 from lab.scenarios import SCENARIOS
 
@@ -41,10 +41,12 @@ def main() -> int:
         for number, cell in enumerate(cells):
             results.append(result := runs[number].result() if runs else measure(*cell))
             print(line(result), flush=True)
+            if row := failovers(result):
+                print(row, file=sys.stderr, flush=True)
             if result.broken:
                 print(result.told(), file=sys.stderr, flush=True)
     if asked.write:
-        write(results, seed)
+        write(results)
     return int(any(result.broken for result in results))
 
 

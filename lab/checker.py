@@ -167,9 +167,25 @@ class _Record:
         faults = [*self.faults[worker], *self.faults[None]]
         return sum(fault.within(began, ended) for fault in faults if fault.kind in (kinds or ("cut",)))
 
-    def lost(self, began: float, ended: float) -> bool:
-        losses = (fault for fault in self.faults[None] if fault.kind == "lost")
-        return any(loss.began <= ended and began <= loss.ended for loss in losses)
+    def lost(self, call: Call, until: float) -> str | None:
+        """Why the store may not have had any more at a moment what it had told a call, or that of a replay's body."""
+        for fault in self.faults[None]:
+            if fault.began > until:
+                continue
+            if fault.kind == "lost" and call.sent <= fault.ended:
+                return "lost by the store"
+            if fault.kind == "replaced" and self._wrote_within(call, fault):
+                return "lost by a failover"
+        return None
+
+    def _wrote_within(self, call: Call, fault: Fault) -> bool:
+        """Whether it may have written while the primary lost its place: what was written before is not lost."""
+        writer = call if call.value is None else self.history.calls.get(call.value, call)
+        until = self.history.ended if writer.answered is None else writer.answered
+        until = min(until, self.died(writer.worker))
+        if self.cut(writer.worker, writer.sent, until, *UNSTORED):
+            until += self.history.lease + self.history.grace  # its end was stored later
+        return writer.sent <= fault.ended and fault.began <= until
 
     def end_of(self, body: Body) -> float:
         """When it certainly did not run any more."""
@@ -189,12 +205,12 @@ class _Record:
     def permits(self, before: Body, after: Body) -> str | None:
         """What permits a second body after another one, if anything does."""
         call, died = self.call_of(before), self.died(self.call_of(before).worker)
-        if self.lost(call.sent, after.began):
-            return "lost by the store"
         policies = {call.policy, self.call_of(after).policy}
         ended_so = before.end == "released" or (before.end == "raised" and call.policy == "rerun")
         if ended_so and before.ended is not None and after.began >= before.ended:
             return "released"
+        if why := self.lost(call, after.began):
+            return why
         if "refuse" in policies or before.payload != after.payload:
             return None
         if after.began < call.sent + self.history.lease - ROUNDING:
@@ -226,7 +242,7 @@ class _Record:
                     continue
                 earlier = min(first, second, key=lambda body: body.fence)
                 begins = max(first.began, second.began)
-                if self.has_lost_its_lease(earlier, begins) or self.lost(self.call_of(earlier).sent, begins):
+                if self.has_lost_its_lease(earlier, begins) or self.lost(self.call_of(earlier), begins):
                     continue
                 yield self._broken("P1", "two bodies ran at once", first.call, second.call)
 
@@ -238,7 +254,7 @@ class _Record:
                 yield self._broken("P3", f"two attempts have the fence {after.fence}", before.call, after.call)
             elif before.began > after.began:
                 call = self.call_of(before)
-                excused = self.paused(call.worker, call.sent, before.began) or self.lost(call.sent, before.began)
+                excused = self.paused(call.worker, call.sent, before.began) or self.lost(call, before.began)
                 if not excused:
                     what = f"an attempt with the fence {before.fence} began after one with {after.fence}"
                     yield self._broken("P3", what, after.call, before.call)
@@ -266,7 +282,7 @@ class _Record:
             if call.value == call.number:
                 continue
             # A replay: what the store has.
-            if stored is not None and call.value != stored.value and not self.lost(stored.sent, call.answered):
+            if stored is not None and call.value != stored.value and not self.lost(stored, call.answered):
                 yield self._broken("P2", "the answer changed", stored.number, call.number)
             stored = call
             yield from self._first_hand(call)
@@ -280,7 +296,7 @@ class _Record:
                 continue
             if body.end != "returned" or call.answered is None or call.answered > replay.answered:
                 continue
-            if not self.has_lost_its_lease(body, replay.answered) and not self.lost(call.sent, replay.answered):
+            if not self.has_lost_its_lease(body, replay.answered) and not self.lost(call, replay.answered):
                 if self.died(call.worker) < replay.answered and self.cut(
                     call.worker, call.sent, self.died(call.worker), *UNSTORED
                 ):
@@ -302,7 +318,7 @@ class _Record:
             for other in had:
                 if other.payload != call.payload or other.answered is None or other.answered >= asked:
                     continue
-                if not self.cut(other.worker, other.sent, asked, *UNSTORED) and not self.lost(other.sent, asked):
+                if not self.cut(other.worker, other.sent, asked, *UNSTORED) and not self.lost(other, asked):
                     what = f"there was an answer, and now it is told {call.outcome}"
                     yield self._broken("P2", what, other.number, call.number)
                     break
@@ -325,7 +341,7 @@ class _Record:
                 own = any(other.outcome == "value" and other.payload == call.payload for other in self.calls)
                 for other in done[:1]:
                     deferred = self.cut(other.worker, other.sent, call.answered, *UNSTORED)
-                    if not own and not deferred and not self.lost(other.sent, call.answered):
+                    if not own and not deferred and not self.lost(other, call.answered):
                         what = f"another payload was answered with {call.outcome}, not with a conflict"
                         yield self._broken("P7", what, other.number, call.number)
 

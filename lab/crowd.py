@@ -102,7 +102,7 @@ async def cancel(numbers: range) -> None:
 
 async def cancelled() -> None:
     """Cancels in batches, and looks whether the keys are free when a lease and a second have passed."""
-    batch = 500
+    batch, before = 500, 0.0
     for first in range(0, COUNT, batch):
         await cancel(range(first, first + batch))
         if first == batch * 3:

@@ -10,6 +10,7 @@ import heapq
 import itertools
 import queue
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,52 +21,10 @@ from lab.checker import Broken
 from lab.history import Call, Fault, History, Identity
 from lab.places import Place
 from lab.processes import Events, Process
+from lab.settings import MOST_OPEN, Settings
 
 #: How long the start of a process may take, in seconds, on a machine that has other things to do.
 STARTUP = 60.0
-
-#: How many calls of one client may be without an answer: a process that stands still gives none.
-MOST_OPEN = 8
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What clients ask for.
-
-    Parameters:
-        operations: how many, each repeated until it is answered.
-        clients: how many at once.
-        workers: how many processes.
-        lease, time_limit: of the product, in seconds.
-        ttls: the lives of results, in seconds; the processes take them in turn.
-        pause: between a client's repeats, in seconds.
-        patience: how long a client waits for an answer before it asks again all the same, in seconds.
-        longest: the longest that a body works, in seconds.
-        refuse: the share of operations that are under ``after_crash="refuse"``.
-        fates: what becomes of bodies, and how often: ``raises``, ``releases``, ``dies first``, ``dies last``.
-        probes: the share of operations whose key is tried with another payload.
-        twins: the share of operations whose key another caller uses too, or another operation.
-        gives_up: after how many seconds a client has waited for too long.
-    """
-
-    operations: int = 200
-    clients: int = 24
-    workers: int = 4
-    lease: float = 1.0
-    time_limit: float = 0.5
-    ttls: tuple[float, ...] = (600.0,)
-    pause: float = 0.15
-    patience: float = 0.4
-    longest: float = 0.5
-    refuse: float = 0.3
-    fates: tuple[tuple[str, float], ...] = (("raises", 0.06), ("releases", 0.03))
-    probes: float = 0.2
-    twins: float = 0.1
-    gives_up: float = 60.0
-
-    def but(self, **changes: Any) -> Settings:
-        """These with some others."""
-        return replace(self, **changes)
 
 
 @dataclass
@@ -118,11 +77,16 @@ class Drive:
         self.left = settings.operations
         self.running: dict[Identity, Operation] = {}
         self.broken: list[Broken] = []
-        self.is_over = False
+        self.is_over, self.over = False, threading.Event()
         #: What a scenario undoes at the end.
         self.mends = contextlib.ExitStack()
         #: Since when a process says that it misses the store.
         self.missing: dict[int, float] = {}
+        #: What a scenario does in threads of its own, and what failed there.
+        self.beside: list[threading.Thread] = []
+        self.failed: list[BaseException] = []
+        #: A primary's way out, and when another one had taken its place.
+        self.promotions: list[tuple[str, float]] = []
         #: The process that a child is to be forked from, until the child has been heard.
         self.forks: dict[int, Process] = {}
 
@@ -159,6 +123,22 @@ class Drive:
 
         self.after(self.fault_dice.uniform(0.1, max(0.2, min(shortest, 0.8))), again)
 
+    def in_a_thread(self, work: Callable[[], None]) -> None:
+        """Does what takes its time beside the clients, once they work; they go on until it is done."""
+
+        def begin() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self.failed.append(error)
+
+        self.beside.append(threading.Thread(target=begin))
+        self.after(0.0, self.beside[-1].start)
+
+    def _is_wanted(self) -> bool:
+        """Whether clients go on."""
+        return self.left > 0 or any(thread.ident is None or thread.is_alive() for thread in self.beside)
+
     def _hear_until(self, moment: float) -> None:
         with contextlib.suppress(queue.Empty):
             while (left := moment - time.monotonic()) > 0:
@@ -174,6 +154,7 @@ class Drive:
         """Starts a process in a slot."""
         options = {
             "url": self.place.url(slot),
+            "prefix": self.place.prefix,
             "lease": self.settings.lease,
             "ttl": self.settings.ttls[slot % len(self.settings.ttls)],
             "time_limit": self.settings.time_limit,
@@ -324,7 +305,7 @@ class Drive:
             self._twin(operation)
 
     def _next_operation(self) -> None:
-        if self.left > 0 and not self.is_over:
+        if self._is_wanted() and not self.is_over:
             self._begin(self._new_operation())
 
     # What processes say
@@ -366,8 +347,10 @@ class Drive:
         self.start_all()
         for _ in range(min(self.settings.clients, self.left)):
             self._next_operation()
-        while self.running or self.left:
+        while self.running or self._is_wanted():
             self._turn()
+            if self.failed:
+                raise self.failed[0]
         self.is_over = True
         self.mends.close()
         self._in_peace()
@@ -408,7 +391,11 @@ class Drive:
 
     def __exit__(self, *error: object) -> None:
         self.is_over = True
+        self.over.set()
         self.mends.close()
+        for thread in self.beside:
+            if thread.ident is not None:
+                thread.join()
         for process in self.all:
             process.end()
         with contextlib.suppress(OSError):

@@ -78,8 +78,9 @@ class Fault:
 
     Parameters:
         kind: ``killed``: the process died at ``began``. ``paused``: it stood still. ``cut``: it alone could not reach
-            the store. ``away``: nobody could. ``lost``: the store lost what it had. ``disturbed``: calls may fail,
-            but the store answers most of them. ``full``: the store had no room. ``forked``: the process did.
+            the store. ``away``: nobody could. ``lost``: the store lost what it had. ``replaced``: another server took
+            the primary's place, and what was written meanwhile may be lost. ``disturbed``: calls may fail, but the
+            store answers most of them. ``full``: the store had no room. ``forked``: the process did.
             ``missed``: the process says that the store did not answer, planned or not.
         worker: the process; None: the store.
         began, ended: from when to when.
@@ -118,16 +119,28 @@ class History:
     ended: float = INFINITY
 
     def add_effects(self, lines: Iterable[str]) -> None:
-        """Takes what the processes have written into the file of effects; a line for each beginning and each end."""
+        """Takes what the processes have written into the file of effects.
+
+        A line for each beginning of a body and each end; where clients do not know which process has their call, also
+        for each call that a process takes, for each answer to one, and for each death by its own hand.
+        """
         begun: dict[int, Body] = {body.call: body for body in self.bodies}
         for line in lines:
-            what, call, *more = json.loads(line)
-            if what == "began":
-                operation, caller, key, payload, fence, pid, at = more
-                begun[call] = Body(call, Identity(operation, caller, key), payload, fence, pid, at)
-                self.bodies.append(begun[call])
-            else:
-                begun[call].ended, begun[call].end = more
+            match json.loads(line):
+                case ["began", call, operation, caller, key, payload, fence, pid, at]:
+                    begun[call] = Body(call, Identity(operation, caller, key), payload, fence, pid, at)
+                    self.bodies.append(begun[call])
+                case ["ended", call, at, end]:
+                    begun[call].ended, begun[call].end = at, end
+                case ["took", call, operation, caller, key, payload, policy, pid, at]:
+                    identity = Identity(operation, caller, key)
+                    taken = self.calls.setdefault(call, Call(call, identity, payload, policy, pid, at))
+                    taken.worker, taken.began = pid, at
+                case ["answered", call, at, outcome, value]:
+                    told = self.calls[call]
+                    told.answered, told.outcome, told.value = at, outcome, value
+                case ["dies", pid, at]:
+                    self.faults.append(Fault("killed", pid, at, at))
 
     def save(self, file: Path) -> None:
         """Writes everything down, a line for each thing, for whoever looks into a broken promise."""

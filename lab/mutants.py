@@ -149,6 +149,18 @@ MUTANTS: dict[str, Mutant] = {
         (("kills", "sqlite"), ("kills", "redis")),
         ("P7",),
     ),
+    "claim-without-confirmation": Mutant(
+        "with `replicas=1` a claim counts although no replica has it",
+        (
+            (
+                "stores/redis/mod.rs",
+                "self.confirm(written).await?;\n                    Ok(Claimed::Yes",
+                "let _ = self.confirm(written).await;\n                    Ok(Claimed::Yes",
+            ),
+        ),
+        (("far-side", "name-confirmed"),),
+        ("P1", "P2", "P5"),
+    ),
     "completion-without-token-in-rust": Mutant(
         "the step in Rust completes whatever claim stands there",
         (

@@ -7,6 +7,7 @@ disk that others use too would be one that nobody planned.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ class Place:
     """
 
     name = ""
+    #: What keys in the store begin with, where it is not the product's own; for Redis.
+    prefix = ""
     #: One proxy a slot; none where there is no network.
     proxies: list[Proxy]
 
@@ -73,64 +76,89 @@ class Sqlite(Place):
         return f"sqlite:///{self.path}"
 
 
-#: How large the disk is that gets full, in KiB.
-SMALL = 8192
+class SmallDisk:
+    """A disk that can be full: one in memory, in a mount namespace.
 
+    Parameters:
+        where: an empty folder; programs in the namespace see the disk there.
+        kib: how large it is.
+        is_root: whether programs in the namespace are to take themselves for root. Needs no privileges either way.
+    """
 
-class SqliteOnSmallDisk(Sqlite):
-    """A file on a disk that can be full: one in memory, in a mount namespace, which needs no privileges."""
-
-    def __enter__(self) -> SqliteOnSmallDisk:
+    def __init__(self, where: Path, kib: int, *, is_root: bool) -> None:
+        self.where = where
         program = installed("unshare", "apt-get install util-linux")
-        where = self.folder / "disk"
-        where.mkdir()
-        mount = f"mount -t tmpfs -o size={SMALL}k,mode=777 tmpfs '{where}' && echo mounted && exec cat"
+        own = ["--user", "--map-root-user" if is_root else "--map-current-user", "--keep-caps"]
+        #: Who is root can have the disk without a namespace of users, in which there would be no other user.
+        self.has_users = is_root or os.geteuid() != 0
+        mount = f"mount -t tmpfs -o size={kib}k,mode=777 tmpfs '{where}' && echo mounted && exec cat"
         self.holder = subprocess.Popen(
-            [program, "--user", "--map-root-user", "--mount", "sh", "-c", mount],
+            [program, *(own if self.has_users else []), "--mount", "sh", "-c", mount],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.stack.enter_context(self.holder)
-        self.stack.callback(self.holder.kill)
         assert self.holder.stdout is not None
         if self.holder.stdout.readline() != "mounted\n":
+            self.__exit__()
             raise RuntimeError("a user has no mount namespace of its own here; allow kernel.unprivileged_userns_clone")
         #: The disk, as this process sees it.
-        self.disk = Path(f"/proc/{self.holder.pid}/root{where}")
+        self.seen = Path(f"/proc/{self.holder.pid}/root{where}")
+
+    def enter(self) -> list[str]:
+        """What starts a program in the namespace."""
+        program = installed("nsenter", "apt-get install util-linux")
+        users = ["--user", "--preserve-credentials"] if self.has_users else []
+        return [program, *users, "--mount", f"--wd={ROOT}", "--target", str(self.holder.pid)]
+
+    def fill(self) -> None:
+        """Takes all the room there is."""
+        with contextlib.suppress(OSError), open(self.seen / "filler", "ab", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+
+    def make_room(self) -> None:
+        """Gives it back."""
+        (self.seen / "filler").unlink(missing_ok=True)
+
+    def remount(self, how: str) -> None:
+        """Makes it read-only (``ro``) or not (``rw``)."""
+        subprocess.run([*self.enter(), "mount", "-o", f"remount,{how}", str(self.where)], check=True)
+
+    def __enter__(self) -> SmallDisk:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.holder.kill()
+        self.holder.__exit__(None, None, None)
+
+
+def small_disk(place: Place, kib: int, *, is_root: bool) -> SmallDisk:
+    """One in a place's folder, which ends with the place."""
+    where = place.folder / "disk"
+    where.mkdir()
+    return place.stack.enter_context(SmallDisk(where, kib, is_root=is_root))
+
+
+class SqliteOnSmallDisk(Sqlite):
+    """A file on a disk that can be full."""
+
+    def __enter__(self) -> SqliteOnSmallDisk:
+        self.disk = small_disk(self, 8192, is_root=True)
         return self
 
     @property
     def path(self) -> Path:
         """Of the file, as the workers see it."""
-        return self.folder / "disk" / "records.db"
+        return self.disk.where / "records.db"
 
     def enter(self) -> list[str]:
         """What starts a program in the namespace."""
-        program = installed("nsenter", "apt-get install util-linux")
-        return [
-            program,
-            "--user",
-            "--mount",
-            "--preserve-credentials",
-            f"--wd={ROOT}",
-            "--target",
-            str(self.holder.pid),
-        ]
-
-    def fill(self) -> None:
-        """Takes all the room there is."""
-        with contextlib.suppress(OSError), open(self.disk / "filler", "wb", buffering=0) as filler:
-            while True:
-                filler.write(bytes(4096))
-
-    def remount(self, how: str) -> None:
-        """Makes it read-only (``ro``) or not (``rw``)."""
-        subprocess.run([*self.enter(), "mount", "-o", f"remount,{how}", str(self.path.parent)], check=True)
+        return self.disk.enter()
 
     def make_room(self) -> None:
-        """Gives it back."""
-        (self.disk / "filler").unlink(missing_ok=True)
+        """Gives the room back."""
+        self.disk.make_room()
 
 
 class Redis(Place):
@@ -173,6 +201,30 @@ class Postgres(Place):
         PostgresBackend(self.server.url, time_limit=20).create_table()
         self.proxies = [self.stack.enter_context(Proxy(self.server.port)) for _ in range(self.slots)]
         return self
+
+
+class PostgresOnSmallDisk(Postgres):
+    """A server on a disk that can be full. Its log of writes has small segments, and a new file for each."""
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        Place.__init__(self, folder, slots)
+        folder.chmod(0o711)  # the server may be another user's
+        self.disk = small_disk(self, 98304, is_root=False)
+        own = ("min_wal_size=2MB", "max_wal_size=4MB", "wal_recycle=off")
+        try:
+            self.server = PostgresServer(*own, folder=self.disk.where, enter=self.disk.enter(), wal_mib=1)
+        except BaseException:
+            self.stack.close()  # nobody else would
+            raise
+
+    def make_room(self) -> None:
+        """Gives the room back, and starts the server again if it could not go on without: it ends itself then."""
+        self.disk.make_room()
+        assert self.server.process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.server.process.wait(1)
+            self.server.kill()
+            self.server.start()
 
 
 PLACES: dict[str, type[Place]] = {place.name: place for place in (Sqlite, Redis, Postgres)}

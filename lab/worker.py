@@ -1,6 +1,7 @@
 """A process of the lab: does what it is told by lines, with the product, and writes down every effect.
 
-``python -m lab.worker OPTIONS``, a JSON object: ``url``, ``lease``, ``ttl``, ``time_limit``, ``effects`` (a file).
+``python -m lab.worker OPTIONS``, a JSON object: ``url``, ``prefix`` (of keys, or empty), ``lease``, ``ttl``,
+``time_limit``, ``effects`` (a file).
 
 It reads a call a line: ``{"number", "operation", "caller", "key", "payload", "policy", "colour", "work", "fate"}``; or
 ``{"fork": calls, "child": number}``, for a child of its own. It writes ``["ready"]``, ``["answered", number, began,
@@ -21,11 +22,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Literal
 
-from pyidempotent import IdempotencyError, current, idempotent
-from pyidempotent.backends import Backend
-from pyidempotent.backends.postgres import PostgresBackend
-from pyidempotent.backends.redis import RedisBackend
-from pyidempotent.backends.sqlite import SqliteBackend
+from lab import bodies
+from lab.bodies import Failed, die, open_effects, outcome, store, write
+from pyidempotent import idempotent
 
 OPTIONS = json.loads(sys.argv[1])
 
@@ -35,50 +34,24 @@ NOTICED = OPTIONS["lease"] / 5
 OPERATIONS = ("pay", "refund")
 POLICIES: tuple[Literal["rerun", "refuse"], ...] = ("rerun", "refuse")
 
-effects = os.open(OPTIONS["effects"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+effects = open_effects(OPTIONS["effects"])
 this_call: ContextVar[dict[str, Any]] = ContextVar("this_call")
-
-
-class Failed(Exception):
-    """What a body raises that fails."""
-
-
-def write(file: int, *what: Any) -> None:
-    """One line in one write, which nobody else's comes between."""
-    os.write(file, json.dumps(what).encode() + b"\n")
-
-
-def die() -> None:
-    write(1, "dies", time.monotonic())
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def begin(call: dict[str, Any]) -> None:
     if call["fate"] == "dies first":
-        die()
-    who = (call["operation"], call["caller"], call["key"], call["payload"])
-    write(effects, "began", call["number"], *who, current().fence, os.getpid(), time.monotonic())
+        die(1)
+    bodies.begin(effects, call)
 
 
 def end(call: dict[str, Any]) -> int:
-    ends = {"raises": "raised", "releases": "released"}.get(call["fate"], "returned")
-    if ends == "released":
-        current().release()
-    write(effects, "ended", call["number"], time.monotonic(), ends)
+    is_to_raise = bodies.end(effects, call)
     if call["fate"] == "dies last":
-        die()
-    if ends == "raised":
+        die(1)
+    if is_to_raise:
         raise Failed
     number: int = call["number"]
     return number
-
-
-def store(url: str) -> Backend:
-    """The store at a URL, with the time limit that was told."""
-    if url.startswith("sqlite:///"):
-        return SqliteBackend(url.removeprefix("sqlite:///"), time_limit=OPTIONS["time_limit"])
-    kind = RedisBackend if url.startswith("redis:") else PostgresBackend
-    return kind(url, time_limit=OPTIONS["time_limit"])
 
 
 def make(operation: str, policy: Literal["rerun", "refuse"]) -> dict[str, Callable[..., Any]]:
@@ -111,18 +84,8 @@ def make(operation: str, policy: Literal["rerun", "refuse"]) -> dict[str, Callab
     return {"thread": in_thread, "loop": in_loop}
 
 
-backend = store(OPTIONS["url"])
+backend = store(OPTIONS["url"], OPTIONS["time_limit"], OPTIONS["prefix"])
 functions = {(operation, policy): make(operation, policy) for operation in OPERATIONS for policy in POLICIES}
-
-
-def outcome(error: Exception) -> str:
-    return (
-        "raised"
-        if isinstance(error, Failed)
-        else type(error).__name__
-        if isinstance(error, IdempotencyError)
-        else repr(error)
-    )
 
 
 def call_in_thread(call: dict[str, Any], function: Callable[..., int]) -> None:

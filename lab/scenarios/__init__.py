@@ -6,14 +6,17 @@ that fails over, say) is a `Place`, named by the line's ``place``, whose faults 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab import deployments
 from lab.checker import Broken
-from lab.drive import Drive, Settings
-from lab.places import Place, SqliteOnSmallDisk
-from lab.scenarios import clocks, crowds, network, processes, servers
+from lab.drive import Drive
+from lab.history import History
+from lab.places import Place, PostgresOnSmallDisk, SqliteOnSmallDisk
+from lab.scenarios import clocks, crowds, failovers, network, processes, servers, storms
+from lab.settings import Settings
 
 ALL = ("sqlite", "redis", "postgres")
 NETWORKED = ("redis", "postgres")
@@ -35,7 +38,8 @@ class Scenario:
         settings: what clients ask for; the number of operations is the run's.
         small, large: how many operations in `make test` and in `make lab`.
         measured: what is done instead, where the subject is one process that has very much to do.
-        place: another place for a store than `PLACES` has.
+        storm: what is done instead, where a server has worker processes of its own, and clients know none of them.
+        places: other places for stores than `PLACES` has.
     """
 
     says: str
@@ -46,12 +50,16 @@ class Scenario:
     small: int = 60
     large: int = 800
     measured: Measured | None = None
-    place: type[Place] | None = None
+    storm: Callable[[Place, Settings, int], tuple[History, list[Broken]]] | None = None
+    places: Mapping[str, type[Place]] = field(default_factory=dict)
 
     def operations(self, store: str, *, is_small: bool) -> int:
         """How many a run has. SQLite has fewer scenarios, so that each is longer."""
         return self.small if is_small else self.large * (2 if store == "sqlite" else 1)
 
+
+#: Where a replica may take the primary's place.
+DEPLOYMENTS = {kind.name: kind for kind in (deployments.Sentinels, deployments.Cluster, deployments.Name)}
 
 #: Which claims and ends are hit, and by what.
 DEATHS = (("raises", 0.05), ("releases", 0.03), ("dies first", 0.01), ("dies last", 0.02))
@@ -129,14 +137,63 @@ SCENARIOS: dict[str, Scenario] = {
     "scripts": Scenario("the server forgets its scripts (SCRIPT FLUSH)", servers.scripts, ("redis",)),
     "losses": Scenario("the server loses everything (FLUSHALL)", servers.losses, ("redis",)),
     "memory": Scenario("the server is out of memory (maxmemory)", servers.memory, ("redis",)),
-    "disk": Scenario("the disk is full", servers.disk, ("sqlite",), place=SqliteOnSmallDisk),
-    "read-only": Scenario("the disk is read-only for a time", servers.read_only, ("sqlite",), place=SqliteOnSmallDisk),
+    "disk": Scenario(
+        "the disk is full",
+        servers.disk,
+        ("sqlite", "postgres"),
+        places={"sqlite": SqliteOnSmallDisk, "postgres": PostgresOnSmallDisk},
+    ),
+    "read-only": Scenario(
+        "the disk is read-only for a time", servers.read_only, ("sqlite",), places={"sqlite": SqliteOnSmallDisk}
+    ),
     "clocks": Scenario(
         "wall clocks of processes are an hour ahead or behind, or jump, and processes are killed",
         clocks.clocks,
         # On SQLite a result lives by the wall clock.
         settings=Settings(fates=DEATHS, ttls=(86400.0,), longest=1.0),
         left_out=("postgres",),
+    ),
+    "failovers": Scenario(
+        "a replica takes the place of the primary, which is killed, stands still or is well",
+        failovers.failovers,
+        (*DEPLOYMENTS, *(f"{name}-confirmed" for name in DEPLOYMENTS)),
+        settings=Settings(clients=64, longest=1.0),
+        left_out=("sentinels-confirmed", "cluster-confirmed"),
+        large=1500,
+        places={place.name: place for kind in DEPLOYMENTS.values() for place in (kind, deployments.confirmed(kind))},
+    ),
+    "far-side": Scenario(
+        "a replica, which lags at times, is promoted while some processes don't reach the primary and others do",
+        failovers.far_side,
+        ("name", "name-confirmed"),
+        settings=Settings(lease=5.0, clients=64, longest=1.0, gives_up=90.0),
+        large=1500,
+        places={
+            "name": deployments.OneReplica,
+            "name-confirmed": deployments.confirmed(deployments.OneReplica),
+        },
+    ),
+    "resharding": Scenario(
+        "the slots of all keys move from node to node",
+        failovers.resharding,
+        ("cluster",),
+        settings=Settings(clients=16),
+        large=1500,
+        places={"cluster": deployments.Slots},
+    ),
+    "gunicorn": Scenario(
+        "gunicorn's workers are killed, under a Flask application",
+        storm=storms.gunicorn,
+        settings=Settings(fates=DEATHS, workers=1, patience=0.3),
+        left_out=("sqlite", "postgres"),
+        large=1000,
+    ),
+    "celery": Scenario(
+        "a Celery worker's processes are killed, and now and then the whole worker; messages are acknowledged late",
+        storm=storms.celery,
+        settings=Settings(fates=DEATHS, workers=1, patience=1.0, clients=16),
+        left_out=("sqlite", "postgres"),
+        large=1000,
     ),
     "leases": Scenario(
         "one process holds this many claims for three leases; each lease is looked at in the server all the time",

@@ -48,25 +48,54 @@ def cuts(drive: Drive) -> None:
     drive.every(0.05, 0.3, cut)
 
 
+#: How a process does not reach the store.
+WAYS_AWAY: list[Way] = [
+    lambda proxy: (proxy.refuse, proxy.listen),
+    lambda proxy: (proxy.hold_all, proxy.let_all_go),
+    lambda proxy: (proxy.lose_all, proxy.let_all_go),
+]
+
+
+def _late(proxy: Proxy) -> tuple[Callable[[], None], Callable[[], None]]:
+    return proxy.hold_answers, proxy.let_answers_go
+
+
+def _lost(proxy: Proxy) -> tuple[Callable[[], None], Callable[[], None]]:
+    return proxy.lose_all, proxy.let_all_go
+
+
 def swallows(drive: Drive) -> None:
     """What a process sends, and what it is answered, vanishes for less than a lease."""
-    _for_a_time(drive, "disturbed", lambda proxy: (proxy.lose_all, proxy.let_all_go), 0.1, 0.4)
+    _for_a_time(drive, "disturbed", [_lost], 0.1, 0.4)
 
 
 def delays(drive: Drive) -> None:
     """A process is answered late: often beyond the time limit, never beyond what a renewal may wait for."""
-    _for_a_time(drive, "disturbed", lambda proxy: (proxy.hold_answers, proxy.let_answers_go), 0.1, 0.6)
+    _for_a_time(drive, "disturbed", [_late], 0.1, 0.6)
 
 
-def _for_a_time(drive: Drive, kind: str, way: Way, shortest: float, longest: float) -> None:
+def late_claims(drive: Drive) -> None:
+    """A process alone gets its answers later than its leases last: what it claimed meanwhile is another's by then."""
+    _for_a_time(drive, "cut", [_late], 1.3, 2.5)
+
+
+def partitions(drive: Drive) -> None:
+    """A process alone does not reach the store for longer than its leases last, in one of three ways, and works on."""
+    _for_a_time(drive, "cut", WAYS_AWAY, 1.2, 3)
+
+
+def _for_a_time(drive: Drive, kind: str, ways: list[Way], shortest: float, longest: float) -> None:
+    """Does it to some process for so many leases, again and again; no more than half of them are cut off at once."""
     busy: set[int] = set()
+    workers = drive.settings.workers
+    most, pauses = (workers // 2, (0.4, 1.2)) if kind == "cut" else (workers, (0.2, 0.6))
 
     def begin() -> None:
         slot = _slot(drive)
-        if slot in busy:
+        if len(busy) >= most or slot in busy:
             return
         busy.add(slot)
-        do, undo = way(drive.place.proxies[slot])
+        do, undo = drive.fault_dice.choice(ways)(drive.place.proxies[slot])
         end = open_fault(drive, kind, slot)
         do()
 
@@ -77,44 +106,7 @@ def _for_a_time(drive: Drive, kind: str, way: Way, shortest: float, longest: flo
 
         drive.undo_after(drive.fault_dice.uniform(shortest, longest) * drive.settings.lease, over)
 
-    drive.every(0.2, 0.6, begin)
-
-
-def late_claims(drive: Drive) -> None:
-    """A process alone gets its answers later than its leases last: what it claimed meanwhile is another's by then."""
-    _cut_off(drive, [lambda proxy: (proxy.hold_answers, proxy.let_answers_go)], 1.3, 2.5)
-
-
-def partitions(drive: Drive) -> None:
-    """A process alone does not reach the store for longer than its leases last, in one of three ways, and works on."""
-    ways: list[Way] = [
-        lambda proxy: (proxy.refuse, proxy.listen),
-        lambda proxy: (proxy.hold_all, proxy.let_all_go),
-        lambda proxy: (proxy.lose_all, proxy.let_all_go),
-    ]
-    _cut_off(drive, ways, 1.2, 3)
-
-
-def _cut_off(drive: Drive, ways: list[Way], shortest: float, longest: float) -> None:
-    busy: set[int] = set()
-
-    def begin() -> None:
-        slot = _slot(drive)
-        if len(busy) >= len(drive.slots) // 2 or slot in busy:
-            return
-        busy.add(slot)
-        do, undo = drive.fault_dice.choice(ways)(drive.place.proxies[slot])
-        end = open_fault(drive, "cut", slot)
-        do()
-
-        def over() -> None:
-            undo()
-            end()
-            busy.discard(slot)
-
-        drive.undo_after(drive.fault_dice.uniform(shortest, longest) * drive.settings.lease, over)
-
-    drive.every(0.4, 1.2, begin)
+    drive.every(*pauses, begin)
 
 
 def pieces(drive: Drive) -> None:
@@ -139,21 +131,19 @@ def holes(drive: Drive) -> None:
         if is_away:
             return
         is_away = True
-        ways: list[tuple[Callable[[Proxy], None], Callable[[Proxy], None]]] = [
-            (lambda proxy: proxy.refuse(), lambda proxy: proxy.listen()),
-            (lambda proxy: proxy.hold_all(), lambda proxy: proxy.let_all_go()),
-            (lambda proxy: proxy.lose_all(), lambda proxy: proxy.let_all_go()),
-        ]
-        do, undo = drive.fault_dice.choice(ways)
+        way = drive.fault_dice.choice(WAYS_AWAY)
+        undone = []
         for proxy in drive.place.proxies:
-            do(proxy)
+            do, undo = way(proxy)
+            do()
+            undone.append(undo)
         end = open_fault(drive, "away", None)
 
         def over() -> None:
             nonlocal is_away
             end()  # before it is: what happens from here on may be an answer of the store's
-            for proxy in drive.place.proxies:
-                undo(proxy)
+            for undo in undone:
+                undo()
             is_away = False
 
         drive.undo_after(drive.fault_dice.uniform(0.5, 3) * drive.settings.lease, over)

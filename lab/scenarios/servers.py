@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 from lab.drive import Drive
 from lab.history import Fault
-from lab.places import Postgres, Redis, SqliteOnSmallDisk
+from lab.places import Postgres, PostgresOnSmallDisk, Redis, SqliteOnSmallDisk
 from lab.scenarios.network import open_fault
 from servers import PostgresServer, RedisServer
 
@@ -28,7 +29,7 @@ def restarts(drive: Drive) -> None:
             ways.append((server.stop, server.start))
             ways.append((lambda: server.signal(signal.SIGSTOP), lambda: server.signal(signal.SIGCONT)))
         else:
-            ways.append((lambda: _end_now(server), server.start))
+            ways.append((partial(_end_now, server), server.start))
         do, undo = drive.fault_dice.choice(ways)
         disturbed = open_fault(drive, "disturbed", None)  # while it goes and comes somebody may still be answered
         do()
@@ -92,9 +93,9 @@ def memory(drive: Drive) -> None:
 
 
 def disk(drive: Drive) -> None:
-    """The disk is full for a time: nothing can be written into the file."""
-    assert isinstance(drive.place, SqliteOnSmallDisk)
-    _full_for_a_time(drive, drive.place.fill, drive.place.make_room)
+    """The disk is full for a time: a file gets no larger, and Postgres may end itself for want of room."""
+    assert isinstance(drive.place, SqliteOnSmallDisk | PostgresOnSmallDisk)
+    _full_for_a_time(drive, drive.place.disk.fill, drive.place.make_room)
 
 
 def _full_for_a_time(drive: Drive, fill: Callable[[], object], make_room: Callable[[], object]) -> None:
@@ -135,13 +136,13 @@ def read_only(drive: Drive) -> None:
             process.process.kill()
         for process in dead:
             process.process.wait()  # a disk with a file that is open for writing stays as it is
-        place.remount("ro")
+        place.disk.remount("ro")
         for process in dead:
             drive.kill(process)
 
         def over() -> None:
             nonlocal is_read_only
-            place.remount("rw")
+            place.disk.remount("rw")
             end()
             is_read_only = False
 

@@ -14,7 +14,7 @@ import pytest
 from clients import until
 from load import Load
 from proxy import Proxy
-from redis_groups import RedisCluster, RedisSentinels, promotion
+from redis_groups import WAYS, RedisCluster, RedisSentinels, promotion
 from servers import RedisServer
 
 
@@ -45,19 +45,14 @@ def judged(load: Load, moment: float, what: str, *, most_lost: int | None = None
     assert load.second_runs <= (load.callers if most_lost is None else most_lost), load.said()
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped", "replaced"])
+@pytest.mark.parametrize("how", WAYS)
 def test_sentinels_promote_a_replica(how: str) -> None:
     with RedisSentinels() as group:
-        load, replica, primary = Load(group.url), group.replica(), group.primary
+        load, replica = Load(group.url), group.replica()
 
         def happens() -> float:
             follows(replica, load)
-            if how == "killed":
-                primary.kill()
-            elif how == "stopped":
-                primary.signal(signal.SIGSTOP)
-            else:
-                group.sentinels[0].cli("SENTINEL", "FAILOVER", group.service)
+            group.fail(how)
             return settled(load, promotion(replica))
 
         moment = load.during(happens)
@@ -66,21 +61,15 @@ def test_sentinels_promote_a_replica(how: str) -> None:
         judged(load, moment, f"sentinels, {how}", most_lost=most_lost)
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped", "replaced"])
+@pytest.mark.parametrize("how", WAYS)
 def test_a_cluster_promotes_a_replica(how: str) -> None:
     with RedisCluster(replicas=1) as cluster:
         load = Load(cluster.url, prefix="{hot}:")  # all on the node that is replaced
-        primary = cluster.owner("{hot}")
-        replica = cluster.replica_of(primary)
+        replica = cluster.replica_of(cluster.owner("{hot}"))
 
         def happens() -> float:
             follows(replica, load)
-            if how == "killed":
-                primary.kill()
-            elif how == "stopped":
-                primary.signal(signal.SIGSTOP)
-            else:
-                replica.cli("CLUSTER", "FAILOVER")
+            cluster.fail(how, "{hot}")
             return settled(load, promotion(replica))
 
         judged(load, load.during(happens), f"cluster, {how}")

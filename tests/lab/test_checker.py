@@ -174,6 +174,30 @@ def test_what_the_store_has_lost_may_run_again_under_any_policy(strict: Story) -
     assert reruns(strict.history) == {"lost by the store": 1}
 
 
+def test_a_failover_may_lose_what_was_written_meanwhile(strict: Story) -> None:
+    first = strict.run(0, 1.0)
+    strict.fault("replaced", None, 0.9, 1.5)
+    strict.replay(first, 1.1)
+    second = strict.run(2, 2.5, worker=1)
+    strict.replay(second, 3)
+    assert strict.broken() == []
+    assert reruns(strict.history) == {"lost by a failover": 1}
+
+
+def test_a_failover_may_not_lose_what_was_written_before(strict: Story) -> None:
+    strict.run(0, 0.5)
+    strict.fault("replaced", None, 0.9, 1.5)
+    strict.run(2, 2.5, worker=1)
+    assert strict.broken() == ["P5"]
+
+
+def test_a_failover_may_not_lose_what_was_written_afterwards(story: Story) -> None:
+    story.fault("replaced", None, 0.9, 1.5)
+    story.run(1.6, 1.8)
+    story.run(2, 2.5, worker=1)
+    assert story.broken() == ["P1"]
+
+
 def test_two_at_once_after_a_crash(story: Story) -> None:
     """The dead one has ended; those that follow it are two."""
     story.body(story.call(0), 0.1)
@@ -319,3 +343,20 @@ def test_a_history_reads_the_file_of_effects() -> None:
     history = History(1.0, 0.5, 2.0)
     history.add_effects(['["began", 3, "pay", "anna", "k", "100", 7, 42, 0.5]', '["ended", 3, 0.75, "returned"]'])
     assert history.bodies == [Body(3, PAY, "100", 7, 42, 0.5, 0.75, "returned")]
+
+
+def test_a_history_learns_from_the_file_who_took_a_call_and_what_it_was_answered() -> None:
+    history = History(1.0, 0.5, 2.0, calls={3: Call(3, PAY, "100", "rerun", -1, 0.25)})
+    history.add_effects(
+        [
+            '["took", 3, "pay", "anna", "k", "100", "rerun", 42, 0.5]',
+            '["took", 4, "pay", "anna", "k", "100", "rerun", 43, 0.75]',
+            '["answered", 4, 0.9, "value", 3]',
+            '["dies", 42, 1.0]',
+        ]
+    )
+    assert history.calls == {
+        3: Call(3, PAY, "100", "rerun", 42, 0.25, 0.5),
+        4: Call(4, PAY, "100", "rerun", 43, 0.75, 0.75, 0.9, "value", 3),
+    }
+    assert history.faults == [Fault("killed", 42, 1.0, 1.0)]

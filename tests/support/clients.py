@@ -127,9 +127,9 @@ def refused(
     return problem
 
 
-def until(happens: Callable[[], Any]) -> Any:
-    """Asks again until the answer is true; for what only the passing of time brings."""
-    deadline = time.monotonic() + 15
+def until(happens: Callable[[], Any], limit: float = 15) -> Any:
+    """Asks again until the answer is true, for so many seconds; for what only the passing of time brings."""
+    deadline = time.monotonic() + limit
     while not (answer := happens()):
         assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.02)  # see above: there is no event

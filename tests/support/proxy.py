@@ -210,11 +210,12 @@ class Proxy:
 
 def until_answered(call: Callable[[], T], *more: type[Exception]) -> T:
     """What a client gets that repeats its call until there is an answer; ``more`` are errors that it expects."""
+    expected: tuple[type[Exception], ...] = (IdempotencyProcessing, IdempotencyStoreUnavailable, *more)
 
     def answer() -> tuple[T] | None:
         try:
             return (call(),)
-        except (IdempotencyProcessing, IdempotencyStoreUnavailable, *more):
+        except expected:
             return None
 
     answered: tuple[T] = until(answer)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,8 +19,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+#: How a primary loses its place: it dies, it stands still, or it is well and another one is named.
+WAYS = ("killed", "stopped", "replaced")
+
+
 class RedisGroup:
     """Servers that start and end together, each with a folder of its own."""
+
+    #: How a primary can lose its place here, of `WAYS`.
+    ways: Sequence[str] = WAYS
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -72,8 +81,9 @@ class Sentinel(RedisServer):
 
     def start(self) -> None:
         super().start()
-        # As often as a test can wait for, instead of every 2 to 10 seconds.
-        periods = {"info": 200, "publish": 100, "ping": 100, "ask": 100}
+        # As often as a test can wait for, instead of every 2 to 10 seconds. A server that says another role than it
+        # has is corrected after four times "publish": later than the leader hears of a promotion, which takes it 1 s.
+        periods = {"info": 200, "publish": 500, "ping": 100, "ask": 100}
         self.cli("SENTINEL", "DEBUG", *(part for name, ms in periods.items() for part in (f"{name}-period", str(ms))))
 
 
@@ -103,12 +113,19 @@ class RedisSentinels(RedisGroup):
         until(lambda: all(self._knows_all(sentinel) for sentinel in self.sentinels))
 
     def _knows_all(self, sentinel: RedisServer) -> bool:
-        words = sentinel.cli("SENTINEL", "MASTER", self.service).split()
-        told = dict(zip(words[::2], words[1::2], strict=False))
+        told = self._told(sentinel)
         others, replicas = len(self.sentinels) - 1, len(self.servers) - 1
         if (told["num-other-sentinels"], told["num-slaves"]) != (str(others), str(replicas)):
             return False
         return all("master_link_status:up" in server.cli("INFO", "replication") for server in self.servers[1:])
+
+    def _told(self, sentinel: RedisServer) -> dict[str, str]:
+        words = sentinel.cli("SENTINEL", "MASTER", self.service).split("\n")  # a word may be empty
+        return dict(zip(words[::2], words[1::2], strict=False))
+
+    def fail(self, way: str) -> None:
+        """Begins what makes the sentinels promote a replica, in one of `WAYS`."""
+        take_out(self.primary, way, lambda: self.sentinels[0].cli("SENTINEL", "FAILOVER", self.service))
 
     @property
     def url(self) -> str:
@@ -120,6 +137,13 @@ class RedisSentinels(RedisGroup):
         """The server that takes writes, as the servers say themselves."""
         (primary,) = (server for server in self.servers if is_primary(server))
         return primary
+
+    def agree_on(self, primary: RedisServer) -> bool:
+        """Whether all sentinels name this server, and are done with what they had to do before."""
+        return all(
+            (told.get("port"), told.get("flags")) == (str(primary.port), "master")
+            for told in map(self._told, self.sentinels)
+        )
 
     def replica(self) -> RedisServer:
         """A server that follows the primary."""
@@ -209,6 +233,11 @@ class RedisCluster(RedisGroup):
         for node in (target, source, *self.nodes):
             node.cli("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))
 
+    def fail(self, way: str, key: str) -> None:
+        """Begins what makes a replica take the place of the node that has a key's slot, in one of `WAYS`."""
+        primary = self.owner(key)
+        take_out(primary, way, lambda: self.replica_of(primary).cli("CLUSTER", "FAILOVER"))
+
     @property
     def primaries(self) -> list[ClusterNode]:
         """The nodes that share the slots."""
@@ -237,7 +266,43 @@ def is_primary(server: RedisServer) -> bool:
         return False  # a server that changes its role closes its connections
 
 
-def promotion(server: RedisServer) -> float:
-    """Waits until a replica is the primary; the moment, on the monotonic clock."""
-    until(lambda: is_primary(server))
+def follows(server: RedisServer, port: int) -> bool:
+    """Whether a server is a replica of the one at a port, and has all that stood there when it became one."""
+    try:
+        told = server.cli("INFO", "replication").split()
+    except subprocess.CalledProcessError:
+        return False
+    return {"role:slave", f"master_port:{port}", "master_link_status:up"} <= set(told)
+
+
+def take_out(primary: RedisServer, way: str, replace: Callable[[], object]) -> None:
+    """Takes its place from a primary.
+
+    Parameters:
+        way: one of `WAYS`.
+        replace: names another primary while this one is well.
+    """
+    if way == "killed":
+        primary.kill()
+    elif way == "stopped":
+        primary.signal(signal.SIGSTOP)
+    else:
+        replace()
+
+
+def bring_back(server: RedisServer, way: str) -> None:
+    """Lets a server that was taken out run again; nobody asks it for anything yet."""
+    if way == "killed":
+        server.start()
+    elif way == "stopped":
+        server.signal(signal.SIGCONT)
+
+
+def promotion(*servers: RedisServer, limit: float = 15) -> float:
+    """Waits until one of these replicas is the primary; the moment, on the monotonic clock.
+
+    Parameters:
+        limit: for how many seconds.
+    """
+    until(lambda: any(is_primary(server) for server in servers), limit)
     return time.monotonic()

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -190,17 +190,27 @@ class PostgresServer(Server):
     Parameters:
         settings: as ``name=value``.
         within: where its folder is made, by default where temporary files are.
+        folder: an empty folder that anybody may write to, instead of one of its own.
+        enter: what starts a program where that folder is.
+        wal_mib: how large a segment of its log of writes is, in MiB.
     """
 
-    def __init__(self, *settings: str, within: Path | None = None) -> None:
+    def __init__(
+        self,
+        *settings: str,
+        within: Path | None = None,
+        folder: Path | None = None,
+        enter: Sequence[str] = (),
+        wal_mib: int = 16,
+    ) -> None:
         super().__init__()
         self.port = free_port()
         self.settings = ["max_connections=400", *settings]
-        self.folder = self.folder_of_nobody(within)
+        self.folder = folder or self.folder_of_nobody(within)
+        self.enter = [*enter, *_as_nobody()]
         initdb = [self._program("initdb"), "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]
-        done = subprocess.run(
-            [*_as_nobody(), *initdb, "-D", str(self.folder / "data")], capture_output=True, text=True, timeout=60
-        )
+        where = ["-D", str(self.folder / "data"), f"--wal-segsize={wal_mib}"]
+        done = subprocess.run([*self.enter, *initdb, *where], capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise RuntimeError(f"initdb failed: {done.stderr}")
 
@@ -232,7 +242,7 @@ class PostgresServer(Server):
     def command(self) -> list[str]:
         where = ["-D", str(self.folder / "data"), "-k", str(self.folder), "-p", str(self.port)]
         settings = [part for setting in self.settings for part in ("-c", setting)]
-        return [*_as_nobody(), self._program("postgres"), *where, *settings]
+        return [*self.enter, self._program("postgres"), *where, *settings]
 
     def start(self) -> None:
         super().start()
