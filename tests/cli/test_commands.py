@@ -105,6 +105,10 @@ def test_more_records_than_a_page(place: Place) -> None:
         work(number)
     assert labels(place("export")) == sorted(f"many {number}" for number in range(1200))
     assert len(place("list", "--state", "completed", "--limit", "1100", "--json").documents) == 1100
+    terminal = Terminal("stats", *place.options, url=place.url)
+    assert terminal.end() == 0
+    assert "records looked at" in terminal.shown, "a person hears how far it is"
+    assert "looked at" not in place("stats").err
 
 
 def test_an_answer_is_shown_without_its_body(place: Place) -> None:
