@@ -32,7 +32,7 @@ PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
     "events": {"error", "http", "key", "process"},
     "tower": {"decide", "engine", "events", "fingerprint", "http", "key"},
-    "cli": {"clock", "decide", "engine", "error", "http", "key", "record", "result_tags", "store", "stores"},
+    "cli": {"clock", "decide", "engine", "error", "http", "key", "record", "result_tags", "seal", "store", "stores"},
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
     "engine": {
         "clock",

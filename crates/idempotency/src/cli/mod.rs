@@ -29,6 +29,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use crate::engine::Idempotency;
 use crate::result_tags::JSON;
+use crate::seal::{self, Sealed};
 use crate::store::Store;
 use crate::stores::{self, RedisOptions, RedisStore};
 
@@ -155,6 +156,10 @@ impl Program {
         let url = arguments.url.clone().or_else(|| std::env::var("IDEMPOTENCY_URL").ok().filter(|url| !url.is_empty()));
         let url = url.ok_or_else(|| usage("say which store: set IDEMPOTENCY_URL, or pass --url redis://host"))?;
         let store = open(&url, arguments.prefix.as_deref())?;
+        let store = match seal::from_environment()? {
+            Some(keys) => Arc::new(Sealed::new(store, keys)) as Arc<dyn Store>,
+            None => store,
+        };
         Ok((Idempotency::new(store), String::new()))
     }
 }
