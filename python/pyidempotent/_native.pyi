@@ -132,10 +132,10 @@ def command_line(
     arguments: list[str],
     name: str,
     encode: Callable[[str], bytes],
-    backend: Backend | None = None,
-    namespace: str = "",
-    others: list[tuple[str, str]] = [],
-    files: tuple[object, object] | None = None,
+    backend: Backend | None,
+    namespace: str,
+    others: list[tuple[str, str]],
+    files: tuple[object, object] | None,
 ) -> int: ...
 
 @final
