@@ -72,7 +72,8 @@ impl SealKeys {
     /// For what is no key. The message shows nothing of it.
     pub fn parse(keys: &str) -> Result<Self, SealError> {
         let keys = keys.split(',').map(str::trim).enumerate();
-        let keys = keys.map(|(at, key)| secret(key).ok_or(SealError::NotAKey(at + 1))).collect::<Result<Vec<_>, _>>()?;
+        let keys =
+            keys.map(|(at, key)| secret(key).ok_or(SealError::NotAKey(at + 1))).collect::<Result<Vec<_>, _>>()?;
         Self::of(&keys)
     }
 

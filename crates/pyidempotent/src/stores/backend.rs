@@ -197,12 +197,7 @@ impl Backend {
     /// Records in Postgres. `time_limit` is in seconds.
     #[staticmethod]
     #[pyo3(signature = (url, schema, time_limit, seal=None))]
-    fn postgres(
-        url: &str,
-        schema: Option<String>,
-        time_limit: f64,
-        seal: Option<&Bound<'_, Seal>>,
-    ) -> PyResult<Self> {
+    fn postgres(url: &str, schema: Option<String>, time_limit: f64, seal: Option<&Bound<'_, Seal>>) -> PyResult<Self> {
         let unusable = |error: StoreError| PyValueError::new_err(error.to_string());
         let mut options = PostgresOptions::from_url(url).map_err(unusable)?;
         options.time_limit = self::time_limit(time_limit)?;
