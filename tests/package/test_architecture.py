@@ -49,7 +49,18 @@ PARTS: dict[str, set[str]] = {
     },
     "seal": {"decide", "error", "fingerprint", "form", "key", "record", "result_tags", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
-    "transactions": {"clock", "decide", "engine", "error", "fingerprint", "form", "key", "record", "result_tags", "step"},
+    "transactions": {
+        "clock",
+        "decide",
+        "engine",
+        "error",
+        "fingerprint",
+        "form",
+        "key",
+        "record",
+        "result_tags",
+        "step",
+    },
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},
 }
 

@@ -15,6 +15,7 @@ from pyidempotent.backends.postgres import PostgresBackend
 SECRET = "the card is 4242 4242 4242 4242"
 NEW, OLD, NAMES = "11" * 32, "22" * 32, "33" * 32
 
+
 def charge(lane: Lane, connection: Any, payload: int = 42, **options: Any) -> Any:
     with (
         lane.transaction(connection),

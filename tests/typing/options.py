@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyidempotent import attempt, idempotent, json_body, shared, transaction, transactional
 from pyidempotent.asgi import IdempotencyMiddleware
+from pyidempotent.backends import Seal
 from pyidempotent.celery import idempotent_task
 from pyidempotent.django import idempotency_options
 from pyidempotent.flask import Idempotency
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     transactional("session", fingerprint=json_body, scope=shared, wait=1)
     transactional(lambda: application, key="order")
     assert_type(transaction(application, key="a", payload={"a": 1}, caller=7, wait=1).replayed, bool)
+    idempotent("memory://", redact=lambda value: None)
+    transaction(application, key="a", seal=Seal("a key"), redact=str)
+    transactional("session", seal=["new", b"old"])
     some: dict[str, Any] = {"ttl": 60}
     idempotent("memory://", **some)
 
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
 
     # An option of another face.
     idempotent("memory://", methods=["PUT"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    idempotent("memory://", seal="a key")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     idempotent("memory://", payload=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     transactional("session", lease=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     transaction(application, key="a", lease=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

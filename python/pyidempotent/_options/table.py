@@ -228,7 +228,9 @@ class BlockOptions(_OfBlocks, _Always, _Waiting, total=False):
 
 
 class _Sealing(TypedDict, total=False):
-    seal: Annotated[Sealing | None, Option(None, checks.seal, elsewhere="a backend takes it: RedisBackend(url, seal=…)")]
+    seal: Annotated[
+        Sealing | None, Option(None, checks.seal, elsewhere="a backend takes it: RedisBackend(url, seal=…)")
+    ]
     """The keys that results are encrypted with before they leave the process: a `Seal`, or what makes one."""
 
 

@@ -53,7 +53,7 @@ class Seal:
 
     @classmethod
     def from_environment(cls) -> Seal | None:
-        """Of ``IDEMPOTENCY_SEAL_KEYS``, keys with commas between them, and ``IDEMPOTENCY_SEAL_NAMES``, the key of names.
+        """Of ``IDEMPOTENCY_SEAL_KEYS``, keys with commas between them, and ``IDEMPOTENCY_SEAL_NAMES``, the names' key.
 
         None where neither is set.
 
