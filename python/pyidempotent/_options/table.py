@@ -218,11 +218,18 @@ class BlockOptions(_OfBlocks, _Always, _Waiting, total=False):
     """The options of `pyidempotent.attempt`."""
 
 
-class TransactionOptions(_OfBlocks, _Kept, _Waiting, total=False):
+class _InDatabase(TypedDict, total=False):
+    schema: Annotated[str, Option("idempotency", checks.schema_name)]
+    """The schema of Postgres that the table and the functions are in, by default ``idempotency``; the ``schema=`` of
+    `PostgresBackend`. On SQLite it means nothing.
+    """
+
+
+class TransactionOptions(_OfBlocks, _Kept, _Waiting, _InDatabase, total=False):
     """The options of `pyidempotent.transaction`."""
 
 
-class TransactionalOptions(_OfCalls, _Kept, _Waiting, _OverHttp, total=False):
+class TransactionalOptions(_OfCalls, _Kept, _Waiting, _InDatabase, _OverHttp, total=False):
     """The options of `pyidempotent.transactional`."""
 
     namespace: Annotated[str, Option("", checks.text)]

@@ -80,7 +80,7 @@ def transactional(
         else:
             selector = Selector("connection", connection, plan.binding, also=("request",))
             select = lambda call: call.select(selector)  # noqa: E731
-        made = partial(_Run, site, engine, select, read["retry_after"])
+        made = partial(_Run, site, engine, select, read["retry_after"], read["schema"])
         return cast("Callable[P, R]", wrapped(plan, made(drive), made(drive_async)))
 
     return decorate
@@ -95,9 +95,11 @@ class _Run:
         engine: _native.Engine,
         select: Callable[[Any], Any],
         retry_after: float,
+        schema: str,
         driven: Callable[..., Any],
     ) -> None:
-        self.site, self.engine, self.select, self.retry_after, self.driven = site, engine, select, retry_after, driven
+        self.site, self.engine, self.select, self.driven = site, engine, select, driven
+        self.retry_after, self.schema = retry_after, schema
 
     def __call__(self, call: Any, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Any) -> Any:
         """The call's `Outcome`, or an awaitable of it."""
@@ -115,7 +117,7 @@ class _Run:
         if fingerprint is None:
             fingerprint = call.fingerprint_of((yield asks(read, call.body())))
         asked = (key, call.operation(), call.caller(), fingerprint)
-        claim = Claim(connection, self.engine, *asked, retry_after=self.retry_after)
+        claim = Claim(connection, self.engine, *asked, retry_after=self.retry_after, schema=self.schema)
         own, begins = claim.connection, not claim.connection.is_held
         # What a dependency has read or written before is not ours to undo where nothing ran.
         undoes = begins and not own.is_begun
