@@ -54,7 +54,7 @@ lab-mutants: $(VENV)/.test servers
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app
 
-FEATURES := functions serde http tower axum memory sqlite redis redis-tls postgres postgres-tls metrics cli seal conformance
+FEATURES := functions serde http tower axum memory sqlite redis redis-tls postgres postgres-tls sqlx metrics cli seal conformance
 
 check: $(VENV)/.test $(VENV)/.check build core-lines
 	cargo fmt --check

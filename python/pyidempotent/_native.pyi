@@ -213,6 +213,7 @@ class InTransaction:
         fingerprint: bytes,
         *,
         retry_after: float,
+        schema: str | None = None,
         seal: Seal | None = None,
     ) -> InTransaction: ...
     def begin(self, is_ready: bool, /) -> _Asks: ...

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pyidempotent._native import SAFE_METHODS, Seal
+from pyidempotent._native import SAFE_METHODS, Seal, postgres_schema
 from pyidempotent.backends.seal import sealing
 
 #: Raises TypeError or ValueError, whose message names the option.
@@ -61,6 +61,12 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {value!r}")
     return value
+
+
+def schema_name(name: str, value: Any) -> str:
+    """A name that a schema of Postgres can have."""
+    postgres_schema(text(name, value))
+    return str(value)
 
 
 def flag(name: str, value: Any) -> bool:

@@ -234,11 +234,18 @@ class _Sealing(TypedDict, total=False):
     """The keys that results are encrypted with before they leave the process: a `Seal`, or what makes one."""
 
 
-class TransactionOptions(_OfBlocks, _Kept, _Waiting, _Sealing, total=False):
+class _InDatabase(TypedDict, total=False):
+    schema: Annotated[str, Option("idempotency", checks.schema_name)]
+    """The schema of Postgres that the table and the functions are in, by default ``idempotency``; the ``schema=`` of
+    `PostgresBackend`. On SQLite it means nothing.
+    """
+
+
+class TransactionOptions(_OfBlocks, _Kept, _Waiting, _InDatabase, _Sealing, total=False):
     """The options of `pyidempotent.transaction`."""
 
 
-class TransactionalOptions(_OfCalls, _Kept, _Waiting, _Sealing, _OverHttp, total=False):
+class TransactionalOptions(_OfCalls, _Kept, _Waiting, _InDatabase, _Sealing, _OverHttp, total=False):
     """The options of `pyidempotent.transactional`."""
 
     namespace: Annotated[str, Option("", checks.text)]

@@ -80,7 +80,9 @@ class transaction(AbstractContextManager["transaction"], AbstractAsyncContextMan
         )
         caller = None if read["caller"] is None else caller_bytes(read["caller"])
         asked = (self._key, read["name"] or "attempt", caller, _native.fingerprint_call({"payload": read["payload"]}))
-        self._claim = Claim(connection, engine, *asked, retry_after=read["retry_after"], seal=read["seal"])
+        self._claim = Claim(
+            connection, engine, *asked, retry_after=read["retry_after"], schema=read["schema"], seal=read["seal"]
+        )
         self._is_entered = False
         #: Whether the block ran before, and must not run again.
         self.replayed = False

@@ -36,6 +36,7 @@ class Claim:
         engine: has the options.
         retry_after: the longest wait that a repeat is asked for, in seconds.
         seal: what its record is sealed with.
+        schema: where the table is, on Postgres.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Claim:
         fingerprint: bytes,
         *,
         retry_after: float,
+        schema: str,
         seal: _native.Seal | None = None,
     ) -> None:
         self.connection: Connection = connection_of(connection)
+        self._schema = schema
         asked = (engine, self.connection.dialect, key, operation, caller, fingerprint)
         self._new: Callable[[], _native.InTransaction] = partial(
-            _native.InTransaction, *asked, retry_after=retry_after, seal=seal
+            _native.InTransaction, *asked, retry_after=retry_after, schema=schema, seal=seal
         )
         self._call: _native.InTransaction = self._new()
         self._place = (id(connection), self._call.storage_key)
@@ -150,7 +153,7 @@ class Claim:
             raise not_begun(self._call.who, error) from error
 
     def _claim(self) -> Steps[None]:
-        is_ready = is_known(self.connection)
+        is_ready = is_known(self.connection, self._schema)
         self._refuse_state("open", "idle")
         # On SQLite a look begins no transaction yet.
         allowed: tuple[State, ...] = ("open", "idle") if self.connection.dialect == "sqlite" else ("open",)
@@ -165,7 +168,7 @@ class Claim:
             if self._call.payload is None:
                 self._refuse_state(*(("open",) if statement is None else allowed))
             allowed = ("open",)
-        know(self.connection)
+        know(self.connection, self._schema)
 
     def _refuse_state(self, *allowed: State) -> None:
         """Refuses to go on where a statement would stand alone, or fail."""

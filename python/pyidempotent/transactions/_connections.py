@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, Literal, Protocol, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from pyidempotent import _frameworks
 
@@ -167,22 +167,22 @@ async def drive_async(connection: Connection, steps: Steps[T]) -> T:
         steps.close()
 
 
-#: The places where the tables were found.
-_ready: WeakSet[Any] = WeakSet()
+#: The places where the tables were found → in which schemas.
+_ready: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
-def is_known(connection: Connection) -> bool:
+def is_known(connection: Connection, schema: str) -> bool:
     """Whether a connection has found the tables before."""
     try:
-        return connection.place in _ready
+        return schema in _ready.get(connection.place, ())
     except TypeError:  # nothing refers to it weakly
         return False
 
 
-def know(connection: Connection) -> None:
+def know(connection: Connection, schema: str) -> None:
     """A connection has found the tables."""
     with suppress(TypeError):
-        _ready.add(connection.place)
+        _ready.setdefault(connection.place, set()).add(schema)
 
 
 #: A database, as others name it → its name in the extension.

@@ -80,7 +80,7 @@ def transactional(
         else:
             selector = Selector("connection", connection, plan.binding, also=("request",))
             select = lambda call: call.select(selector)  # noqa: E731
-        made = partial(_Run, site, engine, select, read["retry_after"], read["seal"])
+        made = partial(_Run, site, engine, select, read["retry_after"], read["schema"], read["seal"])
         return cast("Callable[P, R]", wrapped(plan, made(drive), made(drive_async)))
 
     return decorate
@@ -95,11 +95,13 @@ class _Run:
         engine: _native.Engine,
         select: Callable[[Any], Any],
         retry_after: float,
+        schema: str,
         seal: _native.Seal | None,
         driven: Callable[..., Any],
     ) -> None:
-        self.site, self.engine, self.select, self.retry_after, self.driven = site, engine, select, retry_after, driven
-        self.seal, self.redact = seal, site.options["redact"]
+        self.site, self.engine, self.select, self.driven = site, engine, select, driven
+        self.retry_after, self.schema, self.seal = retry_after, schema, seal
+        self.redact = site.options["redact"]
 
     def __call__(self, call: Any, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Any) -> Any:
         """The call's `Outcome`, or an awaitable of it."""
@@ -122,7 +124,9 @@ class _Run:
         if fingerprint is None:
             fingerprint = call.fingerprint_of((yield asks(read, call.body())))
         asked = (key, call.operation(), call.caller(), fingerprint)
-        claim = Claim(connection, self.engine, *asked, retry_after=self.retry_after, seal=self.seal)
+        claim = Claim(
+            connection, self.engine, *asked, retry_after=self.retry_after, schema=self.schema, seal=self.seal
+        )
         own, begins = claim.connection, not claim.connection.is_held
         # What a dependency has read or written before is not ours to undo where nothing ran.
         undoes = begins and not own.is_begun

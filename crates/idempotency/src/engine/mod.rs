@@ -17,6 +17,8 @@ mod serving;
 mod waiting;
 
 use std::sync::Arc;
+#[cfg(feature = "functions")]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -43,6 +45,9 @@ pub use options::{Options, OptionsError};
 /// One store in one process, shared by every call site that uses it.
 struct Engine {
     keeper: Arc<Keeper>,
+    /// Whether a transaction of the caller's has found the tables.
+    #[cfg(feature = "functions")]
+    has_tables: AtomicBool,
 }
 
 impl Drop for Engine {
@@ -94,7 +99,11 @@ const TAKEOVERS: u32 = 4;
 impl Idempotency {
     /// An engine of its own over a store, with the default options. Clone it to share it.
     pub fn new(store: impl Store) -> Self {
-        let engine = Engine { keeper: Arc::new(Keeper::new(Arc::new(store), serving::start)) };
+        let engine = Engine {
+            keeper: Arc::new(Keeper::new(Arc::new(store), serving::start)),
+            #[cfg(feature = "functions")]
+            has_tables: AtomicBool::new(false),
+        };
         Self { engine: Arc::new(engine), options: Options::default() }
     }
 
@@ -122,6 +131,12 @@ impl Idempotency {
     /// [`transactions`](crate::transactions), does the same.
     pub fn form(&self) -> Option<Arc<dyn RecordForm>> {
         self.engine.keeper.store.form()
+    }
+
+    /// Whether a transaction of the caller's has found the tables.
+    #[cfg(feature = "functions")]
+    pub(crate) fn has_tables(&self) -> &AtomicBool {
+        &self.engine.has_tables
     }
 
     /// Its options.

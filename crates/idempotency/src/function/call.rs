@@ -17,7 +17,7 @@ use super::run::{self, Done, Started, finish, start};
 use crate::engine::{self, CurrentAttempt, Idempotency};
 use crate::fingerprint::{Digest, Fingerprint};
 use crate::key::{Key, KeyError, Operation, Scope};
-use crate::transactions::Connection;
+use crate::transactions::{Connection, Outside};
 
 /// One call of a function: [`Idempotency::call`].
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub struct Call<'a> {
     scope: Scope<'a>,
     key: Key,
     fingerprint: Result<Fingerprint, ValueError>,
+    schema: Option<&'a str>,
 }
 
 /// What payloads are digested for.
@@ -82,7 +83,7 @@ impl Idempotency {
         KeyError: From<K::Error>,
     {
         let scope = Scope { namespace: "", operation: Operation::Call(operation), caller: None };
-        Ok(Call { engine: self, scope, key: key.try_into()?, fingerprint: Ok(*WITHOUT_PAYLOAD) })
+        Ok(Call { engine: self, scope, key: key.try_into()?, fingerprint: Ok(*WITHOUT_PAYLOAD), schema: None })
     }
 
     /// Waits, on a thread without a runtime, until every completion and release in the background has ended, but not
@@ -125,6 +126,13 @@ impl<'a> Call<'a> {
     /// Keeps applications apart that share a store.
     pub fn namespace(mut self, namespace: &'a str) -> Self {
         self.scope.namespace = namespace;
+        self
+    }
+
+    /// In which schema of Postgres the table and the functions are, for [`Call::in_tx`] and [`Call::look`]; by default `idempotency`, as
+    /// `PostgresOptions::schema` says it for the store. 1 to 63 letters, digits and underscores; another name is [`Error::Store`] there.
+    pub fn schema(mut self, schema: &'a str) -> Self {
+        self.schema = Some(schema);
         self
     }
 
@@ -233,9 +241,12 @@ impl<'a> Call<'a> {
     /// Claims the key in your database transaction: what you write there and its record commit or roll back as one.
     ///
     /// You begin the transaction and you commit it. A crash at any moment leaves both or neither. The tables must be there:
-    /// `stores::postgres_schema`, [`SQLITE_TABLES`](crate::transactions::SQLITE_TABLES). Of the options `ttl` counts; nothing is waited for.
+    /// `stores::postgres_schema`, [`SQLITE_TABLES`](crate::transactions::SQLITE_TABLES). The first call of an engine looks for them, because
+    /// a statement that fails would take your transaction with it. Of the options `ttl` counts; nothing is waited for: there is
+    /// [`Call::look`], before you begin.
     ///
-    /// - `connection`: a `&tokio_postgres::Transaction` (feature `postgres`), or whatever else is a
+    /// - `connection`: a `&tokio_postgres::Transaction` (feature `postgres`), a `&mut sqlx::Transaction<'_, Postgres>` (feature `sqlx`), or
+    ///   whatever else is a
     ///   [`Connection`](crate::transactions::Connection). For SQLite there is `in_tx_blocking`.
     ///
     /// # Errors
@@ -263,7 +274,44 @@ impl<'a> Call<'a> {
     /// # }
     /// ```
     pub async fn in_tx<T: DeserializeOwned>(self, mut connection: impl Connection) -> Result<InTx<T>, Error> {
-        in_transaction::begin(self.engine, &self.prepared()?, &mut connection).await
+        in_transaction::begin(self.engine, &self.prepared()?, self.schema, &mut connection).await
+    }
+
+    /// Looks before your transaction begins: the stored result, which needs no transaction, or `None`: begin one, and call
+    /// [`Call::in_tx`] with the same key. It claims nothing.
+    ///
+    /// While another transaction or call is at the key it waits, up to `wait` of the [`Options`](crate::Options), and looks again with
+    /// pauses of 10 to 200 ms. In a transaction you would wait with an old snapshot and with locks.
+    ///
+    /// - `connection`: a `&tokio_postgres::Client` (feature `postgres`), a `&sqlx::PgPool` (feature `sqlx`), or whatever else is
+    ///   [`Outside`](crate::transactions::Outside) of a transaction. SQLite's own busy timeout waits there.
+    ///
+    /// # Errors
+    /// [`Error`] says why nothing may run; [`Error::InFlight`] after the wait.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postgres")] {
+    /// use idempotency::{Idempotency, function::InTx};
+    ///
+    /// # type Failure = Box<dyn std::error::Error>;
+    /// async fn transfer(idem: &Idempotency, client: &mut tokio_postgres::Client, key: &str) -> Result<String, Failure> {
+    ///     if let Some(receipt) = idem.call("transfer", key)?.look(&*client).await? {
+    ///         return Ok(receipt);
+    ///     }
+    ///     let tx = client.transaction().await?;
+    ///     match idem.call("transfer", key)?.in_tx(&tx).await? {
+    ///         InTx::Replayed(receipt) => Ok(receipt), // done in between
+    ///         InTx::Run(open) => {
+    ///             let receipt = open.complete(&tx, "sent".to_owned()).await?;
+    ///             tx.commit().await?;
+    ///             Ok(receipt)
+    ///         }
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub async fn look<T: DeserializeOwned>(self, connection: impl Outside) -> Result<Option<T>, Error> {
+        in_transaction::look(self.engine, &self.prepared()?, self.schema, connection).await
     }
 
     /// Claims the key in your SQLite transaction, as [`Call::in_tx`] does on Postgres.

@@ -1,7 +1,8 @@
 //! [`InTx`] and [`Open`]: a call in a database transaction of its caller's.
 
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,7 +13,7 @@ use super::value::{decode, encode};
 use crate::engine::{Begun, Call, Idempotency};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
-use crate::transactions::{Connection, InTransaction, Next};
+use crate::transactions::{Connection, Dialect, InTransaction, Next, Outside};
 
 /// How a call begins in a transaction: [`Call::in_tx`](super::Call::in_tx).
 #[derive(Debug)]
@@ -102,24 +103,68 @@ impl<T> Open<T> {
     }
 }
 
+/// How long a look waits before the next one; at first, and at the most.
+const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+fn made(
+    engine: &Idempotency,
+    call: &Call,
+    schema: Option<&str>,
+    dialect: Dialect,
+) -> Result<InTransaction, StoreError> {
+    let mut made = InTransaction::new(dialect, call, &engine.options());
+    // An engine whose results are sealed stores none that is not.
+    if let Some(form) = engine.form() {
+        made = made.in_form(form);
+    }
+    match schema {
+        Some(schema) => made.in_schema(schema),
+        None => Ok(made),
+    }
+}
+
 /// Claims the key, or says why not.
 pub(super) async fn begin<T: DeserializeOwned>(
     engine: &Idempotency,
     call: &Call,
+    schema: Option<&str>,
     connection: &mut impl Connection,
 ) -> Result<InTx<T>, Error> {
-    let mut inner = InTransaction::new(connection.dialect(), call, &engine.options());
-    // An engine whose results are sealed stores none that is not.
-    if let Some(form) = engine.form() {
-        inner = inner.in_form(form);
-    }
-    let first = inner.begin(true).map_err(|error| setup(error.to_string()))?;
-    match inner.drive(connection, first).await? {
+    let mut inner = made(engine, call, schema, connection.dialect())?;
+    let is_ready = engine.has_tables().load(Ordering::Relaxed);
+    let first = inner.begin(is_ready).map_err(|error| setup(error.to_string()))?;
+    let next = inner.drive(connection, first).await?;
+    engine.has_tables().store(true, Ordering::Relaxed);
+    match next {
         Next::Run { fence } => Ok(InTx::Run(Open { inner: Box::new(inner), fence, result: PhantomData })),
         Next::Held(Begun::Replay(stored)) => Ok(InTx::Replayed(decode(&stored)?)),
         Next::Held(begun) => Err(refused(begun)),
         Next::Stale => Err(Error::InFlight { retry_after: Duration::ZERO }),
         Next::Ask(_) | Next::Ended => Err(setup("the claim came to no end").into()),
+    }
+}
+
+/// What stands under the key, before a transaction begins; waits while another one is at it.
+pub(super) async fn look<T: DeserializeOwned>(
+    engine: &Idempotency,
+    call: &Call,
+    schema: Option<&str>,
+    mut connection: impl Outside,
+) -> Result<Option<T>, Error> {
+    let mut inner = made(engine, call, schema, Dialect::Postgres)?;
+    let (until, mut pause) = (Instant::now() + engine.options().wait, POLL.0);
+    loop {
+        let look = inner.look_postgres();
+        match inner.looked_postgres(connection.run(look).await?.as_deref())? {
+            None => return Ok(None),
+            Some(Begun::Replay(stored)) => return Ok(Some(decode(&stored)?)),
+            Some(begun) => match refused(begun) {
+                Error::InFlight { .. } if Instant::now() + pause <= until => {}
+                error => return Err(error),
+            },
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(POLL.1);
     }
 }
 

@@ -34,7 +34,9 @@ use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, Record, State, Token};
 use crate::result_tags::is_sealed;
 
-pub use connection::Connection;
+pub use connection::{Connection, Outside};
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::in_schema;
 
 /// What the connection is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +153,8 @@ pub struct InTransaction {
     lease: Micros,
     at: At,
     dialect: Dialect,
+    /// Of the table, on Postgres.
+    schema: Cow<'static, str>,
     /// When the transaction of the claim began, by the database's clock.
     began: i64,
     has_ended: bool,
@@ -182,6 +186,7 @@ impl InTransaction {
             lease,
             at: At::Start,
             dialect,
+            schema: Cow::Borrowed(postgres::SCHEMA),
             began: 0,
             has_ended: false,
             is_gone: false,
@@ -192,6 +197,29 @@ impl InTransaction {
     /// ([`Idempotency::form`](crate::Idempotency::form)).
     pub fn in_form(self, form: Arc<dyn RecordForm>) -> Self {
         Self { name: form.name(&self.key), form: Some(form), ..self }
+    }
+
+    /// With the table and the functions in another schema of Postgres than `idempotency`, as `PostgresOptions::schema` says it for the
+    /// store. On SQLite it means nothing.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Setup`] where the name is not 1 to 63 letters, digits and underscores.
+    ///
+    /// ```
+    /// # use idempotency::engine::Call;
+    /// # use idempotency::transactions::{Dialect, InTransaction};
+    /// # use idempotency::{Digest, Fingerprint, Key, Operation, Options, Scope};
+    /// # let scope = Scope { namespace: "", operation: Operation::Call("transfer"), caller: None };
+    /// # let call = Call::new(&scope, &Key::new("t-1")?, Fingerprint(Digest::new("transfer").finish()));
+    /// let transfer = InTransaction::new(Dialect::Postgres, &call, &Options::default());
+    /// let claim = transfer.in_schema("shop")?.begin(true)?;
+    /// assert!(claim.sql.ends_with("FROM \"shop\".claim_in_transaction($1, $2, $3, $4, $5)"));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn in_schema(mut self, schema: &str) -> Result<Self, StoreError> {
+        postgres::check_schema(schema)?;
+        self.schema = Cow::Owned(schema.to_owned());
+        Ok(self)
     }
 
     /// The first statement.

@@ -1,11 +1,16 @@
 //! The statements for Postgres: one claims, one stores the result. They call the functions that the Postgres store calls, so that a key is
 //! the same in both modes.
 
+use std::borrow::Cow;
+
 use super::{At as Stands, InTransaction, Next, Statement, Value, unexpected};
 use crate::decide::{Decision, Held, decide};
 use crate::engine::Begun;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Micros, Record};
+
+/// The schema that the table and the functions are in, unless another is named.
+pub(super) const SCHEMA: &str = "idempotency";
 
 /// How many lapsed claims in a row are taken over before the key is called busy.
 const TAKEOVERS: u32 = 4;
@@ -23,7 +28,9 @@ pub(super) enum At {
 
 impl InTransaction {
     pub(super) fn check_postgres(&mut self) -> Statement {
-        self.postgres(At::Check, include_str!("postgres/check.sql"), [])
+        let check = self.postgres(At::Check, include_str!("postgres/check.sql"), []);
+        let sql = check.sql.replace("'idempotency'", &format!("'{}'", self.schema));
+        Statement { sql: sql.into(), ..check }
     }
 
     pub(super) fn claim_postgres(&mut self, seen: Option<(Vec<u8>, u32)>) -> Statement {
@@ -56,13 +63,40 @@ impl InTransaction {
         self.postgres(At::Refuse, include_str!("postgres/refuse.sql"), [])
     }
 
+    /// Looks what stands under the key, outside of a transaction. Whether the key's lock is free comes as an integer.
+    #[cfg(feature = "functions")]
+    pub(crate) fn look_postgres(&mut self) -> Statement {
+        let key = Value::Bytes(self.key.0.into());
+        let look = self.postgres(At::Check, include_str!("postgres/look.sql"), [key.clone(), key]);
+        self.at = Stands::Start;
+        look
+    }
+
+    /// What was seen. `None`: nothing that keeps the work from running.
+    #[cfg(feature = "functions")]
+    pub(crate) fn looked_postgres(&self, row: Option<&[Value]>) -> Result<Option<Begun>, StoreError> {
+        let Some([Value::Int(is_free), held, lease_end, Value::Int(now)]) = row else { return Err(unexpected()) };
+        if let (Value::Bytes(bytes), Value::Int(lease_end)) = (held, lease_end) {
+            let record = Record::decode(bytes).map_err(|error| StoreError::foreign(self.key, error))?;
+            let held = Held { record, lease_end: lease_end.unsigned_abs() };
+            match decide(Some(&held), &self.request, now.unsigned_abs()) {
+                Decision::Run => {}
+                decision => return Ok(Some(Begun::held(held.record, decision))),
+            }
+        }
+        Ok((*is_free == 0).then(|| Begun::in_flight(self.lease)))
+    }
+
     pub(super) fn told_postgres(&mut self, at: At, row: Option<&[Value]>) -> Result<Next, StoreError> {
         match (at, row) {
             (At::Check, Some([Value::Int(1)])) => Ok(Next::Ask(self.claim_postgres(None))),
             (At::Check, _) => Err(StoreError::new(
                 StoreErrorKind::Setup,
-                "the table and the functions of the idempotency keys are not there, or not for this role: make them by \
-                 create_table(), and grant the role the use of them",
+                format!(
+                    "the table and the functions of the idempotency keys are not in the schema {:?}, or not for this role: make \
+                     them by create_table(), and grant the role the use of them",
+                    self.schema
+                ),
             )),
             (At::Claim { takeovers }, Some(row)) => self.claimed_postgres(takeovers, row),
             (At::Complete, Some([Value::Text(outcome), Value::Int(began)])) => {
@@ -107,6 +141,31 @@ impl InTransaction {
 
     fn postgres<const N: usize>(&mut self, at: At, sql: &'static str, values: [Value; N]) -> Statement {
         self.at = Stands::Postgres(at);
+        let sql: Cow<'static, str> = if self.schema == SCHEMA { sql.into() } else { renamed(sql, &self.schema).into() };
         Statement::new(sql, values)
     }
+}
+
+/// SQL as it is in the files, for another schema.
+///
+/// # Errors
+/// [`StoreErrorKind::Setup`] for a name that a schema can't have.
+pub(crate) fn in_schema(sql: &str, schema: &str) -> Result<String, StoreError> {
+    check_schema(schema)?;
+    Ok(renamed(sql, schema))
+}
+
+pub(super) fn check_schema(schema: &str) -> Result<(), StoreError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_plain) {
+        let words = format!("the schema {schema:?} can't be used; name it by 1 to 63 letters, digits and underscores");
+        return Err(StoreError::new(StoreErrorKind::Setup, words));
+    }
+    Ok(())
+}
+
+/// Quoted, the name may be a keyword.
+fn renamed(sql: &str, schema: &str) -> String {
+    let sql = sql.replace("SCHEMA IF NOT EXISTS idempotency;", &format!("SCHEMA IF NOT EXISTS \"{schema}\";"));
+    sql.replace("idempotency.", &format!("\"{schema}\"."))
 }

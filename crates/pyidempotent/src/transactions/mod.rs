@@ -48,9 +48,10 @@ fn named(name: &Bound<'_, PyAny>) -> PyResult<Dialect> {
 
 #[pymethods]
 impl InTransaction {
-    /// A call of ``key`` with the options of ``engine``, for a connection to ``dialect``.
+    /// A call of ``key`` with the options of ``engine``, for a connection to ``dialect``; on Postgres with the table in
+    /// ``schema``.
     #[new]
-    #[pyo3(signature = (engine, dialect, key, operation, caller, fingerprint, *, retry_after, seal=None))]
+    #[pyo3(signature = (engine, dialect, key, operation, caller, fingerprint, *, retry_after, schema=None, seal=None))]
     #[expect(clippy::too_many_arguments, reason = "one caller passes what it has read")]
     fn new(
         py: Python<'_>,
@@ -61,16 +62,19 @@ impl InTransaction {
         caller: Option<Py<PyBytes>>,
         fingerprint: [u8; 32],
         retry_after: f64,
+        schema: Option<&str>,
         seal: Option<&Bound<'_, Seal>>,
     ) -> PyResult<Self> {
         let asked = Asked { namespace: None, operation, caller, key };
         let call = engine.scoped(py, &asked, fingerprint)?;
         let words = engine.who(py, &asked)?;
-        let inner = transactions::InTransaction::new(dialect, &call, &engine.options());
-        let inner = match seal {
-            Some(seal) => inner.in_form(seal.get().form()),
-            None => inner,
-        };
+        let mut inner = transactions::InTransaction::new(dialect, &call, &engine.options());
+        if let Some(schema) = schema {
+            inner = inner.in_schema(schema).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        }
+        if let Some(seal) = seal {
+            inner = inner.in_form(seal.get().form());
+        }
         Ok(Self { inner, words, retry_after, fence: None, payload: None })
     }
 

@@ -1,8 +1,7 @@
 //! The SQL, each statement in a file of its own, for the schema that it works in.
 
-use std::fmt::Write as _;
-
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
+use crate::transactions::in_schema;
 
 /// The version of what `schema.sql` makes.
 pub(super) const VERSION: i32 = 1;
@@ -27,7 +26,7 @@ pub(crate) struct Statements {
 
 impl Statements {
     /// # Errors
-    /// [`StoreErrorKind::Setup`] for a name that a schema can't have.
+    /// [`StoreErrorKind::Setup`](crate::StoreErrorKind::Setup) for a name that a schema can't have.
     pub(crate) fn of(schema: &str) -> Result<Self, StoreError> {
         let of = |sql: &str| in_schema(sql.trim_end(), schema);
         Ok(Self {
@@ -53,7 +52,7 @@ impl Statements {
 /// functions. It changes nothing that is there already, and may run in a transaction.
 ///
 /// # Errors
-/// [`StoreErrorKind::Setup`] where `schema` is not 1 to 63 letters, digits and underscores.
+/// [`StoreErrorKind::Setup`](crate::StoreErrorKind::Setup) where `schema` is not 1 to 63 letters, digits and underscores.
 ///
 /// ```
 /// use idempotency::stores::postgres_schema;
@@ -62,17 +61,4 @@ impl Statements {
 /// ```
 pub fn postgres_schema(schema: &str) -> Result<String, StoreError> {
     in_schema(include_str!("schema.sql"), schema)
-}
-
-/// SQL as it is in the files, for another schema. Quoted, the name may be a keyword.
-fn in_schema(sql: &str, schema: &str) -> Result<String, StoreError> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_plain) {
-        let mut message = String::new();
-        let _ =
-            write!(message, "the schema {schema:?} can't be used; name it by 1 to 63 letters, digits and underscores");
-        return Err(StoreError::new(StoreErrorKind::Setup, message));
-    }
-    let sql = sql.replace("SCHEMA IF NOT EXISTS idempotency;", &format!("SCHEMA IF NOT EXISTS \"{schema}\";"));
-    Ok(sql.replace("idempotency.", &format!("\"{schema}\".")))
 }
