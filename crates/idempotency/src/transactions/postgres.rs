@@ -66,7 +66,7 @@ impl InTransaction {
     /// Looks what stands under the key, outside of a transaction. Whether the key's lock is free comes as an integer.
     #[cfg(feature = "functions")]
     pub(crate) fn look_postgres(&mut self) -> Statement {
-        let key = Value::Bytes(self.key.0.into());
+        let key = Value::Bytes(self.name.0.into());
         let look = self.postgres(At::Check, include_str!("postgres/look.sql"), [key.clone(), key]);
         self.at = Stands::Start;
         look
@@ -78,6 +78,7 @@ impl InTransaction {
         let Some([Value::Int(is_free), held, lease_end, Value::Int(now)]) = row else { return Err(unexpected()) };
         if let (Value::Bytes(bytes), Value::Int(lease_end)) = (held, lease_end) {
             let record = Record::decode(bytes).map_err(|error| StoreError::foreign(self.key, error))?;
+            let record = self.read(record)?;
             let held = Held { record, lease_end: lease_end.unsigned_abs() };
             match decide(Some(&held), &self.request, now.unsigned_abs()) {
                 Decision::Run => {}
