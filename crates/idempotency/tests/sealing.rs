@@ -176,7 +176,7 @@ mod every_store {
     }
 
     async fn passes_the_suite(place: Place) {
-        for keys in [keys(&[1]), hidden(&[1]), keys(&[2, 1]).refusing_plain()] {
+        for keys in [keys(&[1]).refusing_plain(), hidden(&[1])] {
             idempotency::conformance::check(Sealed::new(place.store(), keys)).await;
         }
     }
@@ -235,7 +235,6 @@ mod every_store {
             let then = if at == 0 { keys(&[2]) } else { hidden(&[2]) };
             let crashed = begun(&sealed(&place, first).lease(lease).run_limit(Duration::ZERO), &call).await;
             let next = sealed(&place, then);
-            assert!(matches!(next.begin(&call).await.unwrap(), Begun::InFlight { .. }));
             let next = common::place::begun_soon(&next, &call).await;
             assert!(next.fence() > crashed.fence());
             assert_eq!(next.settle(complete("second")).await, Settled::Stored);

@@ -15,7 +15,7 @@
 //!
 //! A result is sealed by XChaCha20-Poly1305, with a random nonce of 192 bits, and bound to its storage key, its fingerprint and
 //! its state: put under another key, or cut, or changed, it can't be opened. What can't be opened is an error of the store
-//! ([`StoreErrorKind::Foreign`](crate::StoreErrorKind::Foreign)): nothing runs past it, and the record stays as it is.
+//! ([`StoreErrorKind::Foreign`]): nothing runs past it, and the record stays as it is.
 //!
 //! Without [`SealKeys::hiding_names`] a stolen store still shows the operation and the key of each record in words, and the
 //! SHA-256 of what was asked for.
