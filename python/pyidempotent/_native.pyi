@@ -40,6 +40,7 @@ __all__ = [
     "__version__",
     "abandon",
     "authorization_caller",
+    "command_line",
     "decode",
     "drain",
     "encode",
