@@ -45,6 +45,7 @@ __all__ = [
     "__version__",
     "abandon",
     "authorization_caller",
+    "command_line",
     "decode",
     "drain",
     "dropped_events",
