@@ -184,14 +184,14 @@ SCENARIOS: dict[str, Scenario] = {
     "gunicorn": Scenario(
         "gunicorn's workers are killed, under a Flask application",
         storm=storms.gunicorn,
-        settings=Settings(fates=DEATHS, workers=1, patience=0.3),
+        settings=Settings(fates=DEATHS, workers=1, lease=2.0, time_limit=1.0, patience=0.5),
         left_out=("sqlite", "postgres"),
         large=1000,
     ),
     "celery": Scenario(
         "a Celery worker's processes are killed, and now and then the whole worker; messages are acknowledged late",
         storm=storms.celery,
-        settings=Settings(fates=DEATHS, workers=1, patience=1.0, clients=16),
+        settings=Settings(fates=DEATHS, workers=1, lease=2.0, time_limit=1.0, patience=1.0, clients=16),
         left_out=("sqlite", "postgres"),
         large=1000,
     ),
