@@ -273,7 +273,8 @@ class CeleryStorm(Storm):
             self.client = stack.enter_context(Celery("lab", broker=self.options["broker"]))
             self.client.conf.task_ignore_result = True
             self.wanted: dict[Identity, Wanted] = {}
-            self.answers, self.taken = 0, 0
+            #: The processes of this worker that have had a message.
+            self.seen: set[int] = set()
             self.is_ended = threading.Event()
             reader = threading.Thread(target=self._read)
             reader.start()
@@ -298,22 +299,28 @@ class CeleryStorm(Storm):
         )
 
     def workers(self) -> list[int]:
-        """The processes of the pool."""
-        return children(self.worker.pid)
+        """The processes of the pool that have had a message: Celery gives up where they die before that."""
+        if self.worker.poll() is not None:  # it has given up all the same
+            self._kill_all()
+            self._start()
+        return [pid for pid in children(self.worker.pid) if pid in self.seen]
 
     def kill(self, pid: int) -> None:
         """Kills a process of the pool, or the whole worker, which is started again."""
         if self.fault_dice.random() >= self.WHOLE:
             super().kill(pid)
+            self.seen.discard(pid)
             return
         self._kill_all()
         self._start()
 
     def _kill_all(self) -> None:
-        at, killed = time.monotonic(), self.workers()
-        os.killpg(self.worker.pid, signal.SIGKILL)
+        at = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.worker.pid, signal.SIGKILL)
         self.worker.wait()
-        self.history.faults += [Fault("killed", each, at, at) for each in killed]
+        self.history.faults += [Fault("killed", pid, at, at) for pid in self.seen]
+        self.seen.clear()
 
     def ask(self, wanted: Wanted, payload: str, fate: str) -> None:
         """One message; whether it has been answered is in the file of effects."""
@@ -333,9 +340,9 @@ class CeleryStorm(Storm):
                 for line in map(json.loads, whole):
                     if line[0] == "took":
                         taken[line[1]] = line
+                        self.seen.add(line[7])
                     elif line[0] == "answered":
                         _, _, operation, caller, key, payload, *_ = taken[line[1]]
-                        self.answers += 1
                         if payload == "100":
                             self.wanted[Identity(operation, caller, key)].finish(line[3])
 
