@@ -157,7 +157,8 @@ SCENARIOS: dict[str, Scenario] = {
         "a replica takes the place of the primary, which is killed, stands still or is well",
         failovers.failovers,
         (*DEPLOYMENTS, *(f"{name}-confirmed" for name in DEPLOYMENTS)),
-        settings=Settings(clients=64, longest=1.0),
+        # A failover takes longer than a lease where others have the machine too.
+        settings=Settings(lease=2.0, clients=64, longest=1.0),
         left_out=("sentinels-confirmed", "cluster-confirmed"),
         large=1500,
         places={place.name: place for kind in DEPLOYMENTS.values() for place in (kind, deployments.confirmed(kind))},

@@ -117,7 +117,9 @@ def resharding(drive: Drive) -> None:
 
     def work() -> None:
         slot = group.nodes[0].cli("CLUSTER", "KEYSLOT", place.prefix)
-        while drive.left > 0 and not drive.over.wait(dice.uniform(0, 0.5)):
+        moves = 0
+        while (drive.left > 0 or moves < len(_rounds(drive))) and not drive.over.wait(dice.uniform(0, 0.5)):
+            moves += 1
             source = group.owner(place.prefix)
             target = dice.choice([node for node in group.nodes if node is not source])
             moved = open_fault(drive, "moved", None)
