@@ -6,6 +6,7 @@ import argparse
 import random
 import signal
 import sys
+import traceback
 from concurrent.futures import ProcessPoolExecutor
 
 from lab.report import HEADER, failovers, line, write
@@ -36,10 +37,18 @@ def main() -> int:
         if name in (asked.scenario or SCENARIOS) and store in (asked.store or scenario.stores)
     ]
     results: list[Result] = []
+    failed: list[tuple[str, str, int, int]] = []
     with ProcessPoolExecutor(asked.at_once) as pool:
         runs = [pool.submit(measure, *cell) for cell in cells] if asked.at_once > 1 else []
         for number, cell in enumerate(cells):
-            results.append(result := runs[number].result() if runs else measure(*cell))
+            try:
+                result = runs[number].result() if runs else measure(*cell)
+            except Exception:  # of the lab itself; the other runs are worth their time
+                failed.append(cell)
+                print(f"{cell[0]} on {cell[1]}: the lab itself failed", file=sys.stderr)
+                traceback.print_exc()
+                continue
+            results.append(result)
             print(line(result), flush=True)
             if row := failovers(result):
                 print(row, file=sys.stderr, flush=True)
@@ -47,7 +56,7 @@ def main() -> int:
                 print(result.told(), file=sys.stderr, flush=True)
     if asked.write:
         write(results)
-    return int(any(result.broken for result in results))
+    return int(bool(failed) or any(result.broken for result in results))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pyidempotent import IdempotencyError, current
@@ -16,6 +18,9 @@ from pyidempotent.backends import Backend
 from pyidempotent.backends.postgres import PostgresBackend
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
+
+#: The processes, this one and those it was forked from, whose pauses are noticed.
+_watched: set[int] = set()
 
 
 class Failed(Exception):
@@ -51,6 +56,35 @@ def end(file: int, call: dict[str, Any]) -> bool:
         current().release()
     write(file, "ended", call["number"], time.monotonic(), ends)
     return ends == "raised"
+
+
+def notice_pauses(lease: float, notice: Callable[[float, float], None]) -> None:
+    """Says for how long this process was not scheduled, whoever kept it from that; does not return.
+
+    Parameters:
+        lease: in seconds. Nobody may take a fifth of it for a slow machine: a lease is renewed at a third.
+        notice: is told from when to when.
+    """
+    last = time.monotonic()
+    while True:
+        time.sleep(lease / 20)
+        now = time.monotonic()
+        if now - last > lease / 5:
+            notice(last, now)
+        last = now
+
+
+def take(file: int, call: dict[str, Any], lease: float) -> None:
+    """Writes down that this process has a call, and from its first one on its pauses."""
+    if os.getpid() not in _watched:
+        _watched.add(os.getpid())
+
+        def notice(began: float, ended: float) -> None:
+            write(file, "paused", os.getpid(), began, ended)
+
+        threading.Thread(target=notice_pauses, args=(lease, notice), daemon=True).start()
+    who = (call["operation"], call["caller"], call["key"], call["payload"], call["policy"])
+    write(file, "took", call["number"], *who, os.getpid(), time.monotonic())
 
 
 def outcome(error: BaseException) -> str:

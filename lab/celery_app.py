@@ -1,7 +1,7 @@
 """A Celery application, whose workers are killed: ``LAB_OPTIONS``, a JSON object, says what it needs.
 
-``url``, ``broker``, ``lease``, ``time_limit``, ``effects`` (a file). Every delivery of a message is a call of its own,
-and writes down its beginning and its answer as Celery sees them.
+``url``, ``broker``, ``visibility`` (the broker's timeout in seconds), ``lease``, ``time_limit``, ``effects`` (a file).
+Every delivery of a message is a call of its own, and writes down its beginning and its answer as Celery sees them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from celery import Celery, signals
 
-from lab.bodies import Failed, begin, die, end, open_effects, outcome, store, write
+from lab.bodies import Failed, begin, die, end, open_effects, outcome, store, take, write
 from pyidempotent.celery import idempotent_task
 
 OPTIONS = json.loads(os.environ["LAB_OPTIONS"])
@@ -25,7 +25,7 @@ backend = store(OPTIONS["url"], OPTIONS["time_limit"])
 app = Celery("lab", broker=OPTIONS["broker"])
 app.conf.update(
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 3},
+    broker_transport_options={"visibility_timeout": OPTIONS["visibility"]},
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
@@ -78,8 +78,7 @@ def takes(sender: Any, kwargs: dict[str, Any], **_: Any) -> None:
     this.update(kwargs["call"], number=secrets.randbits(50))
     if sender.request.delivery_info.get("redelivered"):
         this["fate"] = "returns"
-    who = (this["operation"], this["caller"], this["key"], this["payload"], this["policy"])
-    write(effects, "took", this["number"], *who, os.getpid(), time.monotonic())
+    take(effects, this, OPTIONS["lease"])
 
 
 @signals.task_postrun.connect  # type: ignore[untyped-decorator]

@@ -159,7 +159,7 @@ class Cluster(Deployment):
     prefix = HOT
 
     def __enter__(self) -> Cluster:
-        self.group = self.stack.enter_context(RedisCluster(replicas=self.count))
+        self.group = self.stack.enter_context(RedisCluster(replicas=self.count, timeout=1000))
         self.primary = self.group.owner(HOT)
         self._family = [self.primary, *(node for node in self.group.nodes if follows(node, self.primary.port))]
         return self

@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import Flask, Request, request
 
-from lab.bodies import Failed, begin, die, end, open_effects, store, write
+from lab.bodies import Failed, begin, die, end, open_effects, store, take
 from pyidempotent.flask import Idempotency
 
 OPTIONS = json.loads(os.environ["LAB_OPTIONS"])
@@ -56,6 +56,5 @@ def run(policy: str, operation: str) -> str:
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Writes down who takes a request, and hands it on."""
     call = json.loads(environ["HTTP_X_CALL"])
-    who = (call["operation"], call["caller"], call["key"], call["payload"], call["policy"])
-    write(effects, "took", call["number"], *who, os.getpid(), time.monotonic())
+    take(effects, call, OPTIONS["lease"])
     return flask(environ, start_response)

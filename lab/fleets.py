@@ -31,6 +31,9 @@ from lab.places import Place
 from lab.settings import MOST_OPEN, Settings
 from servers import STARTUP, RedisServer, Server, free_port
 
+#: After how many seconds the broker gives a message that was not acknowledged to another worker.
+VISIBILITY = 3
+
 
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
@@ -192,7 +195,7 @@ class Storm:
         return {**who, "work": wanted.work, "fate": fate}
 
     def _kill(self) -> None:
-        while not self.over.wait(self.fault_dice.uniform(0.2, 0.8)):
+        while not self.over.wait(self.fault_dice.uniform(0.3, 1.0)):
             if workers := self.workers():
                 self.kill(self.fault_dice.choice(workers))
 
@@ -265,12 +268,13 @@ class CeleryStorm(Storm):
     def served(self) -> Iterator[None]:
         """Starts a broker and the worker, and ends them."""
         with RedisServer() as broker, contextlib.ExitStack() as stack:
-            self.options["broker"] = f"{broker.url}/1"
+            self.options |= {"broker": f"{broker.url}/1", "visibility": VISIBILITY}
             self.log = stack.enter_context((self.place.folder / "celery.log").open("w"))
             self.client = stack.enter_context(Celery("lab", broker=self.options["broker"]))
             self.client.conf.task_ignore_result = True
             self.wanted: dict[Identity, Wanted] = {}
-            self.answers, self.taken = 0, 0
+            #: The processes of this worker that have had a message.
+            self.seen: set[int] = set()
             self.is_ended = threading.Event()
             reader = threading.Thread(target=self._read)
             reader.start()
@@ -280,8 +284,7 @@ class CeleryStorm(Storm):
             finally:
                 self.is_ended.set()
                 reader.join()
-                os.killpg(self.worker.pid, signal.SIGKILL)
-                self.worker.wait()
+                self._kill_all()
 
     def _start(self) -> None:
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
@@ -296,19 +299,28 @@ class CeleryStorm(Storm):
         )
 
     def workers(self) -> list[int]:
-        """The processes of the pool."""
-        return children(self.worker.pid)
+        """The processes of the pool that have had a message: Celery gives up where they die before that."""
+        if self.worker.poll() is not None:  # it has given up all the same
+            self._kill_all()
+            self._start()
+        return [pid for pid in children(self.worker.pid) if pid in self.seen]
 
     def kill(self, pid: int) -> None:
         """Kills a process of the pool, or the whole worker, which is started again."""
         if self.fault_dice.random() >= self.WHOLE:
             super().kill(pid)
+            self.seen.discard(pid)
             return
-        at, killed = time.monotonic(), self.workers()
-        os.killpg(self.worker.pid, signal.SIGKILL)
-        self.worker.wait()
-        self.history.faults += [Fault("killed", each, at, at) for each in killed]
+        self._kill_all()
         self._start()
+
+    def _kill_all(self) -> None:
+        at = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.worker.pid, signal.SIGKILL)
+        self.worker.wait()
+        self.history.faults += [Fault("killed", pid, at, at) for pid in self.seen]
+        self.seen.clear()
 
     def ask(self, wanted: Wanted, payload: str, fate: str) -> None:
         """One message; whether it has been answered is in the file of effects."""
@@ -328,18 +340,19 @@ class CeleryStorm(Storm):
                 for line in map(json.loads, whole):
                     if line[0] == "took":
                         taken[line[1]] = line
+                        self.seen.add(line[7])
                     elif line[0] == "answered":
                         _, _, operation, caller, key, payload, *_ = taken[line[1]]
-                        self.answers += 1
                         if payload == "100":
                             self.wanted[Identity(operation, caller, key)].finish(line[3])
 
     def in_peace(self, calls: int) -> None:
-        """Returns when the broker has no message left, and nobody works on one."""
+        """Returns when the broker has no message left, or for some seconds none but those that died with a worker."""
         deadline = time.monotonic() + STARTUP
         with Celery("lab", broker=self.options["broker"]).connection_for_read() as connection:
             client = connection.default_channel.client
-            while client.llen("celery") or client.hlen("unacked"):
-                if time.monotonic() > deadline:
-                    break
+            empty_since = time.monotonic()
+            while client.hlen("unacked") and time.monotonic() < min(deadline, empty_since + 2 * VISIBILITY):
+                if client.llen("celery"):
+                    empty_since = time.monotonic()
                 time.sleep(0.05)  # nothing tells when a queue is empty

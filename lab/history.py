@@ -122,7 +122,8 @@ class History:
         """Takes what the processes have written into the file of effects.
 
         A line for each beginning of a body and each end; where clients do not know which process has their call, also
-        for each call that a process takes, for each answer to one, and for each death by its own hand.
+        for each call that a process takes, for each answer to one, for each pause that a process notices, and
+        for each death by its own hand.
         """
         begun: dict[int, Body] = {body.call: body for body in self.bodies}
         for line in lines:
@@ -139,6 +140,8 @@ class History:
                 case ["answered", call, at, outcome, value]:
                     told = self.calls[call]
                     told.answered, told.outcome, told.value = at, outcome, value
+                case ["paused", pid, began, ended]:
+                    self.faults.append(Fault("paused", pid, began, ended))
                 case ["dies", pid, at]:
                     self.faults.append(Fault("killed", pid, at, at))
 

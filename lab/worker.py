@@ -20,16 +20,14 @@ import time
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Literal
 
 from lab import bodies
-from lab.bodies import Failed, die, open_effects, outcome, store, write
+from lab.bodies import Failed, die, notice_pauses, open_effects, outcome, store, write
 from pyidempotent import idempotent
 
 OPTIONS = json.loads(sys.argv[1])
-
-#: Nobody may take such a gap for a slow machine: a lease is renewed three times as often.
-NOTICED = OPTIONS["lease"] / 5
 
 OPERATIONS = ("pay", "refund")
 POLICIES: tuple[Literal["rerun", "refuse"], ...] = ("rerun", "refuse")
@@ -119,17 +117,6 @@ class Outages(logging.Handler):
             write(1, "store", "lost" if "can't" in said else "back", time.monotonic())
 
 
-def notice_pauses() -> None:
-    """Says for how long it was not scheduled, whoever kept it from that."""
-    last = time.monotonic()
-    while True:
-        time.sleep(NOTICED / 4)
-        now = time.monotonic()
-        if now - last > NOTICED:
-            write(1, "paused", last, now)
-        last = now
-
-
 def fork(calls: list[dict[str, Any]], number: int) -> None:
     """Forks; the child makes these calls, each in a thread of its own, and ends."""
     with warnings.catch_warnings():
@@ -149,7 +136,8 @@ def fork(calls: list[dict[str, Any]], number: int) -> None:
 
 
 async def main() -> None:
-    threading.Thread(target=notice_pauses, daemon=True).start()
+    paused = partial(write, 1, "paused")
+    threading.Thread(target=notice_pauses, args=(OPTIONS["lease"], paused), daemon=True).start()
     logging.getLogger("pyidempotent").addHandler(Outages())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children end by themselves
     write(1, "ready")

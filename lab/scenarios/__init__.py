@@ -157,7 +157,8 @@ SCENARIOS: dict[str, Scenario] = {
         "a replica takes the place of the primary, which is killed, stands still or is well",
         failovers.failovers,
         (*DEPLOYMENTS, *(f"{name}-confirmed" for name in DEPLOYMENTS)),
-        settings=Settings(clients=64, longest=1.0),
+        # A failover takes longer than a lease where others have the machine too.
+        settings=Settings(lease=2.0, clients=64, longest=1.0),
         left_out=("sentinels-confirmed", "cluster-confirmed"),
         large=1500,
         places={place.name: place for kind in DEPLOYMENTS.values() for place in (kind, deployments.confirmed(kind))},
@@ -184,14 +185,14 @@ SCENARIOS: dict[str, Scenario] = {
     "gunicorn": Scenario(
         "gunicorn's workers are killed, under a Flask application",
         storm=storms.gunicorn,
-        settings=Settings(fates=DEATHS, workers=1, patience=0.3),
+        settings=Settings(fates=DEATHS, workers=1, lease=2.0, time_limit=1.0, patience=0.5),
         left_out=("sqlite", "postgres"),
         large=1000,
     ),
     "celery": Scenario(
         "a Celery worker's processes are killed, and now and then the whole worker; messages are acknowledged late",
         storm=storms.celery,
-        settings=Settings(fates=DEATHS, workers=1, patience=1.0, clients=16),
+        settings=Settings(fates=DEATHS, workers=1, lease=2.0, time_limit=1.0, patience=1.0, clients=16),
         left_out=("sqlite", "postgres"),
         large=1000,
     ),

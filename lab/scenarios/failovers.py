@@ -110,16 +110,16 @@ def far_side(drive: Drive) -> None:
 
 
 def resharding(drive: Drive) -> None:
-    """The slot of all keys goes from node to node, some keys at a time: most calls are sent on, and nothing is lost."""
+    """The slot of all keys goes from node to node, some keys at a time: calls are sent on, and nothing is lost."""
     place, dice = drive.place, drive.fault_dice
     assert isinstance(place, Slots)
     group = place.group
 
     def work() -> None:
         slot = group.nodes[0].cli("CLUSTER", "KEYSLOT", place.prefix)
-        for _ in range(2 * len(_rounds(drive))):
-            if drive.over.wait(dice.uniform(0, 0.5)):
-                return
+        moves = 0
+        while (drive.left > 0 or moves < len(_rounds(drive))) and not drive.over.wait(dice.uniform(0, 0.5)):
+            moves += 1
             source = group.owner(place.prefix)
             target = dice.choice([node for node in group.nodes if node is not source])
             moved = open_fault(drive, "moved", None)

@@ -161,7 +161,9 @@ class ClusterNode(RedisServer):
     def __init__(self, folder: Path, timeout: int) -> None:
         self.bus = free_port()
         cluster = ("--cluster-enabled", "yes", "--cluster-port", str(self.bus), "--cluster-node-timeout", str(timeout))
-        super().__init__(*cluster, "--dir", str(folder), "--repl-diskless-sync-delay", "0")
+        # However long a replica has tried to take its primary's place on a busy machine, it tries again.
+        tries = ("--cluster-replica-validity-factor", "0")
+        super().__init__(*cluster, *tries, "--dir", str(folder), "--repl-diskless-sync-delay", "0")
 
     @property
     def address(self) -> str:
