@@ -179,7 +179,7 @@ def test_a_server_that_wants_encryption_is_not_talked_to_without(tls: Tls) -> No
 
 
 def test_encrypted_to_a_pooler(postgres_server: PostgresServer, tmp_path: Path) -> None:
-    """It is found out that a pooler stands there, which does not take a prepared statement from one client to another."""
+    """It is found out that a pooler stands there, also over TLS."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     pooler = PgBouncer(postgres_server, encrypted=("pooler.pem", "pooler.key"))
@@ -195,5 +195,5 @@ def test_encrypted_to_a_pooler(postgres_server: PostgresServer, tmp_path: Path) 
             assert ran(f"{url}?{trusting}&sslrootcert={tmp_path / 'ca.pem'}") == ["sync", "async"]
         with pytest.raises(IdempotencyStoreUnavailable, match="certificate"):
             ran(f"{url}?sslmode=require")
-        with pytest.raises(IdempotencyStoreUnavailable, match="sslmode|SSL|TLS"):
+        with pytest.raises(IdempotencyStoreUnavailable, match=r"sslmode|SSL|TLS"):
             ran(url)

@@ -273,7 +273,7 @@ class PgBouncer(Server):
     """A pooler before a Postgres, which gives a connection to a client for one transaction.
 
     Parameters:
-        encrypted: the file names of its certificate and its key, in its `folder` before it starts; it talks encrypted alone.
+        encrypted: the file names of its certificate and its key, in its `folder`; it talks encrypted alone.
     """
 
     def __init__(self, server: PostgresServer, *, encrypted: tuple[str, str] | None = None) -> None:

@@ -91,7 +91,9 @@ def pooler(postgres: PostgresServer) -> Iterator[PgBouncer]:
 
 
 @pytest.mark.parametrize("send", [with_psycopg, with_sqlalchemy, with_asyncpg, with_sqlalchemy_on_asyncpg])
-def test_through_a_pooler_each_key_runs_once(pooler: PgBouncer, database: str, send: Callable[[str, str], bool]) -> None:
+def test_through_a_pooler_each_key_runs_once(
+    pooler: PgBouncer, database: str, send: Callable[[str, str], bool]
+) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("DELETE FROM accounts")
 
@@ -137,7 +139,7 @@ def test_on_a_standby(kind: str, database: str, standby: PostgresServer) -> None
         replica = lane.connect()
         with lane.transaction(replica):
             with (
-                pytest.raises(IdempotencyStoreUnavailable, match="recovery|read-only") as refused,
+                pytest.raises(IdempotencyStoreUnavailable, match=r"recovery|read-only") as refused,
                 lane.block(replica, key="new"),
             ):
                 pytest.fail("it ran")

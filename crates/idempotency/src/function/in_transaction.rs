@@ -106,7 +106,12 @@ impl<T> Open<T> {
 /// How long a look waits before the next one; at first, and at the most.
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
-fn made(engine: &Idempotency, call: &Call, schema: Option<&str>, dialect: Dialect) -> Result<InTransaction, StoreError> {
+fn made(
+    engine: &Idempotency,
+    call: &Call,
+    schema: Option<&str>,
+    dialect: Dialect,
+) -> Result<InTransaction, StoreError> {
     let made = InTransaction::new(dialect, call, &engine.options());
     match schema {
         Some(schema) => made.in_schema(schema),

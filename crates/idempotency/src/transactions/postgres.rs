@@ -140,8 +140,7 @@ impl InTransaction {
 
     fn postgres<const N: usize>(&mut self, at: At, sql: &'static str, values: [Value; N]) -> Statement {
         self.at = Stands::Postgres(at);
-        let sql: Cow<'static, str> =
-            if self.schema == SCHEMA { sql.into() } else { renamed(sql, &self.schema).into() };
+        let sql: Cow<'static, str> = if self.schema == SCHEMA { sql.into() } else { renamed(sql, &self.schema).into() };
         Statement::new(sql, values)
     }
 }
@@ -158,8 +157,7 @@ pub(crate) fn in_schema(sql: &str, schema: &str) -> Result<String, StoreError> {
 pub(super) fn check_schema(schema: &str) -> Result<(), StoreError> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_plain) {
-        let words =
-            format!("the schema {schema:?} can't be used; name it by 1 to 63 letters, digits and underscores");
+        let words = format!("the schema {schema:?} can't be used; name it by 1 to 63 letters, digits and underscores");
         return Err(StoreError::new(StoreErrorKind::Setup, words));
     }
     Ok(())
