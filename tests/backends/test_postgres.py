@@ -176,3 +176,24 @@ def test_what_is_not_verified_is_refused(tls: Tls, url: dict[str, str], says: st
 def test_a_server_that_wants_encryption_is_not_talked_to_without(tls: Tls) -> None:
     with pytest.raises(IdempotencyStoreUnavailable, match="sslmode"):
         PostgresBackend(tls.url).create_table()
+
+
+def test_encrypted_to_a_pooler(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    """It is found out that a pooler stands there, also over TLS."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    pooler = PgBouncer(postgres_server, encrypted=("pooler.pem", "pooler.key"))
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(pooler.folder / "pooler.pem")
+    issued.private_key_pem.write_to_path(pooler.folder / "pooler.key")
+    if os.geteuid() == 0:
+        for name in ("pooler.pem", "pooler.key"):
+            os.chown(pooler.folder / name, 65534, 65534)
+    with pooler:
+        url = pooler.url.replace("127.0.0.1", "localhost")
+        for trusting in ("sslmode=require", "sslmode=verify-full", "sslmode=require&pooler=yes"):
+            assert ran(f"{url}?{trusting}&sslrootcert={tmp_path / 'ca.pem'}") == ["sync", "async"]
+        with pytest.raises(IdempotencyStoreUnavailable, match="certificate"):
+            ran(f"{url}?sslmode=require")
+        with pytest.raises(IdempotencyStoreUnavailable, match=r"sslmode|SSL|TLS"):
+            ran(url)

@@ -252,6 +252,16 @@ class PostgresServer(Server):
                 raise RuntimeError(f"Postgres is not ready after {STARTUP} s:\n{self.output()}")
             time.sleep(0.02)  # nothing tells when another process is ready
 
+    def follow(self, primary: PostgresServer) -> None:
+        """Makes it a standby of another server, before it starts."""
+        data = self.folder / "data"
+        shutil.rmtree(data)
+        where = ["-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "-D", str(data), "-R", "-c", "fast"]
+        command = [*_as_nobody(), self._program("pg_basebackup"), *where]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        if done.returncode:
+            raise RuntimeError(f"pg_basebackup failed: {done.stderr}")
+
     def sql(self, sql: str) -> str:
         """What ``psql`` answers."""
         program = installed("psql", "apt-get install postgresql")
@@ -270,9 +280,13 @@ class PostgresServer(Server):
 
 
 class PgBouncer(Server):
-    """A pooler before a Postgres, which gives a connection to a client for one transaction."""
+    """A pooler before a Postgres, which gives a connection to a client for one transaction.
 
-    def __init__(self, server: PostgresServer) -> None:
+    Parameters:
+        encrypted: the file names of its certificate and its key, in its `folder`; it talks encrypted alone.
+    """
+
+    def __init__(self, server: PostgresServer, *, encrypted: tuple[str, str] | None = None) -> None:
         super().__init__()
         self.port = free_port()
         self.server = server
@@ -283,8 +297,14 @@ class PgBouncer(Server):
         (self.folder / "settings").write_text(
             f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
             f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {self.folder / 'users'}\n"
-            "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 200\n"
+            "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 200\n" + self._encryption(encrypted)
         )
+
+    def _encryption(self, encrypted: tuple[str, str] | None) -> str:
+        if encrypted is None:
+            return ""
+        certificate, key = (self.folder / name for name in encrypted)
+        return f"client_tls_sslmode = require\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n"
 
     @property
     def url(self) -> str:

@@ -4,30 +4,14 @@ mod common;
 
 use std::time::Duration;
 
-use common::place::{LIMIT, Tuned, begun, call, complete, paying, replayed};
+use common::place::{KEY, LIMIT, Tuned, attempt, begun, call, claimed, complete, paying, replayed};
 use common::postgres::{PgBouncer, Postgres, fresh_schema};
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Resolution};
 use idempotency::engine::{Begun, Settled, Verdict};
 use idempotency::store::{Claimed, Store};
 use idempotency::stores::{PostgresOptions, PostgresStore, postgres_schema};
-use idempotency::{Fingerprint, Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind, Token};
-
-const KEY: StorageKey = StorageKey([1; 32]);
-
-fn attempt() -> Record {
-    Record {
-        state: State::InFlight,
-        after_crash: idempotency::AfterCrash::Rerun,
-        token: Token::random(),
-        fence: 0,
-        lease: 10_000_000,
-        ttl: 60_000_000,
-        fingerprint: Fingerprint([0; 32]),
-        label: "test".into(),
-        result: [].into(),
-    }
-}
+use idempotency::{Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind};
 
 fn store(url: &str) -> PostgresStore {
     PostgresStore::open(url).unwrap()
@@ -35,13 +19,6 @@ fn store(url: &str) -> PostgresStore {
 
 fn engine(url: &str) -> Idempotency {
     Idempotency::new(store(url)).ttl(Duration::from_secs(60)).lease(Duration::from_secs(10))
-}
-
-async fn claimed(store: &PostgresStore, record: &Record, takes_over: Option<Record>) -> u64 {
-    match store.claim(&KEY, &Claim { record: record.clone(), takes_over }).await.unwrap() {
-        Claimed::Yes { fence } => fence,
-        Claimed::No { held, .. } => panic!("{held:?}"),
-    }
 }
 
 #[tokio::test]

@@ -6,39 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::Redis;
-use common::place::{LIMIT, Tuned, begun, call, complete, redis_engine, redis_store, replayed};
+use common::place::{KEY, LIMIT, Tuned, attempt, begun, call, claimed, complete, redis_engine, redis_store, replayed};
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Resolution};
 use idempotency::engine::{Begun, Settled, Verdict};
 use idempotency::store::{Claimed, Store};
 use idempotency::stores::{RedisOptions, RedisStore};
-use idempotency::{AfterCrash, Fingerprint, Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind, Token};
-
-const KEY: StorageKey = StorageKey([1; 32]);
+use idempotency::{AfterCrash, Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind};
 
 fn name(key: &StorageKey) -> String {
     format!("idem:{key}")
-}
-
-fn attempt() -> Record {
-    Record {
-        state: State::InFlight,
-        after_crash: AfterCrash::Rerun,
-        token: Token::random(),
-        fence: 0,
-        lease: 10_000_000,
-        ttl: 60_000_000,
-        fingerprint: Fingerprint([0; 32]),
-        label: "test".into(),
-        result: [].into(),
-    }
-}
-
-async fn claimed(store: &RedisStore, record: &Record, takes_over: Option<Record>) -> u64 {
-    match store.claim(&KEY, &Claim { record: record.clone(), takes_over }).await.unwrap() {
-        Claimed::Yes { fence } => fence,
-        Claimed::No { held, .. } => panic!("{held:?}"),
-    }
 }
 
 /// Sends the server a command that redis-cli could not carry.

@@ -5,12 +5,12 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::Redis;
-use common::place::{Tuned, begun, begun_soon, call, complete, drained, paying, replayed};
+use common::place::{KEY, Tuned, attempt, begun, begun_soon, call, complete, drained, paying, replayed};
 use idempotency::decide::Claim;
 use idempotency::engine::{Begun, Call, Settled};
 use idempotency::store::{Claimed, Completed, Store};
 use idempotency::stores::{RedisOptions, RedisStore};
-use idempotency::{AfterCrash, Fingerprint, Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind, Token};
+use idempotency::{Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind};
 
 /// How long an operation may take here: the replica's answer is waited for in it.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -41,22 +41,6 @@ fn sent(server: &Redis, command: &str) -> u64 {
     let calls = stats.split(&format!("cmdstat_{command}:calls=")).nth(1);
     calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
-
-fn record() -> Record {
-    Record {
-        state: State::InFlight,
-        after_crash: AfterCrash::Rerun,
-        token: Token::random(),
-        fence: 0,
-        lease: 10_000_000,
-        ttl: 60_000_000,
-        fingerprint: Fingerprint([0; 32]),
-        label: "test".into(),
-        result: [].into(),
-    }
-}
-
-const KEY: StorageKey = StorageKey([1; 32]);
 
 async fn claim(store: &RedisStore, record: &Record) -> Result<Claimed, StoreError> {
     store.claim(&KEY, &Claim { record: record.clone(), takes_over: None }).await
@@ -106,10 +90,10 @@ async fn nothing_begins_that_the_replica_has_not_heard_of() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replays_and_renewals_are_not_held_up_by_a_replica_that_is() {
     let (primary, replica) = pair(&[]);
-    let (store, own, other) = (store(&primary, "replicas=1"), record(), StorageKey([2; 32]));
+    let (store, own, other) = (store(&primary, "replicas=1"), attempt(), StorageKey([2; 32]));
     assert!(matches!(claim(&store, &own).await, Ok(Claimed::Yes { .. })));
     replica.signal("STOP");
-    let (waiting, began) = (record(), Instant::now());
+    let (waiting, began) = (attempt(), Instant::now());
     let waiting = Claim { record: waiting, takes_over: None };
     let mut waits = store.claim(&other, &waiting);
     let mut renewals = 0;
@@ -122,7 +106,7 @@ async fn replays_and_renewals_are_not_held_up_by_a_replica_that_is() {
             renewed = store.renew(&KEY, &own) => {
                 assert!(renewed.unwrap());
                 renewals += 1;
-                assert!(matches!(claim(&store, &record()).await, Ok(Claimed::No { .. })));
+                assert!(matches!(claim(&store, &attempt()).await, Ok(Claimed::No { .. })));
             }
         }
     }
@@ -132,7 +116,7 @@ async fn replays_and_renewals_are_not_held_up_by_a_replica_that_is() {
 #[tokio::test]
 async fn a_claim_that_recognises_itself_is_confirmed_too() {
     let (primary, replica) = pair(&[]);
-    let own = record();
+    let own = attempt();
     replica.signal("STOP");
     // The second one writes nothing: its connection has written nothing that a replica could have.
     for _ in 0..2 {

@@ -5,6 +5,7 @@ mod common;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use common::place::Tuned;
 use common::postgres::{PgBouncer, Postgres};
 use idempotency::function::InTx;
 use idempotency::stores::{MemoryStore, postgres_schema};
@@ -30,7 +31,7 @@ fn server() -> &'static Postgres {
 /// Connections to the server, or to a pooler before it, behind which nothing may stay prepared.
 fn pool(port: u16) -> PgPool {
     let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port).username("postgres");
-    let options = options.database("postgres").statement_cache_capacity(0);
+    let options = options.database("postgres").statement_cache_capacity(0).extra_float_digits(None);
     PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(60)).connect_lazy_with(options)
 }
 
@@ -133,7 +134,7 @@ async fn a_look_waits_for_the_first_and_needs_no_transaction() {
     assert_eq!(look("a").await.unwrap().unwrap(), None, "nobody is at it");
     let mut first = pool.begin().await.unwrap();
     assert!(transfer(&idem, &mut first, "look", "a").await.unwrap());
-    let told = Idempotency::clone(&idem).wait(Duration::ZERO);
+    let told = idem.clone().wait(Duration::ZERO);
     let told = told.call("look", "a").unwrap().payload("a").look::<String>(&pool).await;
     assert!(matches!(told, Err(Error::InFlight { .. })), "{told:?}");
     let second = look("a");

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use idempotency::decide::Claim;
 use idempotency::engine::{Attempt, Begun, Call, Verdict};
+use idempotency::store::Claimed;
 use idempotency::stores::{MemoryStore, PostgresStore, RedisOptions, RedisStore, SqliteStore};
-use idempotency::{AfterCrash, Fingerprint, Idempotency, Options, StorageKey, Store};
+use idempotency::{AfterCrash, Fingerprint, Idempotency, Options, Record, State, StorageKey, Store, Token};
 
 pub const LEASE: Duration = Duration::from_millis(200);
 
@@ -101,6 +103,31 @@ macro_rules! on_every_store {
     };
 }
 pub(crate) use on_every_store;
+
+pub const KEY: StorageKey = StorageKey([1; 32]);
+
+/// What claims [`KEY`] below the engine.
+pub fn attempt() -> Record {
+    Record {
+        state: State::InFlight,
+        after_crash: AfterCrash::Rerun,
+        token: Token::random(),
+        fence: 0,
+        lease: 10_000_000,
+        ttl: 60_000_000,
+        fingerprint: Fingerprint([0; 32]),
+        label: "test".into(),
+        result: [].into(),
+    }
+}
+
+/// Claims [`KEY`]; its fence.
+pub async fn claimed(store: &impl Store, record: &Record, takes_over: Option<Record>) -> u64 {
+    match store.claim(&KEY, &Claim { record: record.clone(), takes_over }).await.unwrap() {
+        Claimed::Yes { fence } => fence,
+        Claimed::No { held, .. } => panic!("{held:?}"),
+    }
+}
 
 pub fn call(key: u8) -> Call {
     paying(key, 0)
