@@ -111,6 +111,9 @@ class Backend:
     def resolve(self, key: bytes, fence: int, result: bytes | None, force: bool) -> bool: ...
     def unfinished(self, most: int) -> list[tuple[bytes, _Found]]: ...
     def purge(self) -> int: ...
+    @property
+    def kind(self) -> str:
+        """What kind of store it is, as events and metrics call it."""
 
 @final
 class Engine:
@@ -490,6 +493,9 @@ class Flow:
     def step_async(self, call: Call | RequestCall, told: Any, /) -> tuple[str, Any]:
         """The next step in the running loop."""
 
+    span: Any
+    def about(self, call: Call | RequestCall, /) -> tuple[str | None, str | None, str | None]:
+        """What is done, the record's short id once it is known that there is one, and what became of the attempt."""
     def refused(self, call: Call | RequestCall, refusal: IdempotencyError, /) -> None:
         """A refusal was raised while the flow waited: it is told what the call is about, and observers of it."""
 
