@@ -1,4 +1,4 @@
-"""What belongs to the process: the log that the engine writes to, `drain`, which waits for what is on its way, and the end."""
+"""What belongs to the process: the engine's log, `drain`, which waits for what is on its way, and the end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def at_end(work: Callable[[], object]) -> None:
 
 
 def end() -> None:
-    """The end of the process: what is on its way to the stores gets five seconds, and nothing calls Python afterwards."""
+    """The end of the process: what is on its way to the stores gets five seconds, and nothing calls Python then."""
     _native.shutdown(5.0)
     for work in _at_end:
         work()

@@ -51,7 +51,9 @@ def test_a_scrape_has_what_has_happened(registry: CollectorRegistry) -> None:
     def value(name: str, **labels: str) -> float:
         return scraped[(name, *sorted({"operation": "shop.charge", **labels}.items()))]
 
-    outcomes = {outcome: value("idempotency_calls_total", outcome=outcome) for outcome in ("claimed", "replayed", "conflict")}
+    outcomes = {
+        outcome: value("idempotency_calls_total", outcome=outcome) for outcome in ("claimed", "replayed", "conflict")
+    }
     assert outcomes == {"claimed": 1, "replayed": 2, "conflict": 1}
     assert value("idempotency_attempts_total", outcome="completed") == 1
     assert value("idempotency_attempts_in_flight") == 0
@@ -244,6 +246,10 @@ class Gunicorn(Server):
             "from prometheus_client import multiprocess\n"
             "def child_exit(server, worker):\n"
             "    multiprocess.mark_process_dead(worker.pid)\n"
+            "def when_ready(server):\n"
+            "    from pyidempotent.instrumentation import prometheus\n"
+            "    prometheus.install()\n"
+            f"    prometheus.watch({store!r}, every=0.1)\n"
         )
 
     def command(self) -> list[str]:
@@ -288,8 +294,11 @@ def test_gunicorn_s_workers_add_up(tmp_path: Path, redis_server: RedisServer, op
     ):
         at = f"http://127.0.0.1:{server.port}"
 
+        def scraped() -> str:
+            return client.get(f"{at}/metrics").text
+
         def figures() -> dict[str, float]:
-            families = text_string_to_metric_families(client.get(f"{at}/metrics").text)
+            families = text_string_to_metric_families(scraped())
             return {
                 sample.labels["outcome"]: sample.value
                 for family in families
@@ -300,6 +309,7 @@ def test_gunicorn_s_workers_add_up(tmp_path: Path, redis_server: RedisServer, op
         def ask(paths: range) -> set[int]:
             return {int(client.get(f"{at}/{path}").text) for path in paths for _ in range(2)}
 
+        _until(lambda: 'idempotency_oldest_unknown_seconds{store="redis"} 0.0' in scraped())
         workers = ask(range(20))
         _until(lambda: figures() == {"claimed": 20.0, "replayed": 20.0})
         victim = workers.pop()

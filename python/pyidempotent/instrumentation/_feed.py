@@ -1,4 +1,4 @@
-"""What has been added up in Rust, on its way to a library of metrics. A protected call does nothing in Python for it."""
+"""What has been added up in Rust, on its way to a library of metrics: a protected call costs no Python for it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Feed", "Row", "every"]
 
 logger = logging.getLogger("pyidempotent")
 
-#: A metric's name, the values of its labels, and what is added to it; of a histogram how many values each bucket got, and
-#: their sum.
+#: A metric's name, the values of its labels, and what is added to it; of a histogram how many values each bucket got,
+#: and their sum.
 Row: TypeAlias = tuple[str, tuple[str, ...], float | tuple[list[int], float]]
 
 #: How often what has been added up is handed over, in seconds.
@@ -27,7 +27,7 @@ _PATIENCE = 1.0
 
 
 class Feed:
-    """Hands over what has changed: each second, when it is asked to, and at the end of the process; in forked children too.
+    """Hands over what has changed: each second, when it is asked to, and at the end; in forked children too.
 
     Parameters:
         deliver: takes the rows. It runs on any thread, one call at a time.
@@ -66,7 +66,7 @@ class Feed:
             except Exception:
                 if not self._has_failed:
                     self._has_failed = True
-                    logger.exception("metrics could not be handed over, and are lost; it is not said again until they can")
+                    logger.exception("metrics could not be handed over, and some are lost; said once until they can")
 
     def stop(self) -> None:
         """Hands over what is there, and nothing more."""

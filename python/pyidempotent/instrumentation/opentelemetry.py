@@ -1,4 +1,4 @@
-"""Metrics and spans for OpenTelemetry, by the package ``opentelemetry-api``: `install`, once, where the application starts.
+"""Metrics and spans for OpenTelemetry, by the package ``opentelemetry-api``: `install`, once, at the start.
 
 A protected call is a span of its own, in whose context the work runs. The metrics are those of docs/metrics.md; they
 are observed where the application's meter provider collects them.
@@ -77,10 +77,11 @@ def install(
 
 
 def watch(backend: Backend | str, every: float | timedelta = 60.0, limit: int = 10_000) -> None:
-    """Looks for the oldest record in flight and the oldest unknown one now and then, on a thread: their ages are metrics.
+    """Looks now and then for the oldest record in flight and the oldest unknown one: their ages are metrics.
 
-    Each look reads every record of the store, as `Backend.unfinished` does: one process of an application may do it, and
-    not too often where there are millions. A look that fails is counted.
+    Each look reads every record of the store, as `Backend.unfinished` does, on a thread of its own. So one process of
+    an application does it, and not too often where there are millions. A look that fails is counted. A forked child
+    does not look.
 
     Parameters:
         backend: a backend or its URL.

@@ -59,10 +59,11 @@ def install(registry: CollectorRegistry = REGISTRY) -> None:
 
 
 def watch(backend: Backend | str, every: float | timedelta = 60.0, limit: int = 10_000) -> None:
-    """Looks for the oldest record in flight and the oldest unknown one now and then, on a thread: their ages are metrics.
+    """Looks now and then for the oldest record in flight and the oldest unknown one: their ages are metrics.
 
-    Each look reads every record of the store, as `Backend.unfinished` does: one process of an application may do it, and
-    not too often where there are millions. A look that fails is counted.
+    Each look reads every record of the store, as `Backend.unfinished` does, on a thread of its own. So one process of
+    an application does it, and not too often where there are millions. A look that fails is counted. A forked child
+    does not look.
 
     Parameters:
         backend: a backend or its URL.
@@ -114,7 +115,7 @@ class _Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.watches: list[Watch] = []
-        self._metrics = {name: _made(name, *rest) for name, *rest in _native.metrics()}
+        self._metrics = {row[0]: _made(*row) for row in _native.metrics()}
         registry.register(self)
         self._feed = Feed(self._add)
 
