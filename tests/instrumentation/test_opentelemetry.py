@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from asgi_client import Client
+from django_client import Browser, browser, site
 from pyidempotent import IdempotencyConflict, attempt, current, idempotent
 from pyidempotent._calls import flow
 from pyidempotent.asgi import IdempotencyMiddleware
@@ -25,6 +26,8 @@ from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.instrumentation import opentelemetry
 from pyidempotent.instrumentation.opentelemetry import spread
 from scripts import output
+
+__all__ = ["browser", "site"]
 
 
 class Exported:
@@ -307,3 +310,10 @@ def test_requests_to_flask_one_after_the_other_on_a_thread(exported: Exported) -
     assert outcomes == ["completed", "replayed", "completed", "failed"]
     assert seen == [span.context for span in (calls[0], *calls[2:])]
     assert {span.parent for span in calls} == {None}
+
+
+def test_requests_to_django(exported: Exported, browser: Browser) -> None:
+    for path in ("/pay", "/stream", "/pay-async"):
+        browser.twice(path)
+        assert exported.outcomes() == ["completed", "replayed"], path
+        assert trace.get_current_span() is trace.INVALID_SPAN

@@ -254,7 +254,8 @@ class Gunicorn(Server):
 
     def command(self) -> list[str]:
         options = ["--workers", "2", "--bind", f"127.0.0.1:{self.port}", "--log-level", "warning", *self.options]
-        return [sys.executable, "-m", "gunicorn", "--chdir", str(self.folder), *options, "served:app"]
+        at = ["--chdir", str(self.folder), "--config", str(self.folder / "gunicorn.conf.py")]
+        return [sys.executable, "-m", "gunicorn", *at, *options, "served:app"]
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "STORE": self.store, "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "values")}
