@@ -2,7 +2,7 @@
 # make example an API behind the middleware, to try by hand
 # make test    every test, on real servers; the scenarios with every face on two stores
 # make check   format, lints, types, documentation
-# make docs    the table of options in docs/options.md, from its declaration
+# make docs    the tables in docs/options.md and docs/metrics.md, from their declarations
 # make bench   the figures, beside the rivals'
 #
 # make fuzz          each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
@@ -75,6 +75,7 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 
 docs: build
 	$(BIN)/python docs/write_options.py
+	$(BIN)/python docs/write_metrics.py
 
 # Not in "check": what it says changes from day to day, and the database is not to be had from every network.
 advisories: $(VENV)/.check

@@ -29,7 +29,7 @@ from servers import PostgresServer, RedisServer  # noqa: E402  # the tests' own
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 CLIENT = ["redis[hiredis]==8.1.0", "starlette==1.3.1"]
 ENVIRONMENTS = {
-    "ours": CLIENT,
+    "ours": ["prometheus-client==0.26.0", *CLIENT],
     "idemkit": ["idemkit[postgres]==1.0.2", *CLIENT],
     "original": ["pyidempotent==0.1.0", *CLIENT],
 }
@@ -121,8 +121,10 @@ def faster_than(subject: str, by: float) -> Callable[[dict[str, float]], tuple[f
     return lambda medians: (medians[subject] / medians["ours"], by)
 
 
-def case(store: str, do: str, concurrency: int, count: int, form: str = "key") -> dict[str, Any]:
-    return {"store": store, "do": do, "concurrency": concurrency, "count": count, "form": form}
+def case(
+    store: str, do: str, concurrency: int, count: int, form: str = "key", *, metrics: bool = False
+) -> dict[str, Any]:
+    return {"store": store, "do": do, "concurrency": concurrency, "count": count, "form": form, "metrics": metrics}
 
 
 RIVALS = ("ours", "idemkit", "original")
@@ -133,9 +135,14 @@ WITHOUT, CONFIRMED = (
     "Redis with a replica and replicas=1, 64 concurrent, first",
 )
 
+#: The rows with metrics for Prometheus on, each beside the one without.
+METRICS_ON = {name: f"{name}, metrics on" for name in ("Redis, 64 concurrent, first", "Redis, 64 concurrent, replay")}
+
 ROWS = [
     Row("Redis, 64 concurrent, first", case("redis", "first", 64, 4000), RIVALS, faster_than_rivals(8), "8 × rivals"),
+    Row(METRICS_ON["Redis, 64 concurrent, first"], case("redis", "first", 64, 4000, metrics=True), ("ours",)),
     Row("Redis, 64 concurrent, replay", case("redis", "replay", 64, 6000), RIVALS, faster_than_rivals(8), "8 × rivals"),
+    Row(METRICS_ON["Redis, 64 concurrent, replay"], case("redis", "replay", 64, 6000, metrics=True), ("ours",)),
     Row(
         "Redis, 64 concurrent, first, of a request",
         case("redis", "first", 64, 4000, "request"),
@@ -384,6 +391,15 @@ def report(wakes: list[list[float]], growth: float, imported: float, others: flo
             f"{by_name[WITHOUT] / by_name[CONFIRMED]:.2f} ×",
             "at least 0.6 ×",
             by_name[WITHOUT] / by_name[CONFIRMED] >= 0.6,
+        ),
+        *(
+            (
+                f"{name}: what metrics for Prometheus add to a call",
+                f"{by_name[beside] - by_name[name]:.1f} µs",
+                "under 1 µs",
+                by_name[beside] - by_name[name] < 1,
+            )
+            for name, beside in METRICS_ON.items()
         ),
         ("memory store, per record with a result of 200 bytes", f"{growth:.0f} bytes", "under 600 bytes", growth < 600),
         ("`import pyidempotent` beyond `import asyncio`", f"{imported:.1f} ms", "under 30 ms", imported < 30),

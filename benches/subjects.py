@@ -274,7 +274,15 @@ def run(subject: str, case: dict[str, Any]) -> Any:
         gc.collect()
         return await measure(call, keys, case["concurrency"])
 
-    return asyncio.run(all_of_it())
+    if not case["metrics"]:
+        return asyncio.run(all_of_it())
+    from pyidempotent.instrumentation import prometheus
+
+    prometheus.install()
+    try:
+        return asyncio.run(all_of_it())
+    finally:
+        prometheus.stop()
 
 
 def main() -> None:

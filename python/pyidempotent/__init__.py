@@ -2,12 +2,12 @@
 
 import atexit as _atexit
 
-from pyidempotent import _native
 from pyidempotent._calls.attempt import attempt
 from pyidempotent._calls.current import CurrentAttempt, Scope, current
 from pyidempotent._calls.decorator import idempotent
 from pyidempotent._calls.function import arguments, by_authorization, json_body, shared
 from pyidempotent._lifecycle import drain
+from pyidempotent._lifecycle import end as _end
 from pyidempotent._native import __version__
 from pyidempotent._values.results import Outcome
 from pyidempotent.exceptions import (
@@ -52,4 +52,4 @@ __all__ = [
 ]
 
 # At exit: completions and releases that are still on their way get five seconds, and nothing calls Python afterwards.
-_atexit.register(_native.shutdown, 5.0)
+_atexit.register(_end)

@@ -1,14 +1,15 @@
-"""What belongs to the process: the log that the engine writes to, and `drain`, which waits for what is on its way."""
+"""What belongs to the process: the engine's log, `drain`, which waits for what is on its way, and the end."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 
 from pyidempotent import _native
 from pyidempotent._values.durations import seconds
 
-__all__ = ["drain", "logger"]
+__all__ = ["at_end", "drain", "end", "logger"]
 
 #: The engine's lines go there too.
 logger = logging.getLogger("pyidempotent")
@@ -32,3 +33,18 @@ async def drain(limit: float | timedelta = 5.0) -> bool:
     ...     await drain()
     """
     return await _native.drain(seconds("limit", limit))
+
+
+_at_end: list[Callable[[], object]] = []
+
+
+def at_end(work: Callable[[], object]) -> None:
+    """Does something at the end of the process, once all has happened that observers are told of."""
+    _at_end.append(work)
+
+
+def end() -> None:
+    """The end of the process: what is on its way to the stores gets five seconds, and nothing calls Python then."""
+    _native.shutdown(5.0)
+    for work in _at_end:
+        work()

@@ -128,6 +128,9 @@ class Backend:
         self, states: str, after: str | None, most: int
     ) -> tuple[list[tuple[bytes, _Found, float | None, int]], str | None]: ...
     def purge(self) -> int: ...
+    @property
+    def kind(self) -> str:
+        """What kind of store it is, as events and metrics call it."""
 
 def command_line(
     arguments: list[str],
@@ -520,6 +523,9 @@ class Flow:
     def step_async(self, call: Call | RequestCall, told: Any, /) -> tuple[str, Any]:
         """The next step in the running loop."""
 
+    span: Any
+    def about(self, call: Call | RequestCall, /) -> tuple[str | None, str | None, str | None]:
+        """What is done, the record's short id once it is known that there is one, and what became of the attempt."""
     def refused(self, call: Call | RequestCall, refusal: IdempotencyError, /) -> None:
         """A refusal was raised while the flow waited: it is told what the call is about, and observers of it."""
 

@@ -10,10 +10,10 @@ from celery import Task
 from celery.exceptions import Ignore
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from pyidempotent import _native
 from pyidempotent._calls.flow import advance, protect
 from pyidempotent._calls.function import Function, FunctionCall, json_body
 from pyidempotent._calls.tasks import PASSING, is_put_back, put_back
+from pyidempotent._lifecycle import end
 from pyidempotent._options import Site
 from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import TaskOptions
@@ -170,4 +170,4 @@ def _warn_of_memory(**_: Any) -> None:
 @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped
 def _drain(**_: Any) -> None:
     # A child of the prefork pool ends without the interpreter's own exit.
-    _native.shutdown(5.0)
+    end()

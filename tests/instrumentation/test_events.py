@@ -147,6 +147,28 @@ def test_an_observer_that_raises_or_hangs_harms_no_call(seen: Seen, monkeypatch:
     assert isinstance(raised[0], ZeroDivisionError)
 
 
+def test_a_flush_ends_while_the_process_goes_on() -> None:
+    is_over = threading.Event()
+
+    @idempotent(backend=MemoryBackend(), key="order")
+    def charge(order: str) -> str:
+        return "charged"
+
+    def goes_on(event: Event) -> None:
+        if event.name == "replayed" and not is_over.is_set():
+            charge("a")
+
+    observation = observe(goes_on)
+    try:
+        charge("a")
+        charge("a")
+        assert flush(20)
+    finally:
+        is_over.set()
+        assert flush()
+        observation.stop()
+
+
 def test_what_is_no_callable() -> None:
     with pytest.raises(TypeError, match="takes a callable"):
         observe("metrics")  # type: ignore[arg-type]

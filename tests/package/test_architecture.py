@@ -86,9 +86,9 @@ ROOMS: dict[str, set[str]] = {
     "transactions": {"_calls", "_frameworks", "_native", "_options", "_values", "exceptions"},
     "testing": {*_SHARED, "", "asgi", "django", "flask"},
     "_pytest_plugin": {"testing"},
-    "instrumentation": {"_native", "_values"},
     "cli": {"_http", "backends", "testing"},
     "__main__": {"cli"},
+    "instrumentation": {"_calls", "_lifecycle", "_native", "_values", "backends", "exceptions"},
     "": {"_calls", "_lifecycle", "_native", "_values", "exceptions", "transactions"},
 }
 

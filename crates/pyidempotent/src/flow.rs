@@ -191,6 +191,13 @@ impl<'a, 'py> Call<'a, 'py> {
 pub struct Flow {
     options: Py<Site>,
     at: At,
+    /// What a repeat asked for, once it has its result.
+    replayed: Option<Asked>,
+    /// Of whoever traces calls: it ends with the flow.
+    #[pyo3(get, set)]
+    span: Option<Py<PyAny>>,
+    /// What became of the attempt.
+    ended: Option<&'static str>,
 }
 
 /// What the flow waits to be told.
@@ -212,7 +219,7 @@ type Step<'py> = (&'py Bound<'py, PyString>, Bound<'py, PyAny>);
 #[pyfunction]
 #[pyo3(signature = (call, /))]
 pub fn protect(call: &Bound<'_, PyAny>) -> PyResult<Flow> {
-    Ok(Flow { options: Call::new(call).options()?, at: At::Start })
+    Ok(Flow { options: Call::new(call).options()?, at: At::Start, replayed: None, span: None, ended: None })
 }
 
 #[pymethods]
@@ -241,8 +248,23 @@ impl Flow {
         self.name(&Call::new(call), asked, refusal);
     }
 
+    /// What is done, the record's short id once it is known that there is one, and what became of the attempt. What can't
+    /// be found out is `None`.
+    #[pyo3(signature = (call, /))]
+    fn about(&self, call: &Bound<'_, PyAny>) -> (Option<String>, Option<String>, Option<&'static str>) {
+        let (py, call) = (call.py(), Call::new(call));
+        let operation = call.operation().ok().map(|operation| operation.words(py));
+        let record = match (&self.at, &self.replayed) {
+            (At::Run(running) | At::Settle(_, running), _) => Some(running.get().record_id()),
+            (_, Some(asked)) => self.engine(&call).ok().and_then(|engine| engine.get().record_id(py, asked)),
+            _ => None,
+        };
+        (operation, record, self.ended)
+    }
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.options)?;
+        visit.call(&self.span)?;
         match &self.at {
             At::Settle(outcome, _) => visit.call(outcome),
             _ => Ok(()),
@@ -436,6 +458,7 @@ impl Flow {
             }
             Begun::Replay(result) => {
                 let outcome = replayed(call, &result, || engine.who(py, &asked))?;
+                self.replayed = Some(asked);
                 Ok((intern!(py, "end"), outcome.into_any()))
             }
             begun => {
@@ -465,12 +488,20 @@ impl Flow {
                 // A hook or a face of somebody's failed: nobody knows what this end means, and the work's own error
                 // is not to be lost.
                 running.get().settle_later(Verdict::Hold)?;
+                self.ended = Some("held");
                 if let Some(raised) = outcome.get().raised(py) {
                     error.value(py).setattr(intern!(py, "__context__"), raised)?;
                 }
                 return Err(error);
             }
         };
+        self.ended = Some(match &verdict {
+            Verdict::Complete(_) => "completed",
+            Verdict::NotKept(_) => "not_kept",
+            Verdict::Release => "released",
+            Verdict::Hold => "held",
+            _ => "failed",
+        });
         let verdict = match (verdict, mode) {
             (verdict @ (Verdict::Complete(_) | Verdict::NotKept(_)), Mode::Sync) if is_django_there(py)? => {
                 let completion = Bound::new(py, Completion::new(running.clone().unbind(), verdict))?;

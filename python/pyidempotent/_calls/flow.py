@@ -39,6 +39,9 @@ enter, leave = _current.set, _current.reset
 
 _NONE: dict[str, Any] = {}
 
+#: Who traces calls: has `advance` and `advance_async` of its own, around these.
+tracing: Any = None
+
 
 class Call(Protocol):
     """What a face knows about a call: where its key comes from, what is stored of its end, what a replay looks like.
@@ -95,8 +98,11 @@ def advance(
     run: Callable[..., Any] | None = None,
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] = _NONE,
+    is_traced: bool = False,
 ) -> Any:
     """Carries a flow on, on this thread: to its end (an `Outcome`), or without ``run`` to where something is to run."""
+    if tracing is not None and not is_traced:
+        return tracing.advance(call, flow, told, body, run, args, kwargs)
     while True:
         step, about = flow.step(call, told)
         if step is END or (step is RUN and run is None):
@@ -129,8 +135,11 @@ async def advance_async(
     run: Callable[..., Awaitable[Any]] | None = None,
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] = _NONE,
+    is_traced: bool = False,
 ) -> Any:
     """Drives a flow to its next stop in the running loop: the attempt that begins, or the outcome."""
+    if tracing is not None and not is_traced:
+        return await tracing.advance_async(call, flow, told, body, run, args, kwargs)
     while True:
         step, about = flow.step_async(call, told)
         if step is END or (step is RUN and run is None):

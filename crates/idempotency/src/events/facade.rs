@@ -1,10 +1,12 @@
 //! Events as metrics of the [`metrics`](https://docs.rs/metrics) facade, which exporters of every kind listen to.
 
+use std::sync::atomic::AtomicU64;
+
 use ::metrics::{
     Key, Label, Level, Metadata, Unit, describe_counter, describe_gauge, describe_histogram, with_recorder,
 };
 
-use super::{Event, METRICS, Measure, MetricKind, Observation, observe};
+use super::{Event, METRICS, Measure, MetricKind, Observation, measure_dropped, observe};
 
 /// Hands every event's measures to the recorder of the process, whichever is installed.
 ///
@@ -29,7 +31,11 @@ pub fn to_metrics() -> Observation {
             MetricKind::Histogram => describe_histogram!(metric.name, unit, metric.help),
         }
     }
-    observe(|event: &Event| event.measures(record))
+    let told = AtomicU64::new(super::dropped());
+    observe(move |event: &Event| {
+        event.measures(record);
+        measure_dropped(&told).into_iter().for_each(record);
+    })
 }
 
 fn record(measure: Measure) {

@@ -3,6 +3,7 @@
 //! Labels have few values: names of operations are bounded, and no label has a key, a caller or a record.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Event, What};
@@ -82,6 +83,14 @@ metrics! {
         "Leases that were renewed late by more than a tenth of a lease: the process has too much to do, or its store is slow.";
     CLAIMS_LOST = "idempotency_claims_lost" Counter "1" ["operation"] &[],
         "Claims that were found to be another's while their work ran.";
+    DROPPED = "idempotency_events_dropped" Counter "1" [] &[],
+        "Events that were not counted, because observers were too slow.";
+    OLDEST_IN_FLIGHT = "idempotency_oldest_in_flight_seconds" Gauge "s" ["store"] &[],
+        "The age of the oldest claim in flight or lapsed; 0 without one. Needs a look at the store now and then.";
+    OLDEST_UNKNOWN = "idempotency_oldest_unknown_seconds" Gauge "s" ["store"] &[],
+        "The age of the oldest record whose outcome is unknown; 0 without one. Needs a look at the store now and then.";
+    LOOKS_FAILED = "idempotency_looks_failed" Counter "1" ["store"] &[],
+        "Looks at the store for the oldest records that failed.";
 }
 
 /// One change of a metric.
@@ -100,6 +109,14 @@ impl Measure {
     pub fn labels(&self) -> &[&'static str] {
         &self.labels[..self.metric.labels.len()]
     }
+}
+
+/// What changes in the metrics because events were dropped ([`dropped`](super::dropped)): those beyond what `told` has,
+/// which is brought up to date.
+pub fn measure_dropped(told: &AtomicU64) -> Option<Measure> {
+    let now = super::dropped();
+    let new = now.saturating_sub(told.swap(now, Ordering::Relaxed));
+    (new > 0).then_some(Measure { metric: DROPPED, value: new as f64, labels: [""; 3] })
 }
 
 impl Event {
@@ -195,6 +212,9 @@ const MOST_OPERATIONS: usize = 200;
 /// How many operations are remembered with their labels.
 const MOST_REMEMBERED: usize = 2_000;
 
+/// The longest label, in bytes. Longer operations are made by clients, and are not remembered.
+const LONGEST: usize = 120;
+
 /// The labels that operations have. What is in them is never freed: there are few.
 #[derive(Default)]
 struct Labels {
@@ -202,8 +222,8 @@ struct Labels {
     all: HashSet<&'static str>,
 }
 
-/// The label of an operation: segments of a path that look like numbers or ids are `{}`, and what comes after the first
-/// 200 labels is `(other)`.
+/// The label of an operation: segments of a path that look like numbers or ids are `{}`. What comes after the first 200
+/// labels is `(other)`, and so is what is too long.
 fn bounded(operation: &str) -> &'static str {
     static LABELS: PerProcess<Mutex<Labels>> = PerProcess::new();
     let mut labels = LABELS.get().lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,6 +231,9 @@ fn bounded(operation: &str) -> &'static str {
         return known;
     }
     let named = template(operation);
+    if named.len() > LONGEST {
+        return "(other)";
+    }
     let label = match labels.all.get(&*named) {
         Some(known) => known,
         None if labels.all.len() < MOST_OPERATIONS => {
@@ -220,7 +243,7 @@ fn bounded(operation: &str) -> &'static str {
         }
         None => "(other)",
     };
-    if labels.of.len() < MOST_REMEMBERED {
+    if labels.of.len() < MOST_REMEMBERED && operation.len() <= LONGEST {
         labels.of.insert(operation.into(), label);
     }
     label
@@ -236,17 +259,22 @@ fn template(operation: &str) -> String {
     template
 }
 
-/// Whether a segment of a path rather names one of many things: it has a digit, and no more than that of a word.
+/// Whether a segment of a path rather names one of many things. A word may have a number at its end, or a version's.
 fn is_id(segment: &str) -> bool {
-    let digits = segment.bytes().filter(u8::is_ascii_digit).count();
+    let bytes = segment.as_bytes();
+    let digits = bytes.iter().filter(|byte| byte.is_ascii_digit()).count();
+    let numbers = bytes.chunk_by(|one, next| one.is_ascii_digit() == next.is_ascii_digit());
+    let numbers = numbers.filter(|run| run[0].is_ascii_digit()).count();
     let is_version = segment.len() <= 3 && segment.starts_with('v');
-    let is_hex = segment.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    digits > 0 && !is_version && (digits * 3 >= segment.len() || is_hex) || segment.len() > 32
+    let is_hex = bytes.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
+    let is_mixed = bytes.iter().any(u8::is_ascii_uppercase) && bytes.iter().any(u8::is_ascii_lowercase);
+    let looks_made = digits * 3 >= segment.len() || is_hex || is_mixed || numbers > 1 || segment.len() >= 20;
+    digits > 0 && !is_version && looks_made || segment.len() > 32 || segment.contains('%')
 }
 
 #[cfg(test)]
 mod tests {
-    use super::template;
+    use super::{bounded, template};
 
     #[test]
     fn a_path_with_ids_is_a_template() {
@@ -258,9 +286,25 @@ mod tests {
             ("PATCH /carts/5f3cab12de90", "PATCH /carts/{}"),
             ("POST /orders/ord_2931", "POST /orders/{}"),
             ("POST /oauth2/token", "POST /oauth2/token"),
+            ("POST /orders/01ARZ3NDEKTSVRRFFQGSFAV", "POST /orders/{}"),
+            ("POST /videos/dQw4w9WgXcQ", "POST /videos/{}"),
+            ("POST /customers/cus_NffrFeUfNV2Hib/pay", "POST /customers/{}/pay"),
+            ("POST /carts/k3j9xyzab", "POST /carts/{}"),
+            ("POST /users/ann%40example.org", "POST /users/{}"),
+            ("POST /addLineItem", "POST /addLineItem"),
             ("POST /a/eyJhbGciOiJIUzUxMiIsInR5cCI6IkpXVCJ9abcdef", "POST /a/{}"),
         ] {
             assert_eq!(template(operation), expected);
         }
+    }
+
+    #[test]
+    fn what_clients_make_up_takes_no_memory_and_no_labels_without_end() {
+        assert_eq!(bounded(&format!("POST /{}", "a/".repeat(4_000))), "(other)");
+        let labels: std::collections::HashSet<_> = ('a'..='z')
+            .flat_map(|first| ('a'..='z').map(move |second| bounded(&format!("POST /{first}{second}"))))
+            .collect();
+        assert!(labels.len() <= super::MOST_OPERATIONS + 1);
+        assert!(labels.contains("(other)"));
     }
 }

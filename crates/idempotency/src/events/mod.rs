@@ -43,7 +43,7 @@ use crate::key::{Label, StorageKey};
 
 #[cfg(feature = "metrics")]
 pub use facade::to_metrics;
-pub use measures::{METRICS, Measure, Metric, MetricKind};
+pub use measures::{METRICS, Measure, Metric, MetricKind, measure_dropped};
 pub use queue::{Observation, dropped, flush, observe};
 
 /// Somebody who is told of events. A closure `Fn(&Event)` is one.

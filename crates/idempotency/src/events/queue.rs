@@ -102,7 +102,9 @@ pub fn flush(limit: Duration) -> bool {
     let queue = QUEUE.get();
     let deadline = Instant::now() + limit;
     let mut waiting = queue.waiting();
-    while !waiting.events.is_empty() || waiting.is_handing_over {
+    // What comes meanwhile is not waited for: in a busy process there is no end of it.
+    let last = waiting.pushed;
+    while waiting.handed_over < last {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return false;
@@ -138,7 +140,9 @@ struct Waiting {
     is_served: bool,
     /// Whether that thread waits for the first event.
     is_idle: bool,
-    is_handing_over: bool,
+    /// How many events there were so far, and how many of them the observers were told.
+    pushed: u64,
+    handed_over: u64,
     /// Somebody waits until all were handed over.
     is_hurried: bool,
 }
@@ -155,6 +159,7 @@ impl Queue {
             return;
         }
         waiting.events.push_back(event);
+        waiting.pushed += 1;
         if !waiting.is_served {
             let thread = std::thread::Builder::new().name("idempotency-events".into());
             waiting.is_served = thread.spawn(|| self.serve()).is_ok();
@@ -165,13 +170,12 @@ impl Queue {
 
     fn serve(&self) {
         let mut events = VecDeque::new();
+        let mut told = 0;
         loop {
             let mut waiting = self.waiting();
-            waiting.is_handing_over = false;
-            if waiting.events.is_empty() {
-                waiting.is_hurried = false;
-                self.handed_over.notify_all();
-            }
+            waiting.handed_over += told;
+            waiting.is_hurried = false;
+            self.handed_over.notify_all();
             while waiting.events.is_empty() {
                 waiting.is_idle = true;
                 waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
@@ -180,8 +184,8 @@ impl Queue {
             let gathered = self.arrived.wait_timeout_while(waiting, GATHER, |waiting| !waiting.is_hurried);
             waiting = gathered.unwrap_or_else(PoisonError::into_inner).0;
             std::mem::swap(&mut waiting.events, &mut events);
-            waiting.is_handing_over = true;
             drop(waiting);
+            told = events.len() as u64;
             for event in events.drain(..) {
                 observers().filter(|node| node.is_active.load(Ordering::Acquire)).for_each(|node| node.tell(&event));
             }

@@ -99,6 +99,10 @@ impl CurrentAttempt {
         format!("{} [{}]", self.asked.operation.words(py), self.storage_key.id())
     }
 
+    pub fn record_id(&self) -> String {
+        self.storage_key.id()
+    }
+
     pub fn is_released(&self) -> bool {
         self.released.load(Ordering::Relaxed)
     }

@@ -1,9 +1,10 @@
 //! [`Totals`]: metrics, added up in Rust until Python takes them. A call costs no Python for it.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use idempotency::events::{self, METRICS, Measure, Metric, MetricKind, Observation};
+use idempotency::events::{self, METRICS, Measure, Metric, MetricKind, Observation, measure_dropped};
 use idempotency::process::PerProcess;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -15,7 +16,19 @@ enum Total {
     Sizes(Vec<u64>, f64),
 }
 
-type Sums = HashMap<(&'static str, Vec<&'static str>), (&'static Metric, Total)>;
+/// Where a metric and its labels stand in memory: all are static, and text is slow to hash. Labels that stand in two places
+/// are two rows, and add up all the same.
+type Place = (usize, [(usize, usize); 3]);
+
+type Sums = HashMap<Place, (Measure, Total)>;
+
+fn place(measure: &Measure) -> Place {
+    let mut labels = [(0, 0); 3];
+    for (at, label) in labels.iter_mut().zip(measure.labels()) {
+        *at = (label.as_ptr().addr(), label.len());
+    }
+    (std::ptr::from_ref(measure.metric).addr(), labels)
+}
 
 /// What has not been taken yet; a forked child begins anew.
 struct Adding(&'static PerProcess<Mutex<Sums>>);
@@ -28,7 +41,7 @@ impl Adding {
             MetricKind::Histogram => Total::Sizes(vec![0; metric.buckets.len() + 1], 0.0),
             _ => Total::Sum(0.0),
         };
-        let (_, total) = sums.entry((metric.name, measure.labels().to_vec())).or_insert_with(|| (metric, new()));
+        let (_, total) = sums.entry(place(&measure)).or_insert_with(|| (measure, new()));
         match total {
             Total::Sum(sum) => *sum += measure.value,
             Total::Sizes(counts, sum) => {
@@ -42,7 +55,8 @@ impl Adding {
 /// Metrics that are added up from now on, in this process and in its children.
 #[pyclass(frozen, module = "pyidempotent._native")]
 pub struct Totals {
-    sums: &'static PerProcess<Mutex<Sums>>,
+    adding: Arc<Adding>,
+    dropped: AtomicU64,
     observation: Mutex<Option<Observation>>,
 }
 
@@ -51,19 +65,20 @@ impl Totals {
     #[new]
     fn new() -> Self {
         // There are few of them: one for each library that takes metrics.
-        let sums: &'static PerProcess<Mutex<Sums>> = Box::leak(Box::new(PerProcess::new()));
-        let adding = Arc::new(Adding(sums));
-        let observation = events::observe(move |event: &events::Event| event.measures(|measure| adding.add(measure)));
-        Self { sums, observation: Mutex::new(Some(observation)) }
+        let adding = Arc::new(Adding(Box::leak(Box::new(PerProcess::new()))));
+        let told = adding.clone();
+        let observation = events::observe(move |event: &events::Event| event.measures(|measure| told.add(measure)));
+        Self { adding, dropped: AtomicU64::new(events::dropped()), observation: Mutex::new(Some(observation)) }
     }
 
     /// What has changed since the last time: the metric's name, the values of its labels, and what is to be added; for a
     /// histogram how many values each bucket got, and their sum.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let taken = std::mem::take(&mut *self.sums.get().lock().unwrap_or_else(PoisonError::into_inner));
+        measure_dropped(&self.dropped).into_iter().for_each(|measure| self.adding.add(measure));
+        let taken = std::mem::take(&mut *self.adding.0.get().lock().unwrap_or_else(PoisonError::into_inner));
         let rows = PyList::empty(py);
-        for ((name, labels), (_, total)) in taken {
-            let labels = PyTuple::new(py, labels)?;
+        for (measure, total) in taken.into_values() {
+            let (name, labels) = (measure.metric.name, PyTuple::new(py, measure.labels())?);
             match total {
                 Total::Sum(sum) => rows.append((name, labels, sum))?,
                 Total::Sizes(counts, sum) => rows.append((name, labels, (counts, sum)))?,

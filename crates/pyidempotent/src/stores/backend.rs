@@ -300,6 +300,12 @@ impl Backend {
         resolved.map_err(|error| errors::store_error(py, &error))
     }
 
+    /// What kind of store it is, as events and metrics call it.
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.engine().map_or("custom", |engine| engine.store_kind())
+    }
+
     /// Removes what has expired; how many records.
     fn purge(&self, py: Python<'_>) -> PyResult<u64> {
         let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
