@@ -14,6 +14,7 @@ from pyidempotent._calls.function import Function
 from pyidempotent._http.routes import Plan as RoutePlan
 from pyidempotent._options import Site as CallSite
 from pyidempotent._values.binding import Selector
+from pyidempotent.console._request import ConsoleRequest
 
 __all__ = [
     "METHODS",
@@ -24,6 +25,7 @@ __all__ = [
     "Backend",
     "Capture",
     "Completion",
+    "Console",
     "CurrentAttempt",
     "Engine",
     "Facts",
@@ -103,6 +105,19 @@ class Backend:
     def resolve(self, key: bytes, fence: int, result: bytes | None, force: bool) -> bool: ...
     def unfinished(self, most: int) -> list[tuple[bytes, _Found]]: ...
     def purge(self) -> int: ...
+
+_ConsoleAnswer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+@final
+class Console:
+    """The operator's page over a backend."""
+
+    MAX_BODY: ClassVar[int]
+    """The most bytes of a form."""
+
+    def __new__(cls, backend: Backend) -> Self: ...
+    def answer(self, request: ConsoleRequest) -> _ConsoleAnswer: ...
+    def answer_later(self, request: ConsoleRequest) -> asyncio.Future[_ConsoleAnswer]: ...
 
 @final
 class Engine:

@@ -33,6 +33,8 @@
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "console")]
+pub mod console;
 pub mod decide;
 pub mod engine;
 mod error;
@@ -51,6 +53,8 @@ pub mod stores;
 #[cfg(feature = "tower")]
 pub mod tower;
 pub mod transactions;
+#[cfg(feature = "console")]
+mod words;
 
 pub use decide::{Decision, decide};
 pub use engine::{CurrentAttempt, Idempotency, Options, OptionsError};

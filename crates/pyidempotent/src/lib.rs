@@ -5,6 +5,7 @@
 mod bare_get;
 mod boundary;
 mod calls;
+mod console;
 mod flow;
 mod function;
 mod http;
@@ -33,6 +34,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     boundary::logging::install();
     module.add_class::<stores::backend::Backend>()?;
+    module.add_class::<console::Console>()?;
     module.add_class::<calls::engine::Engine>()?;
     module.add_class::<calls::site::Site>()?;
     module.add_class::<function::plan::Plan>()?;
