@@ -8,7 +8,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::{Digest, Fingerprint};
 use crate::key::{Key, Operation, Scope, StorageKey};
 use crate::record::{AfterCrash, Micros, Record, State, Token};
-use crate::store::{Claimed, Completed, Store};
+use crate::store::{Claimed, Completed, Cursor, Listed, Listing, Store};
 
 const LEASE: Duration = Duration::from_millis(150);
 const TTL: Duration = Duration::from_millis(600);
@@ -48,8 +48,9 @@ pub async fn check(store: impl Store) {
     an_operator_does_not_resolve_what_came_back_to_life_or_ended(store).await;
     of_many_claims_one_holds(store).await;
     keys_do_not_meet(store).await;
-    what_is_unfinished_is_listed(store).await;
+    records_are_listed(store).await;
     store.purge().await.answers();
+    store.health().await.answers();
     store.watch(&fresh_key()).await.answers();
 }
 
@@ -356,7 +357,7 @@ async fn an_operator_does_not_resolve_what_came_back_to_life_or_ended(store: &dy
     assert!(!resolve(store, &key, live.fence, None, true).await, "an absent record is not resolved");
 }
 
-async fn what_is_unfinished_is_listed(store: &dyn Store) {
+async fn records_are_listed(store: &dyn Store) {
     let running = claimed(store, &fresh_key(), attempt(LONG, LONG), None).await;
     let lapsed = claimed(store, &fresh_key(), attempt(LEASE, LONG), None).await;
     let (unknown_key, done_key) = (fresh_key(), fresh_key());
@@ -366,21 +367,49 @@ async fn what_is_unfinished_is_listed(store: &dyn Store) {
     let done = claimed(store, &done_key, attempt(LONG, LONG), None).await;
     store.complete(&done_key, &completed(&done, b"r"), NEVER).await.expect("a completion is answered");
     pass(LEASE).await;
-    let listed = match store.unfinished(usize::MAX).await {
+    let listed = match every_page(store, Listing::unfinished()).await {
         Ok(listed) => listed,
         Err(error) if error.kind() == StoreErrorKind::Setup => return, // a store need not be able to
         Err(error) => panic!("a list is answered, not {error}"),
     };
-    let of = |own: &Record| listed.iter().filter(|found| found.held.record.token == own.token).collect::<Vec<_>>();
+    let of = |token: Token| listed.iter().filter(|found| found.held.record.token == token).collect::<Vec<_>>();
     for (own, is_held) in [(&running, true), (&lapsed, false)] {
-        let [found] = of(own)[..] else { panic!("what is in flight is listed once") };
+        let [found] = of(own.token)[..] else { panic!("what is in flight is listed once") };
         assert_eq!(found.held.record, *own, "what is listed is told as it stands");
         assert_eq!(found.held.lease_end > found.now, is_held, "a listed lease ends when it ends");
+        assert!(found.life_left.is_none_or(|left| 0 < left && left <= own.ttl), "a listed record has its life left");
         assert_eq!(stored(store, &found.key).await.as_ref(), Some(own), "what is listed is found by its key");
     }
-    assert_eq!(of(&unknown).len(), 1, "what is unknown is listed");
-    assert!(of(&done).is_empty(), "what is completed is not listed");
-    assert_eq!(store.unfinished(1).await.expect("a list is answered").len(), 1, "a list ends where it was told to");
+    assert_eq!(of(unknown.token).len(), 1, "what is unknown is listed");
+    assert!(of(done.token).is_empty(), "what is completed is not listed where it is not asked for");
+    let all = every_page(store, Listing::everything().most(1)).await.answers();
+    for own in [&running, &lapsed, &unknown, &done] {
+        let is_own = |found: &&Listed| found.held.record.token == own.token;
+        assert!(all.iter().any(|found| is_own(&found)), "pages of any size are all of the list");
+    }
+    let found = every_page(store, Listing::of([State::Completed])).await.answers();
+    let found = found.iter().find(|found| found.held.record.token == done.token).expect("what is completed is listed");
+    let done = completed(&done, b"r");
+    assert_eq!(found.held.record, Record { result: Arc::default(), ..done.clone() }, "a result is not listed");
+    assert_eq!(found.size, done.encoded_len(), "a listed record has the size of all of it");
+    let lost = Listing::unfinished().after(Cursor::new("nowhere"));
+    let error = store.list(&lost).await.expect_err("a list does not go on where it never was");
+    assert_eq!(error.kind(), StoreErrorKind::Setup, "a cursor of another store is a mistake, not a failure");
+}
+
+/// All of a list, each record once.
+async fn every_page(store: &dyn Store, mut listing: Listing) -> Result<Vec<Listed>, StoreError> {
+    let mut all = vec![];
+    loop {
+        let page = store.list(&listing).await?;
+        for found in page.records {
+            if all.iter().all(|known: &Listed| known.key != found.key) {
+                all.push(found);
+            }
+        }
+        let Some(next) = page.next else { return Ok(all) };
+        listing = listing.after(next);
+    }
 }
 
 async fn of_many_claims_one_holds(store: &dyn Store) {

@@ -274,6 +274,25 @@ impl StorageKey {
         hex(&self.0[..6])
     }
 
+    /// Reads its hexadecimal form: 64 digits.
+    ///
+    /// ```
+    /// use idempotency::StorageKey;
+    /// assert_eq!(StorageKey::parse(&[b'0'; 64]), Some(StorageKey([0; 32])));
+    /// assert_eq!(StorageKey::parse(b"f00"), None);
+    /// ```
+    pub fn parse(digits: &[u8]) -> Option<Self> {
+        let mut key = [0; 32];
+        if digits.len() != 64 {
+            return None;
+        }
+        for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |digit: u8| char::from(digit).to_digit(16);
+            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+        }
+        Some(Self(key))
+    }
+
     /// A child key for a downstream call: the same for every attempt of this key, different for every `name`.
     pub fn derive(&self, name: &str) -> String {
         let digest = Digest::new("idempotency derived key 1").part(&self.0).part(name.as_bytes());

@@ -30,6 +30,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations, unreachable_pub)]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -53,7 +55,7 @@ pub mod stores;
 #[cfg(feature = "tower")]
 pub mod tower;
 pub mod transactions;
-#[cfg(feature = "console")]
+#[cfg(any(feature = "cli", feature = "console"))]
 mod words;
 
 pub use decide::{Decision, decide};

@@ -65,9 +65,14 @@ pub enum State {
 }
 
 impl State {
-    /// Whether there is no result yet: in flight, or unknown.
-    pub fn is_unfinished(self) -> bool {
-        matches!(self, Self::InFlight | Self::Unknown)
+    /// The byte that stands for it in the wire form.
+    pub(crate) fn letter(self) -> u8 {
+        match self {
+            Self::InFlight => b'F',
+            Self::Completed => b'C',
+            Self::NotKept => b'N',
+            Self::Unknown => b'U',
+        }
     }
 }
 
@@ -113,6 +118,9 @@ pub enum RecordError {
 const HEAD: usize = 4 + 2 + 16 + 16 + 8 + 8 + 32 + 2;
 const LABEL_MAX: usize = 200;
 
+/// All of a wire form but its result is in so many bytes.
+pub(crate) const HEAD_MAX: usize = HEAD + LABEL_MAX;
+
 impl Record {
     /// The wire form, the same in every store and language:
     ///
@@ -137,12 +145,7 @@ impl Record {
         // Of a known length: it is put together without a look at the capacity for each field.
         let mut fields = [0; HEAD];
         fields[..4].copy_from_slice(b"idm1");
-        fields[4] = match self.state {
-            State::InFlight => b'F',
-            State::Completed => b'C',
-            State::NotKept => b'N',
-            State::Unknown => b'U',
-        };
+        fields[4] = self.state.letter();
         fields[5] = if self.after_crash == AfterCrash::Refuse { b'x' } else { b'r' };
         fields[6..22].copy_from_slice(&self.token.0);
         fields[22..38].copy_from_slice(&digits(self.fence));
@@ -179,6 +182,11 @@ impl Record {
             _ => return Err(RecordError::Foreign),
         }
         Self::decode_fields(rest).ok_or(RecordError::Damaged)
+    }
+
+    /// Reads all but the result from a wire form, of which [`HEAD_MAX`] bytes are enough.
+    pub(crate) fn decode_head(bytes: &[u8]) -> Result<Self, RecordError> {
+        Ok(Self { result: Arc::default(), ..Self::decode(bytes)? })
     }
 
     fn decode_fields(mut rest: &[u8]) -> Option<Self> {

@@ -10,9 +10,15 @@
 //! assert!(expires(b"something else").is_err());
 //! ```
 
+use std::sync::Arc;
+
 use crate::decide::{self, Claim, Claiming, Held, Resolution, Settle};
+use crate::key::StorageKey;
 use crate::record::{Micros, Record, RecordError, Token};
-use crate::store::{Claimed, Completed};
+use crate::store::{Claimed, Completed, Listed};
+
+#[cfg(feature = "memory")]
+use crate::record::State;
 
 /// An operation of a store, with all that it needs beside the value and the clock.
 #[derive(Clone, Debug)]
@@ -136,6 +142,24 @@ pub(crate) fn write_after(head: &[u8], record: &Record, now: Micros) -> Vec<u8> 
 #[cfg(feature = "memory")]
 pub(crate) fn expires_first(value: &[u8]) -> Micros {
     value.first_chunk().map_or(0, |expires| Micros::from_be_bytes(*expires))
+}
+
+/// The state of a value of ours, without reading the record.
+#[cfg(feature = "memory")]
+pub(crate) fn state(value: &[u8]) -> Option<State> {
+    let states = [State::InFlight, State::Completed, State::NotKept, State::Unknown];
+    states.into_iter().find(|state| value.get(12) == Some(&state.letter()))
+}
+
+/// A value that a list has come to, for [`Store::list`](crate::Store::list). `now` is the store's clock. An expired one
+/// has a life of 0.
+///
+/// # Errors
+/// Where the value is not ours.
+pub fn listed(key: StorageKey, value: &[u8], now: Micros) -> Result<Listed, RecordError> {
+    let (mut held, expires) = read(value)?;
+    held.record.result = Arc::default();
+    Ok(Listed { key, held, now, life_left: Some(expires.saturating_sub(now)), size: value.len() - 8 })
 }
 
 /// The record of a value, and when it expires.

@@ -1,4 +1,4 @@
-//! [`Store`]: four atomic operations, and four for operators.
+//! [`Store`]: four atomic operations, and those for operators.
 
 use std::fmt;
 use std::future::Future;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::decide::{Claim, Held, Resolution};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
-use crate::record::{Micros, Record};
+use crate::record::{Micros, Record, State};
 
 /// What every operation returns: a boxed future, so that a store can be chosen at run time (`Arc<dyn Store>`).
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -44,16 +44,154 @@ pub enum Completed {
     Refused(Option<Held>),
 }
 
+/// Which records are listed, and how many at a time.
+///
+/// ```
+/// use idempotency::store::Listing;
+/// use idempotency::{Idempotency, State, stores::MemoryStore};
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let engine = Idempotency::new(MemoryStore::new());
+/// let mut listing = Listing::of([State::Completed]).most(100);
+/// loop {
+///     let page = engine.list(&listing).await?;
+///     for found in page.records {
+///         println!("{} {}", found.key.id(), found.held.record.label);
+///     }
+///     let Some(next) = page.next else { break };
+///     listing = listing.after(next);
+/// }
+/// # Ok::<_, idempotency::StoreError>(()) }).unwrap();
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// In which states. A claim whose lease has lapsed is in flight here.
+    pub states: Vec<State>,
+    /// Where the page before this one ended; `None`: the first page.
+    pub after: Option<Cursor>,
+    /// A page ends when it has so many records. A store that finds them in steps may add the rest of its last step.
+    pub most: usize,
+}
+
+impl Listing {
+    /// The first page of what is in one of these states: 1000 records.
+    pub fn of(states: impl IntoIterator<Item = State>) -> Self {
+        Self { states: states.into_iter().collect(), after: None, most: 1000 }
+    }
+
+    /// The first page of what has no result: in flight, lapsed or unknown.
+    pub fn unfinished() -> Self {
+        Self::of([State::InFlight, State::Unknown])
+    }
+
+    /// The first page of all records.
+    pub fn everything() -> Self {
+        Self::of([State::InFlight, State::Unknown, State::Completed, State::NotKept])
+    }
+
+    /// With so many records a page.
+    pub fn most(self, most: usize) -> Self {
+        Self { most, ..self }
+    }
+
+    /// The page behind another.
+    pub fn after(self, cursor: Cursor) -> Self {
+        Self { after: Some(cursor), ..self }
+    }
+}
+
+/// Where a page of a list ended. What it says is the store's own business; it is text, so that it can be passed on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cursor(Arc<str>);
+
+impl Cursor {
+    /// A cursor from its text.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The error of a store that can't read this one.
+    pub fn unreadable(&self) -> StoreError {
+        StoreError::new(StoreErrorKind::Setup, format!("{:?} is no place in a list of this store", self.as_str()))
+    }
+
+    /// A cursor that is the last key of a page, where a list is in the order of keys.
+    pub fn of_key(key: &StorageKey) -> Self {
+        Self::new(key.to_string())
+    }
+
+    /// The key that [`Cursor::of_key`] was made of.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Setup`] where it was made of something else.
+    pub fn key(&self) -> Result<StorageKey, StoreError> {
+        StorageKey::parse(self.as_str().as_bytes()).ok_or_else(|| self.unreadable())
+    }
+}
+
+/// A part of a list.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// What was found, in any order. A record may be in two pages where it has moved meanwhile; one that was there all
+    /// the time is in one at least.
+    pub records: Vec<Listed>,
+    /// Where the next page begins; `None`: this was the last.
+    pub next: Option<Cursor>,
+}
+
 /// A record that was found by looking at all of them.
 #[derive(Clone, Debug)]
 pub struct Listed {
     /// What it stands under; a store that keeps less of a key than its 32 bytes fills it up with zeros, and finds the
     /// record again by that.
     pub key: StorageKey,
-    /// The record.
+    /// The record, without its result.
     pub held: Held,
     /// The clock that `held.lease_end` is on.
     pub now: Micros,
+    /// How long the record is still kept; `None`: until somebody removes it.
+    pub life_left: Option<Micros>,
+    /// The bytes of the whole record in its wire form.
+    pub size: usize,
+}
+
+/// What a store says of itself, for whoever has to look after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// What it is, as `Redis`.
+    pub store: String,
+    /// Of which version.
+    pub version: String,
+    /// What else is worth knowing, by name.
+    pub facts: Vec<(String, String)>,
+    /// What endangers the promises: each a sentence that says what to do.
+    pub warnings: Vec<String>,
+    /// Its wall clock, where it has one of its own.
+    pub clock: Option<Micros>,
+}
+
+impl Health {
+    /// Of a store without anything to say.
+    pub fn new(store: impl Into<String>, version: impl Into<String>) -> Self {
+        Self { store: store.into(), version: version.into(), ..Self::default() }
+    }
+
+    /// With one more fact.
+    pub fn fact(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.facts.push((name.into(), value.into()));
+        self
+    }
+
+    /// With one more danger.
+    pub fn warning(mut self, warning: impl Into<String>) -> Self {
+        self.warnings.push(warning.into());
+        self
+    }
 }
 
 /// A hint that a key may have changed. Hints may be lost: whoever waits looks again every `poll` anyway.
@@ -180,10 +318,15 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(async { Ok(0) })
     }
 
-    /// What has no result yet: in flight, lapsed or unknown; at most so many records, in any order. It looks at every
-    /// record. A store that can't is [`StoreErrorKind::Setup`].
-    fn unfinished(&self, _most: usize) -> Reply<'_, Vec<Listed>> {
+    /// A page of its records. All pages together have looked at every record. A store that can't is
+    /// [`StoreErrorKind::Setup`].
+    fn list<'a>(&'a self, _listing: &'a Listing) -> Reply<'a, Page> {
         Box::pin(async { Err(StoreError::new(StoreErrorKind::Setup, "this store can't list its records")) })
+    }
+
+    /// What it is, and what of its settings endangers the promises. It need not say anything.
+    fn health(&self) -> Reply<'_, Health> {
+        Box::pin(async { Ok(Health::new("a store of the application's own", "")) })
     }
 
     /// Starts to listen for changes of a key. Without a channel of its own a store is looked at again every second.
@@ -227,8 +370,11 @@ macro_rules! pointers {
             fn purge(&self) -> Reply<'_, u64> {
                 (**self).purge()
             }
-            fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
-                (**self).unfinished(most)
+            fn list<'a>(&'a self, listing: &'a Listing) -> Reply<'a, Page> {
+                (**self).list(listing)
+            }
+            fn health(&self) -> Reply<'_, Health> {
+                (**self).health()
             }
             fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {
                 (**self).watch(key)

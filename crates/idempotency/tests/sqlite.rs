@@ -13,7 +13,7 @@ use common::place::{Tuned, begun, call, complete, replayed};
 use idempotency::clock::{micros, wall_clock};
 use idempotency::decide::{Claim, Resolution};
 use idempotency::engine::{Begun, Settled, Verdict};
-use idempotency::store::{Claimed, Completed, Store};
+use idempotency::store::{Claimed, Completed, Listing, Store};
 use idempotency::stores::SqliteStore;
 use idempotency::{AfterCrash, Fingerprint, Idempotency, Record, State, StorageKey, StoreErrorKind, Token};
 use rusqlite::Connection;
@@ -301,7 +301,7 @@ async fn a_claim_of_this_boot_does_not_expire_by_the_wall_clock() {
     let other = engine(&path);
     assert!(matches!(other.begin(&call(1)).await, Ok(Begun::InFlight { .. })), "a second live claim");
     assert_eq!(other.purge().await.unwrap(), 0, "a live claim is swept");
-    assert_eq!(other.unfinished(9).await.unwrap().len(), 1);
+    assert_eq!(other.list(&Listing::unfinished()).await.unwrap().records.len(), 1);
     assert_eq!(running.settle(complete("once")).await, Settled::Stored);
     assert_eq!(replayed(&other, &call(1)).await, "once");
 }

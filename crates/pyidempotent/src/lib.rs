@@ -5,6 +5,7 @@
 mod bare_get;
 mod boundary;
 mod calls;
+mod cli;
 mod console;
 mod flow;
 mod function;
@@ -45,6 +46,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<http::capture::Capture>()?;
     module.add_class::<flow::Flow>()?;
     module.add_class::<transactions::InTransaction>()?;
+    module.add_function(wrap_pyfunction!(cli::command_line, module)?)?;
     module.add_function(wrap_pyfunction!(transactions::sqlite_tables, module)?)?;
     module.add_class::<calls::attempt::CurrentAttempt>()?;
     module.add_class::<calls::attempt::Completion>()?;

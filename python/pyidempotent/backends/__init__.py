@@ -6,7 +6,7 @@ I/O.
 """
 
 from pyidempotent._values.results import Answer
-from pyidempotent.backends._backend import Backend, StoredRecord
+from pyidempotent.backends._backend import Backend, RecordPage, StoredRecord
 from pyidempotent.backends._urls import open_backend
 
-__all__ = ["Answer", "Backend", "StoredRecord", "open_backend"]
+__all__ = ["Answer", "Backend", "RecordPage", "StoredRecord", "open_backend"]

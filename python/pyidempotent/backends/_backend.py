@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from pyidempotent import _native
 from pyidempotent._values.parts import EVERY
 from pyidempotent._values.results import ANSWER, VALUE, Answer, pack_answer
 
-__all__ = ["Backend", "StoredRecord"]
+__all__ = ["Backend", "RecordPage", "StoredRecord"]
 
 #: What is done, as an operator names it.
 OperationName = str | tuple[str, bytes] | tuple[str, str]
@@ -28,6 +30,8 @@ class StoredRecord:
         lease_left: seconds until the lease of an attempt in flight ends.
         result: the stored form of the result.
         id: what names its key in every call for operators, where the key itself is not known.
+        ttl_left: seconds for which a listed record is still kept; ``None``: until somebody removes it, or not known.
+        size: the bytes of a listed record; ``None``: not known.
     """
 
     label: str
@@ -36,6 +40,13 @@ class StoredRecord:
     lease_left: float
     result: bytes
     id: str
+    ttl_left: float | None = None
+    size: int | None = None
+
+    @property
+    def begun(self) -> datetime.datetime:
+        """When its attempt began, by the store's clock: a fence is the time of its claim, in microseconds."""
+        return datetime.datetime.fromtimestamp(self.fence / 1e6, datetime.timezone.utc)
 
     @property
     def answer(self) -> Answer | None:
@@ -45,10 +56,27 @@ class StoredRecord:
         return Answer.decode(self.result[1:])
 
 
+@dataclasses.dataclass(frozen=True)
+class RecordPage:
+    """Some of a store's records.
+
+    Parameters:
+        records: without their results, in no order. One that moves between servers meanwhile may be in two pages.
+        next: where the next page begins, for ``after=``; ``None``: this was the last.
+    """
+
+    records: list[StoredRecord]
+    next: str | None
+
+
+#: The states as they are stored: a lapsed record is one in flight that is late.
+_LETTERS = {"in flight": "F", "lapsed": "F", "unknown": "U", "completed": "C", "not kept": "N"}
+
+
 class Backend:
     """A store, shared by every call site it is passed to. Immutable.
 
-    `get`, `unfinished`, `resolve` and `purge` are for operators. A key is named the way it was used: the ``operation``
+    `get`, `unfinished`, `records`, `resolve` and `purge` are for operators. A key is named the way it was used: the ``operation``
     is the function's qualified name (``"shop.orders.charge"``), or method and path of the request
     (``("POST", "/pay")``); or by the ``id`` of its record.
     """
@@ -118,9 +146,46 @@ class Backend:
         ...     [(record.label, record.state) for record in backend.unfinished()]
         [('webhook evt_1', 'in flight')]
         """
+        found: dict[str, StoredRecord] = {}
+        after: str | None = None
+        while True:
+            page = self.records(states=("in flight", "lapsed", "unknown"), limit=limit, after=after)
+            for record in page.records:
+                if len(found) < limit:
+                    found.setdefault(record.id, record)
+            after = page.next
+            if after is None or len(found) >= limit:
+                return list(found.values())
+
+    def records(
+        self, *, states: Collection[str] = tuple(_LETTERS), limit: int = 1000, after: str | None = None
+    ) -> RecordPage:
+        """A page of its records, without their results.
+
+        All pages together look at every record of the store.
+
+        Parameters:
+            states: of which `StoredRecord.state`.
+            limit: a page ends when it has so many records. A store that finds them in steps may add a few hundred.
+            after: the `RecordPage.next` of the page before.
+
+        >>> from pyidempotent import attempt
+        >>> from pyidempotent.backends.memory import MemoryBackend
+        >>> backend = MemoryBackend()
+        >>> with attempt(backend, key="evt_1", name="webhook"):
+        ...     pass
+        >>> [(record.label, record.state) for record in backend.records(states=["completed"]).records]
+        [('webhook evt_1', 'completed')]
+        """
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValueError(f"limit must be a number of 1 or more, not {limit!r}")
-        return [StoredRecord(*found, key.hex()) for key, found in self.native.unfinished(limit)]
+        wanted = {states} if isinstance(states, str) else set(states)
+        if unknown := wanted - set(_LETTERS):
+            raise ValueError(f"there is no state {sorted(unknown)[0]!r}; there are {', '.join(_LETTERS)}")
+        letters = "".join(sorted({_LETTERS[state] for state in wanted}))
+        listed, following = self.native.list(letters, after, limit)
+        records = (StoredRecord(*found, key.hex(), ttl_left, size) for key, found, ttl_left, size in listed)
+        return RecordPage([record for record in records if record.state in wanted], following)
 
     def resolve(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pyidempotent import _native
@@ -31,7 +32,7 @@ class CustomBackend(Backend, abc.ABC):
     child: make it anew there (`os.register_at_fork`). An exception reaches the caller as the cause of an
     `IdempotencyStoreUnavailable`; `TooLarge` says that the store can never take a value. A method that does not return
     within `time_limit` seconds has failed for its caller, and goes on. `get` and `resolve` go through `claim`; `purge`
-    does nothing unless you write it. What is wrong with a backend, `pyidempotent.testing.check_backend` says.
+    does nothing, and nothing can be listed, unless you write `purge` and `items`. What is wrong with a backend, `pyidempotent.testing.check_backend` says.
 
     Leases and expiry are judged by ``time.time()`` of this machine. Where several machines share the store, give the
     step the store's own clock: ``step(value, now=seconds_since_1970)``.
@@ -92,3 +93,12 @@ class CustomBackend(Backend, abc.ABC):
     def purge(self) -> int:
         """Removes the values that have expired (see `expires_at`), if the store does not do it by itself; how many."""
         return 0
+
+    def items(self, after: bytes | None, limit: int) -> Iterable[tuple[bytes, bytes]]:
+        """Storage keys and values in the order of keys, the expired ones too: for `unfinished` and `records`.
+
+        Parameters:
+            after: begins behind this key; ``None``: with the first.
+            limit: the most pairs. Fewer say that there are no more.
+        """
+        raise NotImplementedError("this store can't list its records: write items()")

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::find;
 use super::page::{self, Message, Site};
 use super::request::{Fields, Request};
 use super::story::{Notice, Story};
@@ -41,7 +40,7 @@ type Word = Result<(Option<Arc<[u8]>>, String), String>;
 
 impl Change<'_> {
     async fn make(&self, key: &str, word: impl Fn(&Draft) -> Word) -> Answer {
-        let Some(key) = find::storage_key(key) else { return Message::no_record(self.site) };
+        let Some(key) = StorageKey::parse(key.as_bytes()) else { return Message::no_record(self.site) };
         let draft = Draft::of(self.form);
         let Ok(fence) = self.form.get("fence").parse::<u64>() else {
             return self.refused(&key, draft, 422, "The form does not say which attempt it is about.".into()).await;

@@ -1,12 +1,14 @@
 //! What the store has, in the words of the page.
 
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
 use crate::clock::wall_clock;
 use crate::decide::Held;
 use crate::engine::Idempotency;
 use crate::error::StoreError;
-use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, State};
-use crate::store::Listed;
+use crate::store::{Cursor, Listed, Listing};
 use crate::words;
 
 /// Where a record stands, for an operator: of a claim the lease counts too. In the order in which they want to be seen.
@@ -91,28 +93,32 @@ pub(super) fn age(fence: u64) -> String {
     words::duration(wall_clock().saturating_sub(fence))
 }
 
-/// A part of what the store has, and whether there is more.
+/// A part of what the store has.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) records: Vec<Listed>,
-    pub(super) has_more: bool,
+    /// Where the rest begins.
+    pub(super) next: Option<Cursor>,
 }
 
-/// What has no result, at most so many.
-pub(super) async fn unfinished(engine: &Idempotency, most: usize) -> Result<Found, StoreError> {
-    let records = engine.unfinished(most).await?;
-    Ok(Found { has_more: records.len() >= most, records })
-}
+/// How long a page may look for records.
+const LOOKS_FOR: Duration = Duration::from_secs(1);
 
-/// Reads the hexadecimal form of a storage key.
-pub(super) fn storage_key(digits: &str) -> Option<StorageKey> {
-    let mut key = [0; 32];
-    if digits.len() != 64 {
-        return None;
+/// The records of a list until there are so many, or until looking took too long.
+pub(super) async fn records(engine: &Idempotency, listing: Listing, most: usize) -> Result<Found, StoreError> {
+    let (began, mut found) = (Instant::now(), Found::default());
+    let mut seen = HashSet::new();
+    let mut listing = listing.most(most);
+    loop {
+        let page = engine.list(&listing).await?;
+        // A record may be told twice where it has moved meanwhile.
+        found.records.extend(page.records.into_iter().filter(|record| seen.insert(record.key)));
+        found.next = page.next;
+        match &found.next {
+            Some(next) if found.records.len() < most && began.elapsed() < LOOKS_FOR => {
+                listing = listing.after(next.clone()).most(most - found.records.len());
+            }
+            _ => return Ok(found),
+        }
     }
-    for (byte, pair) in key.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
-    }
-    Some(StorageKey(key))
 }

@@ -11,19 +11,24 @@ use super::request::{Fields, Request};
 use crate::engine::Idempotency;
 use crate::error::StoreError;
 use crate::http::Answer;
-use crate::store::Listed;
+use crate::record::State;
+use crate::store::{Cursor, Listed, Listing};
 use crate::words;
 
 /// How many rows a page begins with, and how many more each "more" brings.
 const ROWS: usize = 100;
 /// The most records without a result that are looked at, and the most rows.
 const MOST: usize = 2000;
+/// The most records with a result that are looked at, where nobody asks for those alone.
+const DONE: usize = 200;
 
 /// What of the list is asked for.
 struct Filter {
     state: String,
     operation: String,
     rows: usize,
+    /// Where the part of the list before this one ended; empty for the first.
+    after: String,
     /// Seconds until the browser asks again by itself, for one without JavaScript; 0: it does not.
     refresh: u32,
 }
@@ -34,14 +39,15 @@ impl Filter {
             state: asked.get("state").to_owned(),
             operation: asked.get("operation").trim().to_owned(),
             rows: asked.get("rows").parse().unwrap_or(ROWS).clamp(1, MOST),
+            after: asked.get("after").to_owned(),
             refresh: asked.get("refresh").parse().unwrap_or(0).min(3600),
         }
     }
 
-    /// Its query.
-    fn query(&self, state: &str, rows: usize, refresh: u32) -> String {
+    /// The query of this list in another state, or from another place on.
+    fn query(&self, state: &str, rows: usize, after: &str, refresh: u32) -> String {
         let mut query = form_urlencoded::Serializer::new(String::from("?"));
-        for (name, value) in [("state", state), ("operation", &self.operation)] {
+        for (name, value) in [("state", state), ("operation", &self.operation), ("after", after)] {
             if !value.is_empty() {
                 query.append_pair(name, value);
             }
@@ -52,6 +58,12 @@ impl Filter {
             }
         }
         query.finish()
+    }
+
+    /// A list, from the place on where it is asked for.
+    fn listing(&self, of: [State; 2], is_asked_for: bool) -> Listing {
+        let listing = Listing::of(of);
+        if is_asked_for && !self.after.is_empty() { listing.after(Cursor::new(&*self.after)) } else { listing }
     }
 
     fn takes(&self, standing: Standing, operation: &str) -> bool {
@@ -91,6 +103,8 @@ struct Rows {
     rows: Vec<Row>,
     /// Where there are more rows: the query that has them, and how many are hidden.
     more: Option<(String, usize)>,
+    /// The query of what is behind this part of the list.
+    next: Option<String>,
     /// The list ends before the store does.
     is_cut: bool,
     is_empty: bool,
@@ -128,8 +142,8 @@ pub(super) async fn page(engine: &Idempotency, request: &Request<'_>, site: &Sit
     let id = asked.get("released");
     let is_id = id.len() == 12 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
     let released = is_id.then(|| id.to_owned());
-    let by_itself = filter.query(&filter.state, filter.rows, 5);
-    let by_hand = filter.query(&filter.state, filter.rows, 0);
+    let by_itself = filter.query(&filter.state, filter.rows, &filter.after, 5);
+    let by_hand = filter.query(&filter.state, filter.rows, &filter.after, 0);
     page::html(200, &ListPage { site, filter: &filter, list, released, by_itself, by_hand })
 }
 
@@ -141,9 +155,13 @@ pub(super) async fn rows(engine: &Idempotency, request: &Request<'_>, site: &Sit
 }
 
 async fn read(engine: &Idempotency, filter: &Filter) -> Result<Rows, StoreError> {
-    let open = find::unfinished(engine, MOST).await?;
-    let done = Found::default();
-    let is_cut = open.has_more;
+    let (is_done, is_open) = (filter.state == "completed", !["", "completed"].contains(&&*filter.state));
+    let listing = filter.listing([State::InFlight, State::Unknown], is_open);
+    let open = find::records(engine, listing, MOST).await?;
+    let listing = filter.listing([State::Completed, State::NotKept], is_done);
+    let done = find::records(engine, listing, if is_done { filter.rows.max(DONE) } else { DONE }).await?;
+    let next = if is_done { done.next.clone() } else { open.next.clone().filter(|_| is_open) };
+    let is_cut = next.is_none() && (open.next.is_some() || done.next.is_some());
     let (open_plus, done_plus) = (plus(&open), plus(&done));
     let mut found: Vec<_> =
         open.records.into_iter().chain(done.records).map(|found| (standing(&found), found)).collect();
@@ -158,7 +176,7 @@ async fn read(engine: &Idempotency, filter: &Filter) -> Result<Rows, StoreError>
         name,
         slug,
         count,
-        query: filter.query(slug, ROWS, filter.refresh),
+        query: filter.query(slug, ROWS, "", filter.refresh),
         is_current: filter.state == slug,
     };
     let tabs = vec![
@@ -184,13 +202,14 @@ async fn read(engine: &Idempotency, filter: &Filter) -> Result<Rows, StoreError>
         }
     }
     let more_rows = (filter.rows + ROWS).min(MOST);
-    let more = (hidden > 0).then(|| (filter.query(&filter.state, more_rows, filter.refresh), hidden));
+    let more = (hidden > 0).then(|| (filter.query(&filter.state, more_rows, &filter.after, filter.refresh), hidden));
+    let next = next.map(|next| filter.query(&filter.state, filter.rows, next.as_str(), filter.refresh));
     let at = words::time(crate::clock::wall_clock())[11..19].to_owned();
-    Ok(Rows { tabs, rows, more, is_cut, is_empty, operations, at })
+    Ok(Rows { tabs, rows, more, next, is_cut, is_empty, operations, at })
 }
 
 fn plus(found: &Found) -> &'static str {
-    if found.has_more { "+" } else { "" }
+    if found.next.is_some() { "+" } else { "" }
 }
 
 fn standing(found: &Listed) -> Standing {
@@ -208,7 +227,7 @@ fn row(standing: Standing, found: &Listed, operation: String) -> Row {
         age: find::age(record.fence),
         began: words::time(record.fence),
         lease: find::lease(&found.held, found.now),
-        kept: String::new(),
-        size: String::new(),
+        kept: found.life_left.map_or_else(|| "–".into(), words::duration),
+        size: words::bytes(found.size as u64),
     }
 }

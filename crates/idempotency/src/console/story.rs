@@ -154,7 +154,7 @@ fn stored(held: &Held, shows_body: bool) -> Option<Stored> {
 }
 
 pub(super) async fn page(engine: &Idempotency, key: &str, request: &Request<'_>, site: &Site) -> Answer {
-    let Some(key) = find::storage_key(key) else { return Message::no_record(site) };
+    let Some(key) = StorageKey::parse(key.as_bytes()) else { return Message::no_record(site) };
     let (held, now) = match engine.get(&key).await {
         Ok(Some(found)) => found,
         Ok(None) => return Message::no_record(site),

@@ -25,9 +25,10 @@ use tokio::runtime::Handle;
 use crate::clock::micros;
 use crate::decide::{Claim, Decision, Held, Request, Resolution, decide};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::fingerprint::Digest;
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State, Token};
-use crate::store::{Claimed, Listed, Store};
+use crate::store::{Claimed, Health, Listing, Page, Store};
 
 pub use attempt::{Attempt, Settled, Verdict};
 pub use call::{Begun, Call};
@@ -191,9 +192,16 @@ impl Idempotency {
         self.engine.keeper.ask(self.engine.keeper.store.purge()).await
     }
 
-    /// What has no result yet: in flight, lapsed or unknown; at most so many records. It looks at every record.
-    pub async fn unfinished(&self, most: usize) -> Result<Vec<Listed>, StoreError> {
-        self.engine.keeper.ask(self.engine.keeper.store.unfinished(most)).await
+    /// A page of the store's records, without their results.
+    pub async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        self.engine.keeper.ask(self.engine.keeper.store.list(listing)).await
+    }
+
+    /// What the store is, and what of its settings endangers the promises; an error where it does not answer.
+    pub async fn health(&self) -> Result<Health, StoreError> {
+        let nobody = StorageKey(Digest::new("idempotency health 1").part(&Token::random().0).finish());
+        self.get(&nobody).await?;
+        self.engine.keeper.ask(self.engine.keeper.store.health()).await
     }
 
     /// Waits until every completion and release in the background has ended, but not longer than `limit`. Returns

@@ -13,7 +13,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
 use crate::step;
-use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
+use crate::store::{Claimed, Completed, Cursor, Health, Listed, Listing, Page, Reply, Store, Watch};
 
 /// Records in this process. Bounded: it never drops a live record to make room; a claim that does not fit is
 /// [`StoreErrorKind::Full`], a result that does not fit is completed as "not kept".
@@ -112,6 +112,32 @@ impl MemoryStore {
         let now = self.clock.now();
         table.remove_expired(now);
         (table, now)
+    }
+}
+
+impl MemoryStore {
+    /// In the order of keys: one that is there all the time has its place in it.
+    fn page(&self, listing: &Listing) -> Result<Page, StoreError> {
+        let after = listing.after.as_ref().map(Cursor::key).transpose()?.map(|key| name(&key));
+        let (table, now) = self.at_now();
+        let is_wanted = |value: &[u8]| step::state(value).is_some_and(|state| listing.states.contains(&state));
+        let mut names: Vec<Name> = table
+            .entries
+            .iter()
+            .filter(|(name, entry)| after.is_none_or(|after| **name > after) && is_wanted(split(entry).1))
+            .map(|(name, _)| *name)
+            .collect();
+        names.sort_unstable();
+        let more = names.len() > listing.most;
+        names.truncate(listing.most);
+        let listed = |name: &Name| {
+            let mut key = StorageKey([0; 32]);
+            key.0[..16].copy_from_slice(&name.to_be_bytes());
+            step::listed(key, split(table.entries.get(name)?).1, now).ok()
+        };
+        let records: Vec<Listed> = names.iter().filter_map(listed).collect();
+        let next = records.last().filter(|_| more).map(|last| Cursor::of_key(&last.key));
+        Ok(Page { records, next })
     }
 }
 
@@ -255,15 +281,19 @@ impl Store for MemoryStore {
         ready(Ok(before.saturating_sub(after) as u64))
     }
 
-    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
-        let (table, now) = self.at_now();
-        let keys = table.entries.keys().map(|name| {
-            let mut key = [0; 32];
-            key[..16].copy_from_slice(&name.to_be_bytes());
-            StorageKey(key)
-        });
-        let listed = keys.filter_map(|key| Some(Listed { held: table.held(&key)?, key, now }));
-        ready(Ok(listed.filter(|listed| listed.held.record.state.is_unfinished()).take(most).collect()))
+    fn list<'a>(&'a self, listing: &'a Listing) -> Reply<'a, Page> {
+        ready(self.page(listing))
+    }
+
+    fn health(&self) -> Reply<'_, Health> {
+        let table = self.at_now().0;
+        let health = Health::new("memory", env!("CARGO_PKG_VERSION"))
+            .fact("records", format!("{} of {} at most", table.entries.len(), self.max_entries))
+            .fact("bytes", format!("{} of {} at most", table.bytes, self.max_bytes));
+        ready(Ok(health.warning(
+            "each process keeps its keys to itself and loses them when it ends; for several processes take redis://, \
+             postgresql:// or, on one machine, sqlite:///",
+        )))
     }
 
     fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {

@@ -20,6 +20,8 @@ mod sqlite;
 
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
+#[cfg(feature = "cli")]
+pub(crate) use open::decoded_path;
 pub use open::open;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore, PostgresTls, postgres_schema};

@@ -78,6 +78,12 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     }
 }
 
+/// The path in a SQLite URL, behind its third slash.
+#[cfg(feature = "cli")]
+pub(crate) fn decoded_path(path: &str) -> Option<String> {
+    super::percent::decoded(path).ok()
+}
+
 /// A URL without what may be secret: where there is a login or a query, its scheme alone.
 fn shown(url: &str) -> String {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| &url[..scheme.len() + 3]);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::routing::post;
 use idempotency::decide::{Claim, Held, Resolution};
-use idempotency::store::{Claimed, Completed, Reply, Store};
+use idempotency::store::{Claimed, Completed, Listing, Page, Reply, Store};
 use idempotency::stores::MemoryStore;
 use idempotency::tower::IdempotencyLayer;
 use idempotency::{Idempotency, Micros, Record, State, StorageKey, StoreError, StoreErrorKind};
@@ -94,8 +94,8 @@ impl Store for Faulty {
     fn resolve<'a>(&'a self, key: &'a StorageKey, word: &'a Resolution) -> Reply<'a, bool> {
         self.0.memory.resolve(key, word)
     }
-    fn unfinished(&self, most: usize) -> Reply<'_, Vec<idempotency::store::Listed>> {
-        self.0.memory.unfinished(most)
+    fn list<'a>(&'a self, listing: &'a Listing) -> Reply<'a, Page> {
+        self.0.memory.list(listing)
     }
 }
 
@@ -145,7 +145,7 @@ async fn whoever_was_replaced_sends_the_answer_that_is_stored() {
     });
     keeper.arrived().await;
     // An operator completes the key by force, as another attempt would after a takeover.
-    let found = idempotency.unfinished(2).await.unwrap();
+    let found = idempotency.list(&Listing::unfinished()).await.unwrap().records;
     let [listed] = &found[..] else { panic!("one is in flight: {found:?}") };
     assert_eq!(listed.held.record.state, State::InFlight);
     let answer = idempotency::http::Answer { status: 201, headers: vec![("x-by", "another")], body: "paid" };

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use idempotency::decide::Held;
 use idempotency::process::generation;
-use idempotency::store::Listed;
+use idempotency::store::{Cursor, Listed, Listing};
 use idempotency::stores::{self, MemoryStore, PostgresOptions, PostgresStore, RedisOptions, RedisStore, SqliteStore};
-use idempotency::{Idempotency, Micros, StorageKey, Store, StoreError};
+use idempotency::{Idempotency, Micros, State, StorageKey, Store, StoreError};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -122,16 +122,27 @@ impl Backend {
 fn shown<'py>(py: Python<'py>, held: Held, now: Micros) -> PyResult<Bound<'py, PyAny>> {
     let shown = {
         let state = match held.record.state {
-            idempotency::State::InFlight if held.lease_end <= now => "lapsed",
-            idempotency::State::InFlight => "in flight",
-            idempotency::State::Completed => "completed",
-            idempotency::State::NotKept => "not kept",
-            idempotency::State::Unknown => "unknown",
+            State::InFlight if held.lease_end <= now => "lapsed",
+            State::InFlight => "in flight",
+            State::Completed => "completed",
+            State::NotKept => "not kept",
+            State::Unknown => "unknown",
         };
         let lease_left = Duration::from_micros(held.lease_end.saturating_sub(now)).as_secs_f64();
         (held.record.label.to_string(), state, held.record.fence, lease_left, PyBytes::new(py, &held.record.result))
     };
     Ok(shown.into_pyobject(py)?.into_any())
+}
+
+/// The state of a letter: in flight, unknown, completed, not kept.
+fn state_of(letter: char) -> Option<State> {
+    match letter {
+        'F' => Some(State::InFlight),
+        'U' => Some(State::Unknown),
+        'C' => Some(State::Completed),
+        'N' => Some(State::NotKept),
+        _ => None,
+    }
 }
 
 /// The SQL that makes what a store in Postgres needs.
@@ -235,12 +246,27 @@ impl Backend {
         found.map_or_else(|| Ok(py.None().into_bound(py)), |(held, now)| shown(py, held, now))
     }
 
-    /// What has no result yet: storage key and record.
-    fn unfinished<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<(Bound<'py, PyBytes>, Bound<'py, PyAny>)>> {
+    /// A page of records, without their results, and where the next one begins. `states` are the letters of
+    /// [`state_of`]; `after` is where the page before ended.
+    fn list<'py>(
+        &self,
+        py: Python<'py>,
+        states: &str,
+        after: Option<String>,
+        most: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let engine = self.engine().map_err(|error| errors::store_error(py, &error))?;
-        let listed = block_on(py, engine.unfinished(most))?.map_err(|error| errors::store_error(py, &error))?;
-        let pair = |listed: Listed| Ok((PyBytes::new(py, &listed.key.0), shown(py, listed.held, listed.now)?));
-        listed.into_iter().map(pair).collect()
+        let mut listing = Listing::of(states.chars().filter_map(state_of)).most(most);
+        listing.after = after.map(Cursor::new);
+        let page = block_on(py, engine.list(&listing))?.map_err(|error| errors::store_error(py, &error))?;
+        let listed = |found: Listed| {
+            let left = found.life_left.map(|left| Duration::from_micros(left).as_secs_f64());
+            let (key, size) = (PyBytes::new(py, &found.key.0), found.size);
+            Ok((key, shown(py, found.held, found.now)?, left, size))
+        };
+        let records = page.records.into_iter().map(listed).collect::<PyResult<Vec<_>>>()?;
+        let next = page.next.as_ref().map(Cursor::as_str);
+        Ok((records, next).into_pyobject(py)?.into_any())
     }
 
     /// Completes or removes the record of exactly this fence, if it is unknown or lapsed or `force` asks for any.

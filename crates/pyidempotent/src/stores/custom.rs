@@ -6,11 +6,12 @@ use std::time::Duration;
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::step::{self, Answer, Change};
-use idempotency::store::{Claimed, Completed, Reply, Store};
+use idempotency::store::{Claimed, Completed, Cursor, Health, Listing, Page, Reply, Store};
 use idempotency::{Record, StorageKey, StoreError, StoreErrorKind, Token};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::BoundObject;
+use pyo3::exceptions::{PyNotImplementedError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList, PyTuple};
 use tokio::sync::oneshot;
 
 use crate::boundary::pool::{Job, Pool, Rank};
@@ -44,16 +45,30 @@ impl PythonStore {
         step: step::Step,
         pick: fn(Answer) -> Option<T>,
     ) -> Reply<'a, T> {
-        let (methods, key, (to, answer)) = (self.methods.clone(), *key, oneshot::channel());
+        let key = *key;
+        self.ask(method, attempt, move |py, methods| {
+            let answer = call(py, methods, method, key, step)?;
+            Ok(pick(answer).expect("a step gives the answer of its operation"))
+        })
+    }
+
+    /// Has a method called on one of the threads, within the time limit.
+    fn ask<'a, T: Send + 'static>(
+        &'a self,
+        method: &'static str,
+        attempt: Option<Token>,
+        work: impl FnOnce(Python<'_>, &Py<PyAny>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Reply<'a, T> {
+        let (methods, (to, answer)) = (self.methods.clone(), oneshot::channel());
         let job: Job = Box::new(move |py| {
             // Who asked has given up before it began: it is not executed.
             if to.is_closed() {
                 return Box::new(|| ());
             }
-            let answer = call(py, &methods, method, key, step);
+            let answer = work(py, &methods);
             Box::new(move || drop(to.send(answer))) // who asked may have gone
         });
-        let rank = if method == "claim" { Rank::New } else { Rank::Held };
+        let rank = if matches!(method, "renew" | "complete" | "release") { Rank::Held } else { Rank::New };
         let submitted = self.pool.submit(rank, attempt, job);
         Box::pin(async move {
             let (ticket, limit) = (submitted?, self.time_limit);
@@ -66,9 +81,55 @@ impl PythonStore {
                 StoreError::new(StoreErrorKind::Unknown, message)
             })?;
             let stopped = |_| StoreError::new(StoreErrorKind::Unknown, "the interpreter is going away");
-            Ok(pick(answer.map_err(stopped)??).expect("a step gives the answer of its operation"))
+            answer.map_err(stopped)?
         })
     }
+}
+
+/// What a method of the user's returns that is no step's.
+fn returned<'py, A: IntoPyObject<'py, Target = PyTuple>>(
+    py: Python<'py>,
+    methods: &Py<PyAny>,
+    method: &str,
+    arguments: A,
+) -> Result<Bound<'py, PyAny>, StoreError> {
+    let methods = methods.bind(py);
+    let called = arguments.into_pyobject(py).map_err(Into::into).and_then(|arguments| {
+        stopping::call(&methods.getattr(method)?, &arguments.into_any().into_bound().cast_into()?)
+    });
+    called.map_err(|error| {
+        let class = methods.get_type().name().map_or_else(|_| "the backend".to_owned(), |name| name.to_string());
+        let kind = match error.is_instance_of::<PyNotImplementedError>(py) {
+            true => StoreErrorKind::Setup,
+            false => StoreErrorKind::Refused,
+        };
+        StoreError::new(kind, format!("{method}() of {class} failed: {}", error.value(py))).with_source(error)
+    })
+}
+
+/// A page of what the backend's own `items` finds.
+fn items(py: Python<'_>, methods: &Py<PyAny>, listing: &Listing) -> Result<Page, StoreError> {
+    let after = listing.after.as_ref().map(Cursor::key).transpose()?.map(|key| PyBytes::new(py, &key.0));
+    let found = returned(py, methods, "items", (after, listing.most))?;
+    // It may be a generator, whose code runs here.
+    let pairs = PyTuple::new(py, [found]).and_then(|found| stopping::call(&py.get_type::<PyList>(), &found));
+    let pairs = pairs.and_then(|pairs| pairs.extract::<Vec<([u8; 32], Vec<u8>)>>());
+    let pairs = pairs.map_err(|error| {
+        let message = format!("items() of the backend must return pairs of keys and values, both bytes: {error}");
+        StoreError::new(StoreErrorKind::Setup, message).with_source(error)
+    })?;
+    let (mut page, now) = (Page::default(), wall_clock());
+    if let Some((last, _)) = pairs.last().filter(|_| pairs.len() >= listing.most) {
+        page.next = Some(Cursor::of_key(&StorageKey(*last)));
+    }
+    for (key, value) in pairs {
+        let key = StorageKey(key);
+        let listed = step::listed(key, &value, now).map_err(|error| StoreError::foreign(key, error))?;
+        if listed.life_left != Some(0) && listing.states.contains(&listed.held.record.state) {
+            page.records.push(listed);
+        }
+    }
+    Ok(page)
 }
 
 fn call(
@@ -217,6 +278,28 @@ impl Store for PythonStore {
 
     fn resolve<'a>(&'a self, key: &'a StorageKey, resolution: &'a Resolution) -> Reply<'a, bool> {
         self.apply("claim", key, None, step::Step::Resolve(resolution.clone()), done)
+    }
+
+    fn purge(&self) -> Reply<'_, u64> {
+        self.ask("purge", None, |py, methods| {
+            let removed = returned(py, methods, "purge", ())?;
+            removed.extract().map_err(|error| {
+                let message = format!("purge() of the backend must return how many values it removed: {error}");
+                StoreError::new(StoreErrorKind::Setup, message).with_source(error)
+            })
+        })
+    }
+
+    fn list<'a>(&'a self, listing: &'a Listing) -> Reply<'a, Page> {
+        let listing = listing.clone();
+        self.ask("items", None, move |py, methods| items(py, methods, &listing))
+    }
+
+    fn health(&self) -> Reply<'_, Health> {
+        self.ask("health", None, |py, methods| {
+            let class = methods.bind(py).get_type().name();
+            Ok(Health::new(class.map_or_else(|_| "the backend".to_owned(), |name| name.to_string()), ""))
+        })
     }
 
     fn time_limit(&self) -> Duration {

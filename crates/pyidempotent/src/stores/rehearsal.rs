@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use idempotency::clock::FakeClock;
 use idempotency::decide::{Claim, Held, Resolution};
-use idempotency::store::{Claimed, Completed, Reply, Store, Watch};
+use idempotency::store::{Claimed, Completed, Listing, Page, Reply, Store, Watch};
 use idempotency::stores::MemoryStore;
 use idempotency::{Record, StorageKey, Token};
 use pyo3::exceptions::PyRuntimeError;
@@ -136,6 +136,10 @@ impl Store for Rehearsed {
 
     fn purge(&self) -> Reply<'_, u64> {
         Box::pin(async { memory().purge().await })
+    }
+
+    fn list<'a>(&'a self, listing: &'a Listing) -> Reply<'a, Page> {
+        Box::pin(async move { memory().list(listing).await })
     }
 
     fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {

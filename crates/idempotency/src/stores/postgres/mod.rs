@@ -4,6 +4,7 @@ mod channels;
 mod connect;
 mod errors;
 mod hints;
+mod list;
 mod options;
 mod pool;
 mod sql;
@@ -20,8 +21,8 @@ use tokio_postgres::Row;
 use crate::decide::{Claim, Held, Resolution};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
-use crate::record::{Micros, Record, Token};
-use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
+use crate::record::{Micros, Record, RecordError, Token};
+use crate::store::{Claimed, Completed, Health, Listing, Page, Reply, Store, Watch};
 use crate::stores::anchor::Anchor;
 
 use connect::{Connection, For, Opening, Parameters, Which};
@@ -195,14 +196,14 @@ impl PostgresStore {
     /// The record in a row.
     fn held(&self, key: &StorageKey, row: &Row) -> Result<Option<(Held, Micros)>, StoreError> {
         let Some(record) = row.get::<_, Option<&[u8]>>("held") else { return Ok(None) };
-        let record = self.decoded(key, record)?;
+        let record = self.decoded(key, Record::decode(record))?;
         let lease_end = row.get::<_, i64>("held_lease_end").unsigned_abs();
         Ok(Some((Held { record, lease_end }, now(row))))
     }
 
-    fn decoded(&self, key: &StorageKey, record: &[u8]) -> Result<Record, StoreError> {
+    fn decoded(&self, key: &StorageKey, read: Result<Record, RecordError>) -> Result<Record, StoreError> {
         let name = || format!("{key} in {}.records", self.pool.options.schema);
-        Record::decode(record).map_err(|error| StoreError::foreign(name(), error))
+        read.map_err(|error| StoreError::foreign(name(), error))
     }
 
     /// Tells who waits for a key, after its record was written. A hint: it may be lost.
@@ -353,20 +354,12 @@ impl Store for PostgresStore {
         })
     }
 
-    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
-        Box::pin(async move {
-            let connection = self.upkeep().await?;
-            let most = i64::try_from(most).unwrap_or(i64::MAX);
-            let values: Parameters<'_> = parameters![most => INT8];
-            let rows = self.pool.rows(&connection, Which::Other, &self.pool.statements.unfinished, values).await?;
-            let listed = rows.iter().map(|row| {
-                let Ok(key) = row.get::<_, &[u8]>("key").try_into() else { return Err(unexpected(row)) };
-                let (key, lease_end) = (StorageKey(key), row.get::<_, i64>("lease_end").unsigned_abs());
-                let record = self.decoded(&key, row.get("record"))?;
-                Ok(Listed { key, held: Held { record, lease_end }, now: now(row) })
-            });
-            listed.collect()
-        })
+    fn list<'a>(&'a self, listing: &'a Listing) -> Reply<'a, Page> {
+        Box::pin(self.page(listing))
+    }
+
+    fn health(&self) -> Reply<'_, Health> {
+        Box::pin(self.look())
     }
 
     fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {

@@ -5,6 +5,7 @@ mod confirmations;
 mod credentials;
 mod dial;
 mod errors;
+mod health;
 mod hints;
 mod list;
 mod node;
@@ -24,7 +25,7 @@ use crate::decide::{Claim, Held, Resolution};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, State};
-use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
+use crate::store::{Claimed, Completed, Health, Listing, Page, Reply, Store, Watch};
 use crate::stores::anchor::Anchor;
 
 use confirmations::Confirmations;
@@ -186,19 +187,25 @@ impl RedisStore {
 
     /// Reads `{record, life left in ms, clock in us}`.
     fn held(&self, key: &StorageKey, answer: &[Value]) -> Result<(Held, Micros), StoreError> {
-        let [Value::BulkString(record), Value::Int(left), Value::BulkString(now)] = answer else {
+        let [Value::BulkString(record), Value::Int(left), clock @ Value::BulkString(_)] = answer else {
             return Err(unexpected(&Value::Array(answer.to_vec())));
         };
         let record = Record::decode(record).map_err(|error| StoreError::foreign(self.shown(key), error))?;
-        let now: Micros = std::str::from_utf8(now).ok().and_then(|n| n.parse().ok()).unwrap_or_default();
-        let lease_end = match record.state {
-            // Somebody has made the key PERSIST: its owner is taken to live.
-            State::InFlight if *left == -1 => now.saturating_add(record.lease),
-            State::InFlight => now.saturating_add_signed((left - lapsed_at(&record)).saturating_mul(1000)),
-            _ => now,
-        };
-        Ok((Held { record, lease_end }, now))
+        Ok(held(record, *left, clock))
     }
+}
+
+/// A record with the end of its lease, and the clock that it is on.
+fn held(record: Record, left: i64, clock: &Value) -> (Held, Micros) {
+    let now: Micros =
+        redis::from_redis_value_ref::<String>(clock).ok().and_then(|n| n.parse().ok()).unwrap_or_default();
+    let lease_end = match record.state {
+        // Somebody has made the key PERSIST: its owner is taken to live.
+        State::InFlight if left == -1 => now.saturating_add(record.lease),
+        State::InFlight => now.saturating_add_signed((left - lapsed_at(&record)).saturating_mul(1000)),
+        _ => now,
+    };
+    (Held { record, lease_end }, now)
 }
 
 fn unexpected(answer: &Value) -> StoreError {
@@ -320,8 +327,12 @@ impl Store for RedisStore {
         self.time_limit
     }
 
-    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
-        Box::pin(self.list(most))
+    fn list<'a>(&'a self, listing: &'a Listing) -> Reply<'a, Page> {
+        Box::pin(self.page(listing))
+    }
+
+    fn health(&self) -> Reply<'_, Health> {
+        Box::pin(self.look())
     }
 
     fn watch<'a>(&'a self, key: &'a StorageKey) -> Reply<'a, Watch> {

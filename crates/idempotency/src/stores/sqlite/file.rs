@@ -10,13 +10,12 @@ use crate::clock::wall_clock;
 use crate::decide::Held;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
-use crate::record::{Micros, Record, State};
-use crate::store::Listed;
+use crate::record::{Micros, Record, RecordError, State};
 
 use super::turns::{self, Turn};
 
 pub(super) struct File {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
     boot: String,
     /// Which file was opened: another one may stand at its path later.
@@ -169,24 +168,6 @@ impl File {
         Ok(read().map_err(|source| self.failed(source))?.transpose()?.flatten())
     }
 
-    /// What has no result yet.
-    pub(super) fn unfinished(&self, most: usize) -> Result<Vec<Listed>, StoreError> {
-        let read = || {
-            let mut statement = self.connection.prepare_cached(
-                "SELECT key, record, boot, lease_end, expires FROM records \
-                 WHERE substr(record, 1, 5) IN (CAST('idm1F' AS BLOB), CAST('idm1U' AS BLOB))",
-            )?;
-            let now = self.lease_clock();
-            let rows = statement.query_map([], |row| {
-                let key = StorageKey(row.get(0)?);
-                Ok(self.row(row, &key, 1)?.map(|held| held.map(|held| Listed { key, held, now })))
-            })?;
-            let live = rows.filter_map(|row| row.map(Result::transpose).transpose());
-            live.take(most).collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|source| self.failed(source))?.into_iter().collect()
-    }
-
     /// The record, boot, lease end and expiry that stand in a row from a column on, if they have not expired; the error
     /// of a record that is not one.
     fn row(
@@ -195,7 +176,19 @@ impl File {
         key: &StorageKey,
         column: usize,
     ) -> rusqlite::Result<Result<Option<Held>, StoreError>> {
-        let record = match Record::decode(row.get_ref(column)?.as_blob()?) {
+        let live = self.look(row, key, column, Record::decode)?;
+        Ok(live.map(|(held, left)| (left > 0).then_some(held)))
+    }
+
+    /// As `row`, with how long it still lives.
+    pub(super) fn look(
+        &self,
+        row: &rusqlite::Row<'_>,
+        key: &StorageKey,
+        column: usize,
+        decode: impl FnOnce(&[u8]) -> Result<Record, RecordError>,
+    ) -> rusqlite::Result<Result<(Held, Micros), StoreError>> {
+        let record = match decode(row.get_ref(column)?.as_blob()?) {
             Ok(record) => record,
             Err(error) => {
                 return Ok(Err(StoreError::foreign(format_args!("{key} in {}", self.path.display()), error)));
@@ -205,13 +198,14 @@ impl File {
         let unsigned = |column| Ok::<Micros, rusqlite::Error>(row.get::<_, i64>(column)?.try_into().unwrap_or(0));
         let lease_end = if is_this_boot { unsigned(column + 2)? } else { 0 };
         // A claim of this boot lives by the clock that its lease is on, which nobody sets.
-        let is_expired = match record.state {
+        let left = match record.state {
             State::InFlight if is_this_boot => {
-                self.lease_clock() >= lease_end.saturating_add(record.ttl.saturating_sub(record.lease))
+                let end = lease_end.saturating_add(record.ttl.saturating_sub(record.lease));
+                end.saturating_sub(self.lease_clock())
             }
-            _ => wall_clock() >= unsigned(column + 3)?,
+            _ => unsigned(column + 3)?.saturating_sub(wall_clock()),
         };
-        Ok(Ok((!is_expired).then_some(Held { record, lease_end })))
+        Ok(Ok((Held { record, lease_end }, left)))
     }
 
     pub(super) fn put(&self, key: &StorageKey, record: &Record) -> Result<(), StoreError> {
@@ -251,7 +245,7 @@ impl File {
         run().map_err(|source| self.failed(source))
     }
 
-    fn failed(&self, source: rusqlite::Error) -> StoreError {
+    pub(super) fn failed(&self, source: rusqlite::Error) -> StoreError {
         let mut message = format!("the SQLite store {} failed: {source}", self.path.display());
         if is_busy(&source) {
             message += "; another process holds its write lock: is one stopped in the middle of a commit?";

@@ -2,6 +2,7 @@
 
 mod file;
 mod forks;
+mod list;
 mod turns;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::decide::{self, Claim, Claiming, Held, Resolution, Settle};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record};
-use crate::store::{Claimed, Completed, Listed, Reply, Store, Watch};
+use crate::store::{Claimed, Completed, Health, Listing, Page, Reply, Store, Watch};
 
 use file::File;
 use forks::{Jobs, Leave};
@@ -304,8 +305,13 @@ impl Store for SqliteStore {
         self.run(no_look, |file| file.sweep(u32::MAX))
     }
 
-    fn unfinished(&self, most: usize) -> Reply<'_, Vec<Listed>> {
-        self.run(move |file| file.unfinished(most).map(Some), move |file| file.unfinished(most))
+    fn list<'a>(&'a self, listing: &'a Listing) -> Reply<'a, Page> {
+        let (listing, again) = (listing.clone(), listing.clone());
+        self.run(move |file| file.page(&listing).map(Some), move |file| file.page(&again))
+    }
+
+    fn health(&self) -> Reply<'_, Health> {
+        self.run(|file| file.health().map(Some), |file| file.health())
     }
 
     fn watch<'a>(&'a self, _key: &'a StorageKey) -> Reply<'a, Watch> {
