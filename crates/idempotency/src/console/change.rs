@@ -64,7 +64,7 @@ impl Change<'_> {
                 );
                 page::see_other(&match self.done {
                     "resolve" => format!("{}/record/{key}?did=resolve", self.site.mount),
-                    _ => format!("{}/?released={}", self.site.mount, key.id()),
+                    _ => format!("{}/records?released={}", self.site.mount, key.id()),
                 })
             }
             Ok(false) => {

@@ -46,7 +46,7 @@ impl Filter {
 
     /// The query of this list in another state, or from another place on.
     fn query(&self, state: &str, rows: usize, after: &str, refresh: u32) -> String {
-        let mut query = form_urlencoded::Serializer::new(String::from("?"));
+        let mut query = form_urlencoded::Serializer::for_suffix(String::from("?"), 1);
         for (name, value) in [("state", state), ("operation", &self.operation), ("after", after)] {
             if !value.is_empty() {
                 query.append_pair(name, value);

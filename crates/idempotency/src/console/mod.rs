@@ -75,7 +75,8 @@ impl Console {
 
     async fn get(&self, request: &Request<'_>, site: &Site) -> Answer {
         match request.parts()[..] {
-            [] => list::page(&self.engine, request, site).await,
+            // Of frameworks some mount the place itself with a slash at its end, some without.
+            [] | ["records"] => list::page(&self.engine, request, site).await,
             ["rows"] => list::rows(&self.engine, request, site).await,
             ["record", key] => story::page(&self.engine, key, request, site).await,
             _ => page::file(request).unwrap_or_else(|| Message::no_page(site)),
