@@ -76,8 +76,8 @@ _LETTERS = {"in flight": "F", "lapsed": "F", "unknown": "U", "completed": "C", "
 class Backend:
     """A store, shared by every call site it is passed to. Immutable.
 
-    `get`, `unfinished`, `records`, `resolve` and `purge` are for operators. A key is named the way it was used: the ``operation``
-    is the function's qualified name (``"shop.orders.charge"``), or method and path of the request
+    `get`, `unfinished`, `records`, `resolve` and `purge` are for operators. A key is named the way it was used: the
+    ``operation`` is the function's qualified name (``"shop.orders.charge"``), or method and path of the request
     (``("POST", "/pay")``); or by the ``id`` of its record.
     """
 

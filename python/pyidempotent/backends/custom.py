@@ -32,7 +32,8 @@ class CustomBackend(Backend, abc.ABC):
     child: make it anew there (`os.register_at_fork`). An exception reaches the caller as the cause of an
     `IdempotencyStoreUnavailable`; `TooLarge` says that the store can never take a value. A method that does not return
     within `time_limit` seconds has failed for its caller, and goes on. `get` and `resolve` go through `claim`; `purge`
-    does nothing, and nothing can be listed, unless you write `purge` and `items`. What is wrong with a backend, `pyidempotent.testing.check_backend` says.
+    does nothing, and nothing can be listed, unless you write `purge` and `items`. What is wrong with a backend,
+    `pyidempotent.testing.check_backend` says.
 
     Leases and expiry are judged by ``time.time()`` of this machine. Where several machines share the store, give the
     step the store's own clock: ``step(value, now=seconds_since_1970)``.

@@ -21,8 +21,9 @@ from pyidempotent._options import Site
 from pyidempotent._options.reading import OptionReader
 from pyidempotent._options.table import MiddlewareOptions, RouteOptions
 from pyidempotent._values.results import Outcome
-from pyidempotent.backends import Backend
+from pyidempotent.backends import Backend, open_backend
 from pyidempotent.exceptions import IdempotencyError
+from pyidempotent.flask._command import command
 from pyidempotent.flask._exchange import EXCHANGE, Exchange
 from pyidempotent.flask._view import (
     EXTENSION,
@@ -107,7 +108,8 @@ class Idempotency:
                 "the extension needs a backend: pass backend=, a backend or a URL like 'redis://localhost', or set "
                 "app.config['IDEMPOTENCY_BACKEND']"
             )
-        app.extensions[EXTENSION] = _Protection(app, options)
+        protection = app.extensions[EXTENSION] = _Protection(app, options)
+        app.cli.add_command(command(protection.operated))
 
     @_VIEW.shows
     def options(self, **options: Unpack[RouteOptions]) -> Callable[[View], View]:
@@ -235,6 +237,12 @@ class _Protection:
         self._dispatch, self._wsgi_app = app.dispatch_request, app.wsgi_app
         app.dispatch_request = self.dispatch_request  # type: ignore[method-assign]  # it has no hook around a view
         app.wsgi_app = self.wsgi_app  # type: ignore[method-assign]  # as Flask's documentation wraps it
+
+    def operated(self) -> tuple[Backend, str]:
+        """The backend and the namespace that an operator's commands are about."""
+        options = self.routes.default.options
+        namespace = options.get("namespace", "")
+        return open_backend(options["backend"]), namespace if isinstance(namespace, str) else ""
 
     def site_of(self, site: Site) -> Site:
         """The options of a decorator that has no backend, over the extension's."""

@@ -1,4 +1,4 @@
-"""What an application does by which method and path, and whether it is protected: for a test of the application."""
+"""What an application does by which method and path, and how it is protected: for a test, and for an operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
+from pyidempotent._calls.function import shared
 from pyidempotent._http.routes import Plan, Routes
+from pyidempotent._options import Site
 from pyidempotent.asgi._middleware import IdempotencyMiddleware, middleware_of
 
 #: The routes of a middleware, and the path below which it stands: it knows paths without that.
@@ -21,12 +23,44 @@ class Operation(NamedTuple):
     Parameters:
         method: the method, in upper case.
         path: the path as the framework writes it, with its parameters.
-        is_protected: whether a request with a key is protected.
+        by: what protects a request with a key: ``"decorator"``, ``"middleware"``, ``"extension"``; empty: nothing does.
+        required: whether a request without a key is refused, or its key does not come from the header.
+        scope: where the caller comes from whose key it is.
     """
 
     method: str
     path: str
-    is_protected: bool
+    by: str = ""
+    required: bool = False
+    scope: str = ""
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether a request with a key is protected."""
+        return bool(self.by)
+
+    @classmethod
+    def under(cls, method: str, path: str, around: tuple[str, Plan | None], *views: Any) -> Operation:
+        """The operation of views, and of a face around them that may have a plan for it.
+
+        A face holds the attempt that a decorator below it joins.
+        """
+        by, plan = around
+        site: Site | None = plan.site if plan is not None and method in plan.methods else None
+        if site is None:
+            by = "decorator"
+            marks = (view.__idempotent__ for view in views if hasattr(view, "__idempotent__"))
+            site = next((getattr(mark, "site", mark) for mark in marks), None)
+        if site is None:
+            return cls(method, path)
+        return cls(method, path, by, site.required or site.options.get("key") is not None, _scope(site))
+
+
+def _scope(site: Site) -> str:
+    scope = site.options.get("scope")
+    if scope is None:
+        return "the framework's user"
+    return "shared" if scope is shared else getattr(scope, "__qualname__", type(scope).__qualname__)
 
 
 def operations_of(app: Any, methods: Iterable[str]) -> Iterator[Operation]:
@@ -54,10 +88,6 @@ def operations_of(app: Any, methods: Iterable[str]) -> Iterator[Operation]:
         )
 
 
-def _is_decorated(*views: Any) -> bool:
-    return any(hasattr(view, "__idempotent__") for view in views)
-
-
 def _covers(plan: Plan | None, method: str) -> bool:
     return plan is not None and method in plan.methods
 
@@ -81,8 +111,9 @@ def _of_starlette(app: Any, wanted: set[str], around: list[Around], prefix: str)
         path = prefix + (getattr(route, "path_format", None) or getattr(route, "path", None) or "")
         for method in sorted(wanted & set(methods or ())):
             of_class = getattr(endpoint, method.lower(), None) if isinstance(endpoint, type) else None
-            covered = any(_covers(routes.plan_for(path.removeprefix(root)), method) for routes, root in around)
-            yield Operation(method, path, covered or _is_decorated(endpoint, of_class))
+            plans = (routes.plan_for(path.removeprefix(root)) for routes, root in around)
+            covering = next((plan for plan in plans if _covers(plan, method)), None)
+            yield Operation.under(method, path, ("middleware", covering), endpoint, of_class)
 
 
 def _of_flask(app: Any, wanted: set[str]) -> Iterator[Operation]:
@@ -94,8 +125,8 @@ def _of_flask(app: Any, wanted: set[str]) -> Iterator[Operation]:
             parts = rule.endpoint.split(".")[:-1]
             blueprints = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
             request: Any = SimpleNamespace(endpoint=rule.endpoint, method=method, blueprints=blueprints, path=rule.rule)
-            covered = extension is not None and _covers(extension.options_for(request), method)
-            yield Operation(method, rule.rule, covered or _is_decorated(*views_of(app, request)))
+            plan = None if extension is None else extension.options_for(request)
+            yield Operation.under(method, rule.rule, ("extension", plan), *views_of(app, request))
 
 
 def _of_django(wanted: set[str]) -> Iterator[Operation]:
@@ -119,8 +150,7 @@ def _of_django(wanted: set[str]) -> Iterator[Operation]:
             if (cls is not None and of_class is None) or method not in _allowed(view, wanted):
                 continue
             plan = None if routes is None else plan_of(view, marks_of(view), path, routes)
-            decorated = _is_decorated(view, of_class, getattr(cls, "dispatch", None))
-            yield Operation(method, path, _covers(plan, method) or decorated)
+            yield Operation.under(method, path, ("middleware", plan), view, of_class, getattr(cls, "dispatch", None))
 
 
 def _allowed(view: Any, wanted: set[str]) -> Iterable[str]:
