@@ -7,6 +7,7 @@
 //! rules of HTTP.
 
 mod arguments;
+mod console;
 mod exit;
 mod export;
 mod find;
@@ -110,7 +111,7 @@ impl Program {
         let read = command
             .try_get_matches_from_mut([first].into_iter().chain(arguments))
             .and_then(|matches| Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command)));
-        let arguments = match read {
+        let mut arguments = match read {
             Ok(arguments) => arguments,
             Err(error) => {
                 let text = error.render().to_string();
@@ -119,6 +120,9 @@ impl Program {
                 return if is_asked_for { Exit::Done } else { Exit::Usage };
             }
         };
+        if let Command::Console { store: url @ Some(_), .. } = &mut arguments.command {
+            arguments.url = url.take();
+        }
         if let Command::Completions { shell } = arguments.command {
             return ended(streams.print(&completions(shell, command, &self.name)).map_err(Into::into), &mut streams);
         }
@@ -174,6 +178,7 @@ impl Run {
             Command::Stats { limit } => stats::stats(self, limit).await?,
             Command::Watch { interval, count, limit } => watch::watch(self, interval, count, limit).await?,
             Command::Export { which, show_body } => export::export(self, &which, show_body).await?,
+            Command::Console { port, bind, .. } => console::console(self, bind, port).await?,
             Command::Completions { .. } => {}
         }
         Ok(Exit::Done)

@@ -39,6 +39,8 @@ use crate::http::Answer;
 
 #[cfg(feature = "axum")]
 pub use self::axum::router;
+#[cfg(feature = "cli")]
+pub(crate) use guard::is_equal;
 use page::{Message, Site};
 pub use request::{MAX_BODY, Request};
 
@@ -99,8 +101,13 @@ impl Console {
 
     /// What somebody gets who may not see the page: 403, and nothing of what is stored.
     pub fn forbidden(request: &Request<'_>) -> Answer {
+        Self::refuse(request, "You are not known as one.")
+    }
+
+    /// What somebody gets who may not see the page, and why.
+    pub(crate) fn refuse(request: &Request<'_>, why: &str) -> Answer {
         let site = Site::of(request);
-        let mut answer = page::file(request).unwrap_or_else(|| Message::forbidden(&site));
+        let mut answer = page::file(request).unwrap_or_else(|| Message::forbidden(&site, why));
         guard::protect(&mut answer, &site);
         answer
     }

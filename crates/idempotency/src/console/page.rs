@@ -98,8 +98,8 @@ impl<'a> Message<'a> {
         Self::answer(site, 404, "There is no such record", words)
     }
 
-    pub(super) fn forbidden(site: &'a Site) -> Answer {
-        Self::answer(site, 403, "This page is for operators", "You are not known as one.")
+    pub(super) fn forbidden(site: &'a Site, why: &'a str) -> Answer {
+        Self::answer(site, 403, "This page is for operators", why)
     }
 
     pub(super) fn only_looks(site: &'a Site) -> Answer {

@@ -47,7 +47,7 @@ impl<'a> Request<'a> {
     }
 
     /// The only header of this name; `None` where it is not text, or came twice.
-    pub(super) fn header(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
         let mut found = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
         match (found.next(), found.next()) {
             (Some((_, value)), None) => std::str::from_utf8(value).ok(),
@@ -56,7 +56,7 @@ impl<'a> Request<'a> {
     }
 
     /// A cookie; over HTTP/2 they may come in several headers.
-    pub(super) fn cookie(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn cookie(&self, name: &str) -> Option<&'a str> {
         let headers = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(b"cookie"));
         let cookies =
             headers.filter_map(|(_, value)| std::str::from_utf8(value).ok()).flat_map(|value| value.split(';'));
