@@ -23,12 +23,14 @@ ARROWS: dict[str, set[str]] = {
     "flow": {"http", "function", "calls", "value", "boundary"},
     "transactions": {"flow", "calls", "boundary"},
     "bare_get": {"boundary"},
+    "console": {"stores", "boundary"},
 }
 
 #: Of the core: a part, and what it may import of it. What is not named is the pure core, which knows none of these.
 PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
     "tower": {"decide", "engine", "fingerprint", "http", "key"},
+    "console": {"clock", "decide", "engine", "error", "fingerprint", "http", "key", "record", "result_tags", "store", "words"},
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
     "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
     "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
@@ -53,7 +55,8 @@ ROOMS: dict[str, set[str]] = {
     "asgi": _SHARED,
     "fastapi": {*_SHARED, "asgi"},
     "flask": _SHARED,
-    "django": _SHARED,
+    "django": {*_SHARED, "console"},
+    "console": {"_native", "backends"},
     "celery": _SHARED,
     "transactions": {"_calls", "_frameworks", "_native", "_options", "_values", "exceptions"},
     "testing": {*_SHARED, "", "asgi", "django", "flask"},

@@ -56,7 +56,8 @@ pub(super) struct Story<'a> {
     fence: u64,
     began: String,
     age: String,
-    lease: String,
+    /// While it is claimed.
+    lease: Option<String>,
     lease_length: String,
     ttl: String,
     after_crash: &'static str,
@@ -85,7 +86,7 @@ impl<'a> Story<'a> {
             fence: record.fence,
             began: words::time(record.fence),
             age: find::age(record.fence),
-            lease: find::lease(held, now),
+            lease: (record.state == State::InFlight).then(|| find::lease(held, now)),
             lease_length: words::duration(record.lease),
             ttl: words::duration(record.ttl),
             after_crash: match record.after_crash {
