@@ -54,7 +54,7 @@ lab-mutants: $(VENV)/.test servers
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app
 
-FEATURES := functions serde http tower axum memory sqlite redis redis-tls postgres postgres-tls conformance
+FEATURES := functions serde http tower axum memory sqlite redis redis-tls postgres postgres-tls cli conformance
 
 check: $(VENV)/.test $(VENV)/.check build core-lines
 	cargo fmt --check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from pyidempotent import IdempotencyUnknown, attempt, idempotent
+from pyidempotent import IdempotencyError, IdempotencyUnknown, attempt, idempotent
 from pyidempotent.backends import Answer, Backend, open_backend
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.backends.redis import RedisBackend
@@ -182,6 +183,37 @@ def test_an_operator_names_a_record_by_its_id(backend: Backend) -> None:
             backend.get(id=bad)
     with pytest.raises(ValueError, match="limit must be a number of 1 or more"):
         backend.unfinished(0)
+
+
+def test_records_are_listed_page_by_page(backend: Backend) -> None:
+    for number in range(25):
+        with attempt(backend, key=str(number), name="w") as work:
+            work.result = "x" * number
+    with attempt(backend, key="running", name="w"):
+        found, pages, after = {}, 0, None
+        while True:
+            page = backend.records(states=["completed"], limit=10, after=after)
+            found |= {record.label: record for record in page.records}
+            pages, after = pages + 1, page.next
+            if after is None:
+                break
+        assert set(found) == {f"w {number}" for number in range(25)}
+        assert pages <= 4
+        (running,) = backend.records(states=["in flight"]).records
+    assert (running.label, running.state, running.result) == ("w running", "in flight", b"")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    for record in found.values():
+        assert record.ttl_left is not None
+        assert 0 < record.ttl_left <= 86400
+        assert abs(now - record.begun) < datetime.timedelta(minutes=5)
+    sizes = [found[f"w {number}"].size for number in (11, 24)]
+    assert None not in sizes
+    assert sizes[1] - sizes[0] == 13  # type: ignore[operator]
+    with pytest.raises(ValueError, match="there is no state 'done'"):
+        backend.records(states=["done"])
+    with pytest.raises(IdempotencyError, match="store can't be reached") as told:
+        backend.records(after="nowhere")
+    assert "is no place in a list of this store" in str(told.value.__cause__)
 
 
 def test_redis_restarted_between_two_calls() -> None:

@@ -105,6 +105,10 @@ def test_more_records_than_a_page(place: Place) -> None:
         work(number)
     assert labels(place("export")) == sorted(f"many {number}" for number in range(1200))
     assert len(place("list", "--state", "completed", "--limit", "1100", "--json").documents) == 1100
+    terminal = Terminal("stats", *place.options, url=place.url)
+    assert terminal.end() == 0
+    assert "records looked at" in terminal.shown, "a person hears how far it is"
+    assert "looked at" not in place("stats").err
 
 
 def test_an_answer_is_shown_without_its_body(place: Place) -> None:
@@ -222,7 +226,7 @@ def test_a_user_who_may_do_little_can_list(redis_server: RedisServer) -> None:
     url = redis_server.url.replace("://", f"://{user}:word@")
     listed = pyidempotent("list", "--state", "completed", "--prefix", prefix, url=url)
     assert (listed.code, "shop.charge order-7" in listed.out) == (0, True), listed
-    ping = pyidempotent("ping", url=url)
+    ping = pyidempotent("ping", "--prefix", prefix, url=url)
     assert (ping.code, "INFO is not permitted" in ping.out) == (0, True), ping
 
 

@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "http": {"calls", "value", "boundary"},
     "flow": {"http", "function", "calls", "value", "boundary"},
     "transactions": {"flow", "calls", "boundary"},
+    "cli": {"stores", "boundary"},
     "bare_get": {"boundary"},
     "console": {"stores", "boundary"},
 }
@@ -29,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
 #: Of the core: a part, and what it may import of it. What is not named is the pure core, which knows none of these.
 PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
+    "cli": {"clock", "decide", "engine", "error", "http", "key", "record", "result_tags", "store", "stores"},
     "tower": {"decide", "engine", "fingerprint", "http", "key"},
     "console": {"clock", "decide", "engine", "error", "fingerprint", "http", "key", "record", "result_tags", "store", "words"},
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
@@ -61,6 +63,8 @@ ROOMS: dict[str, set[str]] = {
     "transactions": {"_calls", "_frameworks", "_native", "_options", "_values", "exceptions"},
     "testing": {*_SHARED, "", "asgi", "django", "flask"},
     "_pytest_plugin": {"testing"},
+    "cli": {"_http", "backends", "testing"},
+    "__main__": {"cli"},
     "": {"_calls", "_lifecycle", "_native", "_values", "exceptions", "transactions"},
 }
 
