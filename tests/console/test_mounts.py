@@ -142,7 +142,27 @@ def test_an_allow_that_answers_something_else_lets_nobody_in() -> None:
         client.send("GET", "/")
 
 
-VALUES = [None, True, False, 0, 1, -1, 127, 128, -128, -129, 255, 2**31, -(2**63), 2**63 - 1, 2**64 - 1, 0.5, -1.5e-9, "", "é"]
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    127,
+    128,
+    -128,
+    -129,
+    255,
+    2**31,
+    -(2**63),
+    2**63 - 1,
+    2**64 - 1,
+    0.5,
+    -1.5e-9,
+    "",
+    "é",
+]
 
 
 @pytest.mark.parametrize("value", [*VALUES, VALUES, {"a": VALUES, "": {}, "é": [[]]}], ids=repr)

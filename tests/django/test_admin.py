@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.contrib import admin
-from django.contrib.auth.models import Permission
 from django.test import Client, override_settings
 from django.urls import path
 
 from clients import new_key
 from django_client import site
-from django_site import User
+from django_site import Permission, User
 from pyidempotent import attempt
 from pyidempotent.backends import Backend
 from pyidempotent.backends.memory import MemoryBackend
+
+from django.contrib import admin  # isort: skip  # django_site has set Django up
 
 __all__ = ["site"]
 

@@ -1,8 +1,7 @@
-"""The operator's page, mounted in an application: what is in flight, lapsed, unknown and done; and an end for what only a
-person can decide.
+"""The operator's page, mounted in an application.
 
-`app` is the page for ASGI, `wsgi` for WSGI. Django's admin shows it by itself: see `pyidempotent.django`. Who may see it
-is the application's to say::
+It shows what is in flight, lapsed, unknown and done, and lets a person end what nobody else can. `app` is the page for
+ASGI, `wsgi` for WSGI; Django's admin shows it by itself. Who may see it is the application's to say::
 
     from pyidempotent import console
 

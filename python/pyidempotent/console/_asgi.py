@@ -21,9 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Operator = str | bool | None
 
 
-def app(
-    backend: Backend | str, *, allow: Callable[[Scope], Operator | Awaitable[Operator]] | None = None
-) -> App:
+def app(backend: Backend | str, *, allow: Callable[[Scope], Operator | Awaitable[Operator]] | None = None) -> App:
     """The operator's page as an ASGI application, to be mounted where it shall stand. It runs on asyncio.
 
     Parameters:

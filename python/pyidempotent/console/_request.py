@@ -43,8 +43,8 @@ def checked(name: str, allow: Callable[..., Any] | None, asks: str) -> Callable[
     if callable(allow):
         return allow
     raise TypeError(
-        f"{name}() shows who asked for what, and lets people change it: say who may, by allow=, a callable that gets the "
-        f"{asks} and returns the operator's name (or True), or False for everybody else"
+        f"{name}() shows what was asked for, and lets people change it: say who may, by allow=, a callable that gets "
+        f"the {asks} and returns the operator's name (or True), or False for everybody else"
     )
 
 

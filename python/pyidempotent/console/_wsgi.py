@@ -21,8 +21,8 @@ def wsgi(backend: Backend | str, *, allow: Callable[[Environ], str | bool | None
 
     Parameters:
         backend: whose records it shows, or its URL.
-        allow: gets the request's environ and returns the operator's name, which is logged with what they change; or True;
-            or False for everybody else, who get a 403. It must be given.
+        allow: gets the request's environ and returns the operator's name, which is logged with what they change; or
+            True; or False for everybody else, who get a 403. It must be given.
 
     Raises:
         TypeError: without ``allow``, or where there is no such backend.

@@ -21,12 +21,12 @@ __all__ = ["RecordAdmin"]
 
 @admin.register(Record)
 class RecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The page, for staff with the permission to view idempotency keys; to resolve and release with the one to change them."""
+    """The page: for staff who may view idempotency keys; who may change them may resolve and release."""
 
     def get_urls(self) -> list[Any]:
         """All that is below the entry in the admin's index."""
         # The page's forms have a token of their own, and an idempotency key has no business with them.
-        view = idempotency_exempt(csrf_exempt(self.admin_site.admin_view(self._page)))
+        view = idempotency_exempt(self.admin_site.admin_view(csrf_exempt(self._page)))
         name = "pyidempotent_record_changelist"
         return [path("", view, name=name), path("<path:below>", view)]
 

@@ -11,6 +11,8 @@ class Record(models.Model):
     """A record of an idempotency key, so that there are permissions to see and to change them."""
 
     class Meta:
+        """No table, and no permission to add or to delete."""
+
         managed = False
         app_label = "pyidempotent"
         verbose_name = "idempotency key"

@@ -10,7 +10,8 @@ use ::http::header::{HeaderName, HeaderValue};
 use ::http::request::Parts;
 use ::http::{StatusCode, Uri};
 
-use super::{Console, MAX_BODY, Request};
+use super::request::{MAX_BODY, Request};
+use super::serving::Console;
 use crate::engine::Idempotency;
 use crate::http::Answer;
 

@@ -2,12 +2,8 @@
 
 use super::page::Site;
 use super::request::{MAX_BODY, Request};
-use crate::fingerprint::{Digest, hex};
+use super::session::COOKIE;
 use crate::http::Answer;
-use crate::record::Token;
-
-/// The cookie that forms belong to.
-pub(super) const COOKIE: &str = "idempotency-console";
 
 /// No script and no style but the page's own files; shown in no frame; its forms go to itself.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -24,29 +20,6 @@ const HEADERS: [(&str, &str); 8] = [
     ("cache-control", "no-store"),
     ("x-robots-tag", "noindex"),
 ];
-
-/// A browser's session, made anew for one that has none.
-#[derive(Clone, Debug)]
-pub(super) struct Session {
-    id: String,
-    is_new: bool,
-}
-
-impl Session {
-    pub(super) fn of(request: &Request<'_>) -> Self {
-        let is_id = |id: &&str| id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
-        match request.cookie(COOKIE).filter(is_id) {
-            Some(id) => Self { id: id.to_owned(), is_new: false },
-            None => Self { id: hex(&Token::random().0), is_new: true },
-        }
-    }
-
-    /// What its forms carry: only who can read the cookie or the form knows it.
-    pub(super) fn token(&self, who: Option<&str>) -> String {
-        let digest = Digest::new("idempotency console form 1").part(self.id.as_bytes()).option(who.map(str::as_bytes));
-        hex(&digest.finish()[..16])
-    }
-}
 
 pub(super) fn protect(answer: &mut Answer, site: &Site) {
     let mut add = |name: &str, value: &str| answer.headers.push((name.into(), value.into()));

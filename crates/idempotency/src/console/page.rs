@@ -2,8 +2,8 @@
 
 use askama::Template;
 
-use super::guard::Session;
 use super::request::Request;
+use super::session::Session;
 use crate::error::StoreError;
 use crate::http::Answer;
 
