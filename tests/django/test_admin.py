@@ -6,8 +6,11 @@ import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from django.conf import settings
+from django.core.management import call_command
 from django.test import Client, override_settings
 from django.urls import path
 
@@ -22,18 +25,33 @@ from django.contrib import admin  # isort: skip  # django_site has set Django up
 
 __all__ = ["site"]
 
-urlpatterns = [path("admin/", admin.site.urls)]
-
 PAGE = "/admin/pyidempotent/record/"
 OWN: Any = {"sec-fetch-site": "same-origin"}
 
 
 @pytest.fixture
 def backend(site: None) -> Iterator[Backend]:
-    admin.autodiscover()
+    """The backend of a project with an admin."""
     backend = MemoryBackend()
-    with override_settings(ROOT_URLCONF=__name__, PYIDEMPOTENT={"BACKEND": backend}):
-        yield backend
+    context = [
+        "django.contrib.auth.context_processors.auth",
+        "django.contrib.messages.context_processors.messages",
+        "django.template.context_processors.request",
+    ]
+    templates = {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {"context_processors": context},
+    }
+    with override_settings(
+        INSTALLED_APPS=[*settings.INSTALLED_APPS, "django.contrib.messages", "django.contrib.admin"],
+        MIDDLEWARE=[*settings.MIDDLEWARE, "django.contrib.messages.middleware.MessageMiddleware"],
+        TEMPLATES=[templates],
+        PYIDEMPOTENT={"BACKEND": backend},
+    ):
+        call_command("migrate", verbosity=0)
+        with override_settings(ROOT_URLCONF=(path("admin/", admin.site.urls),)):
+            yield backend
 
 
 def client_of(*permissions: str, is_staff: bool = True) -> Client:
@@ -55,7 +73,8 @@ def left_unknown(backend: Backend) -> str:
 def release(client: Client, id: str) -> Any:
     page = client.get(f"{PAGE}record/{id}").content.decode()
     fields = {name: "".join(re.findall(f'name="{name}" value="(.*?)"', page)[:1]) for name in ("token", "fence")}
-    return client.post(f"{PAGE}record/{id}/release", {**fields, "reason": "no such charge"}, headers=OWN)
+    form = urlencode({**fields, "reason": "no such charge"})
+    return client.post(f"{PAGE}record/{id}/release", form, "application/x-www-form-urlencoded", headers=OWN)
 
 
 def test_who_may_change_finds_it_in_the_index_and_decides(backend: Backend) -> None:

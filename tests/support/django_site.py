@@ -34,8 +34,6 @@ settings.configure(
         "django.contrib.contenttypes",
         "django.contrib.auth",
         "django.contrib.sessions",
-        "django.contrib.messages",
-        "django.contrib.admin",
         "rest_framework",
         "pyidempotent.django",
     ],
@@ -44,22 +42,14 @@ settings.configure(
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.middleware.csrf.CsrfViewMiddleware",
         "django.contrib.auth.middleware.AuthenticationMiddleware",
-        "django.contrib.messages.middleware.MessageMiddleware",
         OURS,
     ],
     TEMPLATES=[
         {
             "BACKEND": "django.template.backends.django.DjangoTemplates",
             "OPTIONS": {
-                "loaders": [
-                    ("django.template.loaders.locmem.Loader", {"paid.html": "paid by {{ user }}: {{ n }}"}),
-                    "django.template.loaders.app_directories.Loader",
-                ],
-                "context_processors": [
-                    "django.contrib.auth.context_processors.auth",
-                    "django.contrib.messages.context_processors.messages",
-                    "django.template.context_processors.request",
-                ],
+                "loaders": [("django.template.loaders.locmem.Loader", {"paid.html": "paid by {{ user }}: {{ n }}"})],
+                "context_processors": ["django.contrib.auth.context_processors.auth"],
             },
         }
     ],

@@ -55,5 +55,8 @@ class RecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
         response = HttpResponse(body, status=status)
         for name, value in headers:
-            response[name.decode("latin-1")] = value.decode("latin-1")
+            if name == b"set-cookie":
+                response.cookies.load(value.decode("latin-1"))
+            else:
+                response[name.decode("latin-1")] = value.decode("latin-1")
         return response

@@ -21,12 +21,13 @@ const HEADERS: [(&str, &str); 8] = [
     ("x-robots-tag", "noindex"),
 ];
 
-pub(super) fn protect(answer: &mut Answer, site: &Site) {
+/// - `keeps`: whether the browser gets a session, if it has none.
+pub(super) fn protect(answer: &mut Answer, site: &Site, keeps: bool) {
     let mut add = |name: &str, value: &str| answer.headers.push((name.into(), value.into()));
     for (name, value) in HEADERS {
         add(name, value);
     }
-    if site.session.is_new {
+    if keeps && site.session.is_new {
         let path = if site.mount.is_empty() { "/" } else { &site.mount };
         let secure = if site.is_secure { "; Secure" } else { "" };
         add("set-cookie", &format!("{COOKIE}={}; Path={path}; HttpOnly; SameSite=Strict{secure}", site.session.id));

@@ -30,7 +30,7 @@ impl Console {
                 answer
             }
         };
-        guard::protect(&mut answer, &site);
+        guard::protect(&mut answer, &site, true);
         if request.method == "HEAD" {
             answer.body.clear();
         }
@@ -70,7 +70,7 @@ impl Console {
     pub(crate) fn refuse(request: &Request<'_>, why: &str) -> Answer {
         let site = Site::of(request);
         let mut answer = page::file(request).unwrap_or_else(|| Message::forbidden(&site, why));
-        guard::protect(&mut answer, &site);
+        guard::protect(&mut answer, &site, false);
         answer
     }
 }
