@@ -13,8 +13,10 @@ use idempotency::http::{Answer, Replay, store_answer};
 use idempotency::stores::MemoryStore;
 use idempotency::{AfterCrash, Fingerprint, Idempotency, Key, Operation, Options, Scope, StorageKey};
 
-const FORM: (&[u8], &[u8]) = (b"content-type", b"application/x-www-form-urlencoded");
-const OWN: (&[u8], &[u8]) = (b"sec-fetch-site", b"same-origin");
+type Header = (&'static [u8], &'static [u8]);
+
+const FORM: Header = (b"content-type", b"application/x-www-form-urlencoded");
+const OWN: Header = (b"sec-fetch-site", b"same-origin");
 
 struct Page {
     console: Console,
@@ -36,7 +38,7 @@ impl Page {
         let scope = Scope { namespace: "", operation, caller: None };
         let call = Call::new(&scope, &Key::new(key).unwrap(), Fingerprint([0; 32]));
         let engine = self.engine.with_options(Options::new().after_crash(AfterCrash::Refuse)).unwrap();
-        let Begun::Run(mut attempt) = engine.begin(&call).await.unwrap() else { panic!("the key is free") };
+        let Begun::Run(attempt) = engine.begin(&call).await.unwrap() else { panic!("the key is free") };
         match end {
             Some(end) => drop(attempt.settle(end).await),
             // It goes on while the test lasts.
@@ -196,7 +198,7 @@ async fn a_form_of_another_s_changes_nothing() {
     let (token, fence) = page.form(&key).await;
     let (path, body) = (format!("/record/{key}/release"), format!("token={token}&fence={fence}&reason=mine"));
     let foreign = body.replace(&token, &"0".repeat(token.len()));
-    let refused: &[(&str, &[(&[u8], &[u8])])] = &[
+    let refused: &[(&str, &[Header])] = &[
         (&body, &[FORM]),
         (&body, &[FORM, (b"sec-fetch-site", b"cross-site")]),
         (&body, &[FORM, (b"sec-fetch-site", b"same-site")]),
