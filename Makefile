@@ -54,7 +54,7 @@ lab-mutants: $(VENV)/.test servers
 example: $(VENV)/.demo build
 	$(BIN)/python -m uvicorn --app-dir examples orders:app
 
-FEATURES := functions serde http tower axum memory sqlite redis redis-tls postgres postgres-tls sqlx metrics cli seal conformance
+FEATURES := functions serde http tower axum memory sqlite redis redis-tls postgres postgres-tls sqlx metrics cli console seal conformance
 
 check: $(VENV)/.test $(VENV)/.check build core-lines
 	cargo fmt --check
@@ -131,6 +131,7 @@ servers:
 		{ $(SUDO) apt-get update -qq && $(INSTALL) redis-server redis-tools; }
 	@test -n "$$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" && command -v psql >/dev/null || \
 		{ $(SUDO) apt-get update -qq && $(INSTALL) postgresql; }
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(INSTALL) chromium; }
 	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { $(SUDO) apt-get update -qq && $(INSTALL) pgbouncer; }
 
 wrk:

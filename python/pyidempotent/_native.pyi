@@ -14,6 +14,7 @@ from pyidempotent._calls.function import Function
 from pyidempotent._http.routes import Plan as RoutePlan
 from pyidempotent._options import Site as CallSite
 from pyidempotent._values.binding import Selector
+from pyidempotent.console._request import ConsoleRequest
 from pyidempotent.exceptions import IdempotencyError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Backend",
     "Capture",
     "Completion",
+    "Console",
     "CurrentAttempt",
     "Engine",
     "Event",
@@ -131,6 +133,19 @@ class Backend:
     @property
     def kind(self) -> str:
         """What kind of store it is, as events and metrics call it."""
+
+_ConsoleAnswer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+@final
+class Console:
+    """The operator's page over a backend."""
+
+    MAX_BODY: ClassVar[int]
+    """The most bytes of a form."""
+
+    def __new__(cls, backend: Backend) -> Self: ...
+    def answer(self, request: ConsoleRequest) -> _ConsoleAnswer: ...
+    def answer_later(self, request: ConsoleRequest) -> asyncio.Future[_ConsoleAnswer]: ...
 
 def command_line(
     arguments: list[str],

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pages
+from clients import Local, LocalWsgi
 from pyidempotent.backends import Seal
 from pyidempotent.backends.custom import Step
 from pyidempotent.backends.redis import RedisBackend
@@ -19,6 +22,7 @@ from servers import PostgresServer, RedisServer
 EXECUTED = {
     "backends",
     "celery",
+    "console",
     "consumers",
     "django",
     "events",
@@ -111,3 +115,18 @@ def test_celery(redis_server: RedisServer) -> None:
     assert type(page.refund.apply(("order-7", 43)).result).__name__ == "IdempotencyConflict"
     assert page.ship.apply(("order-7",), retries=0).get() == "shipped in try 0"
     assert page.ship.apply(("order-7",), retries=1).get() == "shipped in try 0"
+
+
+def test_console(redis_server: RedisServer) -> None:
+    page = pages.run("console", redis_server.url)
+    user = types.SimpleNamespace(roles=["operator"], display_name="Ann")
+
+    async def authenticated(scope: Any, receive: Any, send: Any) -> None:
+        named = dict(scope["headers"]).get(b"x-user") == b"ann"
+        await page.app({**scope, "user": user if named else None}, receive, send)
+
+    for app, named in ((Local(authenticated), {"x-user": "ann"}), (LocalWsgi(page.shop), {"x-operator": "Ann"})):
+        shown = app.post("/ops/idempotency/records", method="GET", headers=named)
+        assert shown.status_code == 200
+        assert ">Ann</span>" in shown.text
+        assert app.post("/ops/idempotency/records", method="GET").status_code == 403

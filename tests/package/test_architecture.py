@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "cli": {"stores", "boundary"},
     "transactions": {"flow", "calls", "stores", "boundary"},
     "bare_get": {"boundary"},
+    "console": {"stores", "boundary"},
 }
 
 #: Of the core: a part, and what it may import of it. What is not named is the pure core, which knows none of these.
@@ -32,7 +33,37 @@ PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
     "events": {"error", "http", "key", "process"},
     "tower": {"decide", "engine", "events", "fingerprint", "http", "key"},
-    "cli": {"clock", "decide", "engine", "error", "http", "key", "record", "result_tags", "seal", "store", "stores"},
+    "cli": {
+        *(
+            "clock",
+            "console",
+            "decide",
+            "engine",
+            "error",
+            "fingerprint",
+            "http",
+            "key",
+            "record",
+            "result_tags",
+            "store",
+        ),
+        *("seal", "stores", "words"),
+    },
+    "console": {
+        *(
+            "clock",
+            "decide",
+            "engine",
+            "error",
+            "fingerprint",
+            "http",
+            "key",
+            "record",
+            "result_tags",
+            "store",
+            "words",
+        ),
+    },
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
     "engine": {
         "clock",
@@ -81,7 +112,8 @@ ROOMS: dict[str, set[str]] = {
     "asgi": _SHARED,
     "fastapi": {*_SHARED, "asgi"},
     "flask": _SHARED,
-    "django": _SHARED,
+    "django": {*_SHARED, "console"},
+    "console": {"_native", "backends"},
     "celery": _SHARED,
     "transactions": {"_calls", "_frameworks", "_native", "_options", "_values", "exceptions"},
     "testing": {*_SHARED, "", "asgi", "django", "flask"},

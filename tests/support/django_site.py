@@ -61,10 +61,10 @@ settings.configure(
 )
 django.setup()
 
-from django.contrib.auth.models import User  # noqa: E402  # Django is set up first
+from django.contrib.auth.models import Permission, User  # noqa: E402  # Django is set up first
 from django.db import connection, connections  # noqa: E402
 
-__all__ = ["User", "connections"]
+__all__ = ["Permission", "User", "connections"]
 
 #: What ran: one entry for each run of a view.
 RUNS: list[str] = []

@@ -35,6 +35,8 @@ pub mod cli;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "console")]
+pub mod console;
 pub mod decide;
 pub mod engine;
 mod error;
@@ -57,6 +59,8 @@ pub mod stores;
 #[cfg(feature = "tower")]
 pub mod tower;
 pub mod transactions;
+#[cfg(any(feature = "cli", feature = "console"))]
+mod words;
 
 pub use decide::{Decision, decide};
 pub use engine::{CurrentAttempt, Idempotency, Options, OptionsError};

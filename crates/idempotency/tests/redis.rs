@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::Redis;
 use common::place::{KEY, LIMIT, Tuned, attempt, begun, call, claimed, complete, redis_engine, redis_store, replayed};
+use common::warnings::Warnings;
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Resolution};
 use idempotency::engine::{Begun, Settled, Verdict};
@@ -221,29 +222,6 @@ async fn what_nobody_waits_for_is_unsubscribed() {
     assert!((1..=2).contains(&channels.lines().count()), "{channels}");
 }
 
-/// Keeps the words of warnings.
-#[derive(Clone, Default)]
-struct Warnings(Arc<std::sync::Mutex<String>>);
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        let words = self.0.clone();
-        event.record(&mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| {
-            words.lock().unwrap().push_str(&format!("{value:?}\n"));
-        });
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[tokio::test]
 async fn a_server_that_may_drop_claims_is_warned_about() {
     for (policy, warned) in [("allkeys-lru", true), ("volatile-ttl", true), ("noeviction", false)] {
@@ -251,7 +229,7 @@ async fn a_server_that_may_drop_claims_is_warned_about() {
         let warnings = Warnings::default();
         let _here = tracing::subscriber::set_default(warnings.clone()); // the test's runtime is this one thread
         begun(&redis_engine(&server.url()), &call(1)).await.settle(complete("kept")).await;
-        let words = warnings.0.lock().unwrap().clone();
+        let words = warnings.words();
         assert_eq!(words.contains(policy) && words.contains("noeviction"), warned, "{policy}: {words}");
     }
 }

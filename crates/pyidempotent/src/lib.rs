@@ -6,6 +6,7 @@ mod bare_get;
 mod boundary;
 mod calls;
 mod cli;
+mod console;
 mod events;
 mod flow;
 mod function;
@@ -36,6 +37,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     boundary::logging::install();
     module.add_class::<stores::backend::Backend>()?;
     module.add_class::<stores::seal::Seal>()?;
+    module.add_class::<console::Console>()?;
     module.add_class::<calls::engine::Engine>()?;
     module.add_class::<calls::site::Site>()?;
     module.add_class::<function::plan::Plan>()?;

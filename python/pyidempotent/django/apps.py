@@ -13,6 +13,7 @@ class PyidempotentConfig(AppConfig):
     name = "pyidempotent.django"
     label = "pyidempotent"
     verbose_name = "Idempotency keys"
+    default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         """Called by Django when every application is there."""

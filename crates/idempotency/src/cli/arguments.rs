@@ -1,5 +1,7 @@
 //! The command line, as clap reads it.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::seen::Standing;
@@ -104,6 +106,18 @@ pub(super) enum Command {
         /// With the bodies of stored answers, and the values of functions
         #[arg(long)]
         show_body: bool,
+    },
+    /// Serves the operator's page on this machine, until it is stopped
+    Console {
+        /// The store, in place of --url
+        #[arg(value_name = "URL")]
+        store: Option<String>,
+        /// The port; 0: any that is free
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        /// The address, one of this machine's own
+        #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+        bind: IpAddr,
     },
     /// Writes the completions of a shell
     Completions {

@@ -7,6 +7,7 @@
 //! rules of HTTP.
 
 mod arguments;
+mod console;
 mod exit;
 mod export;
 mod find;
@@ -19,7 +20,6 @@ mod seen;
 mod settle;
 mod stats;
 mod watch;
-mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ use crate::result_tags::JSON;
 use crate::seal::{self, Sealed};
 use crate::store::Store;
 use crate::stores::{self, RedisOptions, RedisStore};
+use crate::words;
 
 use arguments::{Arguments, Command, Shell};
 pub use exit::Exit;
@@ -111,7 +112,7 @@ impl Program {
         let read = command
             .try_get_matches_from_mut([first].into_iter().chain(arguments))
             .and_then(|matches| Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command)));
-        let arguments = match read {
+        let mut arguments = match read {
             Ok(arguments) => arguments,
             Err(error) => {
                 let text = error.render().to_string();
@@ -120,6 +121,9 @@ impl Program {
                 return if is_asked_for { Exit::Done } else { Exit::Usage };
             }
         };
+        if let Command::Console { store: url @ Some(_), .. } = &mut arguments.command {
+            arguments.url = url.take();
+        }
         if let Command::Completions { shell } = arguments.command {
             return ended(streams.print(&completions(shell, command, &self.name)).map_err(Into::into), &mut streams);
         }
@@ -179,6 +183,7 @@ impl Run {
             Command::Stats { limit } => stats::stats(self, limit).await?,
             Command::Watch { interval, count, limit } => watch::watch(self, interval, count, limit).await?,
             Command::Export { which, show_body } => export::export(self, &which, show_body).await?,
+            Command::Console { port, bind, .. } => console::console(self, bind, port).await?,
             Command::Completions { .. } => {}
         }
         Ok(Exit::Done)

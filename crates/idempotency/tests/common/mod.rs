@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod place;
 pub mod postgres;
+pub mod warnings;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};

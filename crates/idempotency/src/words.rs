@@ -5,7 +5,7 @@ use crate::record::Micros;
 const SECOND: Micros = 1_000_000;
 
 /// The two largest units of a duration: `3m 12s`.
-pub(super) fn duration(micros: Micros) -> String {
+pub(crate) fn duration(micros: Micros) -> String {
     let seconds = micros / SECOND;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -18,7 +18,8 @@ pub(super) fn duration(micros: Micros) -> String {
 }
 
 /// Reads `90`, `90s`, `10m`, `2h`, `1d` or `500ms`.
-pub(super) fn read_duration(text: &str) -> Result<Micros, String> {
+#[cfg(feature = "cli")]
+pub(crate) fn read_duration(text: &str) -> Result<Micros, String> {
     let digits = text.len() - text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.').len();
     let (number, unit) = text.split_at(digits);
     let unit = match unit {
@@ -34,7 +35,7 @@ pub(super) fn read_duration(text: &str) -> Result<Micros, String> {
 }
 
 /// `512 B`, `1.5 kB`, `2.0 MB`.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let mut amount = bytes as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if amount < 1000.0 {
@@ -46,7 +47,8 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// With commas: `1,234,567`.
-pub(super) fn count(number: u64) -> String {
+#[cfg(feature = "cli")]
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let parts: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().map(|part| std::str::from_utf8(part).unwrap_or("")).collect();
@@ -54,7 +56,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// A point in time as RFC 3339 has it, in UTC.
-pub(super) fn time(at: Micros) -> String {
+pub(crate) fn time(at: Micros) -> String {
     let (seconds, micros) = (at / SECOND, at % SECOND);
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     // Days since 1 March of the year 0, in eras of 400 years (Howard Hinnant, "chrono-compatible low-level date algorithms").
@@ -70,7 +72,7 @@ pub(super) fn time(at: Micros) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 mod tests {
     use super::*;
 
