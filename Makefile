@@ -133,6 +133,7 @@ servers:
 		{ $(SUDO) apt-get update -qq && $(INSTALL) postgresql; }
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(INSTALL) chromium; }
 	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { $(SUDO) apt-get update -qq && $(INSTALL) pgbouncer; }
+	@command -v promtool >/dev/null || { $(SUDO) apt-get update -qq && $(INSTALL) prometheus; }
 
 wrk:
 	@command -v wrk >/dev/null || { $(SUDO) apt-get update -qq && $(INSTALL) wrk; }
