@@ -41,6 +41,12 @@ pub fn generation() -> u32 {
 #[derive(Debug)]
 pub struct PerProcess<T: 'static>(AtomicPtr<(u32, T)>);
 
+impl<T: Default + Sync> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Default + Sync> PerProcess<T> {
     /// None is made yet.
     pub const fn new() -> Self {

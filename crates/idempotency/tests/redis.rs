@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::Redis;
@@ -11,7 +10,7 @@ use common::warnings::Warnings;
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Resolution};
 use idempotency::engine::{Begun, Settled, Verdict};
-use idempotency::store::{Claimed, Store};
+use idempotency::store::Store;
 use idempotency::stores::{RedisOptions, RedisStore};
 use idempotency::{AfterCrash, Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind};
 

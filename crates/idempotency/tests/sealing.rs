@@ -10,7 +10,7 @@ use idempotency::decide::{Claim, Held, Resolution};
 use idempotency::engine::{Begun, Call, Settled, Verdict};
 use idempotency::form::RecordForm;
 use idempotency::seal::{SealKeys, Sealed};
-use idempotency::store::{Claimed, Completed, Reply};
+use idempotency::store::{Claimed, Completed, Listing, Reply};
 use idempotency::stores::MemoryStore;
 use idempotency::{
     AfterCrash, Fingerprint, Idempotency, Record, State, StorageKey, Store, StoreError, StoreErrorKind, Token, hex,
@@ -257,9 +257,13 @@ mod every_store {
     async fn operators_see_what_was_hidden(place: Place) {
         let engine = sealed(&place, hidden(&[1])).after_crash(AfterCrash::Refuse);
         begun(&engine, &call(1)).await.settle(Verdict::Hold).await;
-        let [listed] = &engine.unfinished(10).await.unwrap()[..] else { panic!("one is unknown") };
+        let [listed] = &engine.list(&Listing::unfinished()).await.unwrap().records[..] else {
+            panic!("one is unknown")
+        };
         assert_eq!((listed.key, &*listed.held.record.label), (call(1).key, "test"));
-        let [bare] = &place.store().unfinished(10).await.unwrap()[..] else { panic!("one is unknown") };
+        let [bare] = &place.store().list(&Listing::unfinished()).await.unwrap().records[..] else {
+            panic!("one is unknown")
+        };
         assert!(bare.held.record.label.starts_with("sealed "));
         let fence = listed.held.record.fence;
         // Without the key it can be freed, and not be answered.

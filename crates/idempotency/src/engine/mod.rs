@@ -152,10 +152,13 @@ impl Idempotency {
     /// Where the store fails: nothing ran.
     pub async fn begin(&self, call: &Call) -> Result<Begun, StoreError> {
         let begun = self.begin_untold(call).await;
-        match &begun {
-            Ok(begun) => begun.what().map(|what| self.say(call, what)),
-            Err(error) => Some(self.say(call, What::Unavailable { error: error.kind() })),
+        let what = match &begun {
+            Ok(begun) => begun.what(),
+            Err(error) => Some(What::Unavailable { error: error.kind() }),
         };
+        if let Some(what) = what {
+            self.say(call, what);
+        }
         begun
     }
 

@@ -152,8 +152,8 @@ fn look_now(py: Python<'_>) {
     let Ok(level) = level else { return };
     log::set_max_level(match level {
         ..=10 => LevelFilter::Debug,
-        ..=20 => LevelFilter::Info,
-        ..=30 => LevelFilter::Warn,
+        11..=20 => LevelFilter::Info,
+        21..=30 => LevelFilter::Warn,
         _ => LevelFilter::Error,
     });
 }

@@ -184,7 +184,6 @@ impl Backend {
     /// Records in Redis. `replicas` and `aof`, where given, win over the URL's; `credentials` is a callable that returns who logs in, with what errors call it.
     #[staticmethod]
     #[pyo3(signature = (url, prefix, time_limit, replicas=None, aof=None, credentials=None, seal=None))]
-    #[expect(clippy::too_many_arguments, reason = "one caller passes what it has read")]
     fn redis(
         url: &str,
         prefix: String,
