@@ -42,6 +42,7 @@ __all__ = [
     "__version__",
     "abandon",
     "authorization_caller",
+    "command_line",
     "decode",
     "drain",
     "encode",
@@ -125,10 +126,10 @@ def command_line(
     arguments: list[str],
     name: str,
     encode: Callable[[str], bytes],
-    backend: Backend | None = None,
-    namespace: str = "",
-    others: list[tuple[str, str]] = [],
-    files: tuple[object, object] | None = None,
+    backend: Backend | None,
+    namespace: str,
+    others: list[tuple[str, str]],
+    files: tuple[object, object] | None,
 ) -> int: ...
 
 @final

@@ -211,9 +211,8 @@ def test_records_are_listed_page_by_page(backend: Backend) -> None:
     assert sizes[1] - sizes[0] == 13  # type: ignore[operator]
     with pytest.raises(ValueError, match="there is no state 'done'"):
         backend.records(states=["done"])
-    with pytest.raises(IdempotencyError, match="store can't be reached") as told:
+    with pytest.raises(IdempotencyError, match="is no place in a list of this store"):
         backend.records(after="nowhere")
-    assert "is no place in a list of this store" in str(told.value.__cause__)
 
 
 def test_redis_restarted_between_two_calls() -> None:

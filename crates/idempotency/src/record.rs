@@ -118,10 +118,10 @@ pub enum RecordError {
 const HEAD: usize = 4 + 2 + 16 + 16 + 8 + 8 + 32 + 2;
 const LABEL_MAX: usize = 200;
 
-/// All of a wire form but its result is in so many bytes.
-pub(crate) const HEAD_MAX: usize = HEAD + LABEL_MAX;
-
 impl Record {
+    /// So many first bytes of a wire form have all of it but the result.
+    pub const HEAD_MAX: usize = HEAD + LABEL_MAX;
+
     /// The wire form, the same in every store and language:
     ///
     /// | bytes | what |
@@ -184,8 +184,11 @@ impl Record {
         Self::decode_fields(rest).ok_or(RecordError::Damaged)
     }
 
-    /// Reads all but the result from a wire form, of which [`HEAD_MAX`] bytes are enough.
-    pub(crate) fn decode_head(bytes: &[u8]) -> Result<Self, RecordError> {
+    /// Reads all but the result, for a list: of a wire form, or of its first [`Record::HEAD_MAX`] bytes.
+    ///
+    /// # Errors
+    /// Where the bytes are no record.
+    pub fn decode_head(bytes: &[u8]) -> Result<Self, RecordError> {
         Ok(Self { result: Arc::default(), ..Self::decode(bytes)? })
     }
 

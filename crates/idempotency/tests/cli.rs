@@ -188,7 +188,7 @@ async fn shells_are_told_the_commands() {
     assert!(help.out.contains("Exit codes: 0 done"), "{}", help.out);
 }
 
-/// A store whose clock is an hour behind.
+/// A store whose clock is a good hour behind.
 struct Behind(MemoryStore);
 
 impl Store for Behind {
@@ -212,7 +212,7 @@ impl Store for Behind {
     }
     fn health(&self) -> Reply<'_, Health> {
         let mut health = Health::new("Behind", "1");
-        health.clock = Some(wall_clock() - 3_600_000_000);
+        health.clock = Some(wall_clock() - 3_630_000_000);
         Box::pin(async { Ok(health) })
     }
 }

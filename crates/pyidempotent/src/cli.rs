@@ -42,7 +42,7 @@ impl Write for TextFile {
 /// - `others`: commands that somebody else runs, and what they do.
 /// - `files`: where to write, in place of the process's own streams.
 #[pyfunction]
-#[pyo3(signature = (arguments, name, encode, backend=None, namespace=String::new(), others=vec![], files=None))]
+#[pyo3(signature = (arguments, name, encode, backend, namespace, others, files))]
 #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
 pub fn command_line(
     py: Python<'_>,

@@ -5,7 +5,7 @@ use super::{PostgresStore, now, parameters, unexpected};
 use crate::decide::Held;
 use crate::error::StoreError;
 use crate::key::StorageKey;
-use crate::record::{HEAD_MAX, Record};
+use crate::record::Record;
 use crate::store::{Cursor, Health, Listed, Listing, Page};
 
 impl PostgresStore {
@@ -13,7 +13,7 @@ impl PostgresStore {
     pub(super) async fn page(&self, listing: &Listing) -> Result<Page, StoreError> {
         let after = listing.after.as_ref().map(Cursor::key).transpose()?.map(|key| key.0.to_vec());
         let states: Vec<u8> = listing.states.iter().map(|state| state.letter()).collect();
-        let (head, most) = (HEAD_MAX as i32, i64::try_from(listing.most).unwrap_or(i64::MAX));
+        let (head, most) = (Record::HEAD_MAX as i32, i64::try_from(listing.most).unwrap_or(i64::MAX));
         let connection = self.upkeep().await?;
         let values: Parameters<'_> = parameters![head => INT4, after => BYTEA, states => BYTEA, most => INT8];
         let rows = self.pool.rows(&connection, Which::Other, &self.pool.statements.list, values).await?;

@@ -10,7 +10,7 @@ use super::route::Used;
 use super::{RedisStore, held, unexpected};
 use crate::error::StoreError;
 use crate::key::StorageKey;
-use crate::record::{HEAD_MAX, Record};
+use crate::record::Record;
 use crate::store::{Cursor, Listed, Listing, Page, Store};
 
 const LOOK: &str = include_str!("look.lua");
@@ -121,7 +121,7 @@ impl RedisStore {
         looks.cmd("SCRIPT").arg("LOAD").arg(LOOK);
         let look = Script::new(LOOK);
         for (name, _) in &keys {
-            looks.cmd("EVALSHA").arg(look.get_hash()).arg(1).arg(name).arg(&states[..]).arg(HEAD_MAX);
+            looks.cmd("EVALSHA").arg(look.get_hash()).arg(1).arg(name).arg(&states[..]).arg(Record::HEAD_MAX);
         }
         let used = Used::default();
         let answers = self

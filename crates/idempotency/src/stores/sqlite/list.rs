@@ -6,7 +6,7 @@ use super::file::File;
 use crate::clock::wall_clock;
 use crate::error::StoreError;
 use crate::key::StorageKey;
-use crate::record::{HEAD_MAX, Record};
+use crate::record::Record;
 use crate::store::{Cursor, Health, Listed, Listing, Page};
 
 impl File {
@@ -22,7 +22,7 @@ impl File {
             )?;
             let now = self.lease_clock();
             let most = i64::try_from(listing.most).unwrap_or(i64::MAX);
-            let rows = statement.query_map(params![HEAD_MAX as i64, after, states, most], |row| {
+            let rows = statement.query_map(params![Record::HEAD_MAX as i64, after, states, most], |row| {
                 let key = StorageKey(row.get(0)?);
                 let size = row.get::<_, i64>(5)?.unsigned_abs() as usize;
                 Ok(self.look(row, &key, 1, Record::decode_head)?.map(|(held, left)| Listed {
