@@ -247,7 +247,7 @@ class PostgresServer(Server):
     def start(self) -> None:
         super().start()
         deadline = time.monotonic() + STARTUP
-        while "ready to accept connections" not in self.output():
+        while "database system is ready to accept" not in self.output():  # a standby: "read-only connections"
             if time.monotonic() > deadline:
                 raise RuntimeError(f"Postgres is not ready after {STARTUP} s:\n{self.output()}")
             time.sleep(0.02)  # nothing tells when another process is ready

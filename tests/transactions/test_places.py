@@ -144,6 +144,7 @@ def test_on_a_standby(kind: str, database: str, standby: PostgresServer) -> None
             ):
                 pytest.fail("it ran")
             assert "nothing ran" in str(refused.value)
+            assert "standby" in str(refused.value)
             assert lane.run(replica, "SELECT balance FROM accounts WHERE name = 'alice'") == [(100,)]
             with lane.block(replica, key="done") as op:
                 assert op.replayed

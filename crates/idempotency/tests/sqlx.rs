@@ -44,7 +44,9 @@ async fn transfer(idem: &Idempotency, tx: &mut Transaction<'_, OfSqlx>, test: &s
         }
         InTx::Run(open) => {
             let insert = query("INSERT INTO transfers VALUES ($1, $2)").persistent(false).bind(test).bind(key);
-            insert.execute(&mut **tx).await.unwrap();
+            if insert.execute(&mut **tx).await.is_err() {
+                return Err(Error::InFlight { retry_after: Duration::ZERO }); // 40001: it is sent again
+            }
             open.complete(tx, format!("{key} sent")).await.map(|_| true)
         }
     }

@@ -116,7 +116,9 @@ async fn transfer(tx: &Transaction<'_>, test: &str, key: &str) -> Result<bool, E
             Ok(false)
         }
         InTx::Run(open) => {
-            tx.execute("INSERT INTO transfers VALUES ($1, $2)", &[&test, &key]).await.unwrap();
+            if tx.execute("INSERT INTO transfers VALUES ($1, $2)", &[&test, &key]).await.is_err() {
+                return Err(Error::InFlight { retry_after: Duration::ZERO }); // 40001: it is sent again
+            }
             open.complete(tx, format!("{key} sent")).await.map(|_| true)
         }
     }

@@ -236,8 +236,8 @@ class _Sealing(TypedDict, total=False):
 
 class _InDatabase(TypedDict, total=False):
     schema: Annotated[str, Option("idempotency", checks.schema_name)]
-    """The schema of Postgres that the table and the functions are in, by default ``idempotency``; the ``schema=`` of
-    `PostgresBackend`. On SQLite it means nothing.
+    """The schema of Postgres that the table and the functions are in, by default ``"idempotency"``; the ``schema=``
+    of `PostgresBackend`. On SQLite it means nothing.
     """
 
 

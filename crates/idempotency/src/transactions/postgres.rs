@@ -134,7 +134,13 @@ impl InTransaction {
             ("busy", ..) => in_flight(self.lease),
             ("stale", ..) => Next::Stale,
             ("failed", .., Value::Text(failure)) => {
-                return Err(StoreError::new(StoreErrorKind::NotExecuted, format!("the claim failed: {failure}")));
+                let advice = if failure.starts_with("25006") {
+                    "; it is a standby, or the transaction may only read: connect to the primary"
+                } else {
+                    ""
+                };
+                let words = format!("the claim failed, and nothing ran: {failure}{advice}");
+                return Err(StoreError::new(StoreErrorKind::NotExecuted, words));
             }
             _ => return Err(unexpected()),
         })
@@ -151,6 +157,7 @@ impl InTransaction {
 ///
 /// # Errors
 /// [`StoreErrorKind::Setup`] for a name that a schema can't have.
+#[cfg(feature = "postgres")]
 pub(crate) fn in_schema(sql: &str, schema: &str) -> Result<String, StoreError> {
     check_schema(schema)?;
     Ok(renamed(sql, schema))
