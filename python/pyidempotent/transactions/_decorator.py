@@ -124,9 +124,7 @@ class _Run:
         if fingerprint is None:
             fingerprint = call.fingerprint_of((yield asks(read, call.body())))
         asked = (key, call.operation(), call.caller(), fingerprint)
-        claim = Claim(
-            connection, self.engine, *asked, retry_after=self.retry_after, schema=self.schema, seal=self.seal
-        )
+        claim = Claim(connection, self.engine, *asked, retry_after=self.retry_after, schema=self.schema, seal=self.seal)
         own, begins = claim.connection, not claim.connection.is_held
         # What a dependency has read or written before is not ours to undo where nothing ran.
         undoes = begins and not own.is_begun
