@@ -19,6 +19,23 @@ from pyidempotent.backends.postgres import PostgresBackend
 from pyidempotent.backends.redis import RedisBackend
 from pyidempotent.backends.sqlite import SqliteBackend
 
+
+def process(pid: int | None = None) -> int:
+    """A number that no other process of this machine has had since it was started: pids come again.
+
+    Parameters:
+        pid: the process's, by default this one's.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    pid = pid or os.getpid()
+    with open(f"/proc/{pid}/stat") as file:
+        # Its name, in brackets, may have spaces; the start, in ticks of the clock, is the 20th word after it.
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    return ticks * 2**22 + pid
+
+
 #: The processes, this one and those it was forked from, whose pauses are noticed.
 _watched: set[int] = set()
 
@@ -80,11 +97,11 @@ def take(file: int, call: dict[str, Any], lease: float) -> None:
         _watched.add(os.getpid())
 
         def notice(began: float, ended: float) -> None:
-            write(file, "paused", os.getpid(), began, ended)
+            write(file, "paused", process(), began, ended)
 
         threading.Thread(target=notice_pauses, args=(lease, notice), daemon=True).start()
     who = (call["operation"], call["caller"], call["key"], call["payload"], call["policy"])
-    write(file, "took", call["number"], *who, os.getpid(), time.monotonic())
+    write(file, "took", call["number"], *who, process(), time.monotonic())
 
 
 def outcome(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from celery import Celery, signals
 
-from lab.bodies import Failed, begin, die, end, open_effects, outcome, store, take, write
+from lab.bodies import Failed, begin, die, end, open_effects, outcome, process, store, take, write
 from pyidempotent.celery import idempotent_task
 
 OPTIONS = json.loads(os.environ["LAB_OPTIONS"])
@@ -29,7 +29,8 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
-    worker_prefetch_multiplier=1,
+    # What a killed process had counts against this for ten seconds.
+    worker_prefetch_multiplier=4,
     worker_enable_remote_control=False,
     worker_send_task_events=False,
 )
@@ -53,12 +54,12 @@ def make(operation: str, policy: Literal["rerun", "refuse"]) -> None:
     @app.task(base=base, name=f"{operation}-{policy}")  # type: ignore[untyped-decorator]
     def run(key: str, caller: str, payload: str, call: dict[str, Any]) -> int:
         if this["fate"] == "dies first":
-            die(effects, os.getpid())
+            die(effects, process())
         begin(effects, this)
         time.sleep(this["work"])
         is_to_raise = end(effects, this)
         if this["fate"] == "dies last":
-            die(effects, os.getpid())
+            die(effects, process())
         if is_to_raise:
             raise Failed
         number: int = this["number"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import Flask, Request, request
 
-from lab.bodies import Failed, begin, die, end, open_effects, store, take
+from lab.bodies import Failed, begin, die, end, open_effects, process, store, take
 from pyidempotent.flask import Idempotency
 
 OPTIONS = json.loads(os.environ["LAB_OPTIONS"])
@@ -42,12 +42,12 @@ def run(policy: str, operation: str) -> str:
     """The body: works for as long as it was told, and answers with the number of its call."""
     call = json.loads(request.headers["X-Call"])
     if call["fate"] == "dies first":
-        die(effects, os.getpid())
+        die(effects, process())
     begin(effects, call)
     time.sleep(call["work"])
     is_to_raise = end(effects, call)
     if call["fate"] == "dies last":
-        die(effects, os.getpid())
+        die(effects, process())
     if is_to_raise:
         raise Failed
     return str(call["number"])

@@ -25,6 +25,7 @@ from typing import Any
 from celery import Celery
 
 from lab import ROOT
+from lab.bodies import process
 from lab.checker import Broken
 from lab.history import Call, Fault, History, Identity
 from lab.places import Place
@@ -113,6 +114,9 @@ class Storm:
 
     # What a kind of fleet says
 
+    #: Between two kills, in seconds: from, to.
+    pauses = (0.3, 1.0)
+
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
         """Starts the fleet, and ends it."""
@@ -195,16 +199,17 @@ class Storm:
         return {**who, "work": wanted.work, "fate": fate}
 
     def _kill(self) -> None:
-        while not self.over.wait(self.fault_dice.uniform(0.3, 1.0)):
+        while not self.over.wait(self.fault_dice.uniform(*self.pauses)):
             if workers := self.workers():
                 self.kill(self.fault_dice.choice(workers))
 
     def kill(self, pid: int) -> None:
         """As ``kill -9``."""
         at = time.monotonic()
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it has just died
+            number = process(pid)
             os.kill(pid, signal.SIGKILL)
-            self.history.faults.append(Fault("killed", pid, at, at))
+            self.history.faults.append(Fault("killed", number, at, at))
 
 
 class GunicornStorm(Storm):
@@ -261,8 +266,10 @@ def outcome_of(status: int, body: bytes) -> str:
 class CeleryStorm(Storm):
     """Messages to a Celery worker with four processes; now and then all of it is killed."""
 
-    #: Of the worker, the share of kills that hit all of it.
-    WHOLE = 0.1
+    # Celery gives a process's place to another one at once, and its message back after ten seconds.
+    pauses = (0.5, 2.0)
+    #: The share of kills that hit the whole worker.
+    WHOLE = 0.2
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
@@ -273,8 +280,8 @@ class CeleryStorm(Storm):
             self.client = stack.enter_context(Celery("lab", broker=self.options["broker"]))
             self.client.conf.task_ignore_result = True
             self.wanted: dict[Identity, Wanted] = {}
-            #: The processes of this worker that have had a message.
-            self.seen: set[int] = set()
+            #: The processes of this worker that have had a message: their numbers, by their pids.
+            self.seen: dict[int, int] = {}
             self.is_ended = threading.Event()
             reader = threading.Thread(target=self._read)
             reader.start()
@@ -309,7 +316,7 @@ class CeleryStorm(Storm):
         """Kills a process of the pool, or the whole worker, which is started again."""
         if self.fault_dice.random() >= self.WHOLE:
             super().kill(pid)
-            self.seen.discard(pid)
+            self.seen.pop(pid, None)
             return
         self._kill_all()
         self._start()
@@ -319,7 +326,7 @@ class CeleryStorm(Storm):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.worker.pid, signal.SIGKILL)
         self.worker.wait()
-        self.history.faults += [Fault("killed", pid, at, at) for pid in self.seen]
+        self.history.faults += [Fault("killed", number, at, at) for number in self.seen.values()]
         self.seen.clear()
 
     def ask(self, wanted: Wanted, payload: str, fate: str) -> None:
@@ -340,7 +347,7 @@ class CeleryStorm(Storm):
                 for line in map(json.loads, whole):
                     if line[0] == "took":
                         taken[line[1]] = line
-                        self.seen.add(line[7])
+                        self.seen[line[7] % 2**22] = line[7]
                     elif line[0] == "answered":
                         _, _, operation, caller, key, payload, *_ = taken[line[1]]
                         if payload == "100":
