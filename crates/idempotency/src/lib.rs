@@ -45,6 +45,7 @@ mod key;
 pub mod process;
 mod record;
 pub mod result_tags;
+mod schema;
 pub mod step;
 pub mod store;
 pub mod stores;

@@ -9,9 +9,9 @@ use common::postgres::{PgBouncer, Postgres, fresh_schema};
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Resolution};
 use idempotency::engine::{Begun, Settled, Verdict};
-use idempotency::store::{Claimed, Store};
+use idempotency::store::Store;
 use idempotency::stores::{PostgresOptions, PostgresStore, postgres_schema};
-use idempotency::{Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind};
+use idempotency::{Idempotency, Record, State, StoreError, StoreErrorKind};
 
 fn store(url: &str) -> PostgresStore {
     PostgresStore::open(url).unwrap()

@@ -10,7 +10,7 @@ use common::place::{KEY, LIMIT, Tuned, attempt, begun, call, claimed, complete, 
 use idempotency::clock::wall_clock;
 use idempotency::decide::{Claim, Resolution};
 use idempotency::engine::{Begun, Settled, Verdict};
-use idempotency::store::{Claimed, Store};
+use idempotency::store::Store;
 use idempotency::stores::{RedisOptions, RedisStore};
 use idempotency::{AfterCrash, Idempotency, Record, State, StorageKey, StoreError, StoreErrorKind};
 

@@ -31,10 +31,9 @@ use crate::engine::{Begun, Call, Options};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, Record, State, Token};
+use crate::schema;
 
 pub use connection::{Connection, Outside};
-#[cfg(feature = "postgres")]
-pub(crate) use postgres::in_schema;
 
 /// What the connection is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +178,7 @@ impl InTransaction {
             lease,
             at: At::Start,
             dialect,
-            schema: Cow::Borrowed(postgres::SCHEMA),
+            schema: Cow::Borrowed(schema::SCHEMA),
             began: 0,
             has_ended: false,
             is_gone: false,
@@ -203,9 +202,9 @@ impl InTransaction {
     /// assert!(claim.sql.ends_with("FROM \"shop\".claim_in_transaction($1, $2, $3, $4, $5)"));
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
-    pub fn in_schema(mut self, schema: &str) -> Result<Self, StoreError> {
-        postgres::check_schema(schema)?;
-        self.schema = Cow::Owned(schema.to_owned());
+    pub fn in_schema(mut self, name: &str) -> Result<Self, StoreError> {
+        schema::check(name)?;
+        self.schema = Cow::Owned(name.to_owned());
         Ok(self)
     }
 
