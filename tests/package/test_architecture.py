@@ -79,7 +79,7 @@ PARTS: dict[str, set[str]] = {
         "store",
     },
     "seal": {"decide", "error", "fingerprint", "form", "key", "record", "result_tags", "store"},
-    "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
+    "stores": {"clock", "decide", "error", "key", "process", "record", "schema", "step", "store"},
     "transactions": {
         "clock",
         "decide",
@@ -90,6 +90,7 @@ PARTS: dict[str, set[str]] = {
         "key",
         "record",
         "result_tags",
+        "schema",
         "step",
     },
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},

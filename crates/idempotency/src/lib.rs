@@ -51,6 +51,7 @@ mod key;
 pub mod process;
 mod record;
 pub mod result_tags;
+mod schema;
 #[cfg(feature = "seal")]
 pub mod seal;
 pub mod step;

@@ -33,10 +33,9 @@ use crate::form::RecordForm;
 use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, Record, State, Token};
 use crate::result_tags::is_sealed;
+use crate::schema;
 
 pub use connection::{Connection, Outside};
-#[cfg(feature = "postgres")]
-pub(crate) use postgres::in_schema;
 
 /// What the connection is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +185,7 @@ impl InTransaction {
             lease,
             at: At::Start,
             dialect,
-            schema: Cow::Borrowed(postgres::SCHEMA),
+            schema: Cow::Borrowed(schema::SCHEMA),
             began: 0,
             has_ended: false,
             is_gone: false,
@@ -216,9 +215,9 @@ impl InTransaction {
     /// assert!(claim.sql.ends_with("FROM \"shop\".claim_in_transaction($1, $2, $3, $4, $5)"));
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
-    pub fn in_schema(mut self, schema: &str) -> Result<Self, StoreError> {
-        postgres::check_schema(schema)?;
-        self.schema = Cow::Owned(schema.to_owned());
+    pub fn in_schema(mut self, name: &str) -> Result<Self, StoreError> {
+        schema::check(name)?;
+        self.schema = Cow::Owned(name.to_owned());
         Ok(self)
     }
 

@@ -8,9 +8,7 @@ use crate::decide::{Decision, Held, decide};
 use crate::engine::Begun;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Micros, Record};
-
-/// The schema that the table and the functions are in, unless another is named.
-pub(super) const SCHEMA: &str = "idempotency";
+use crate::schema::{SCHEMA, renamed};
 
 /// How many lapsed claims in a row are taken over before the key is called busy.
 const TAKEOVERS: u32 = 4;
@@ -151,29 +149,4 @@ impl InTransaction {
         let sql: Cow<'static, str> = if self.schema == SCHEMA { sql.into() } else { renamed(sql, &self.schema).into() };
         Statement::new(sql, values)
     }
-}
-
-/// SQL as it is in the files, for another schema.
-///
-/// # Errors
-/// [`StoreErrorKind::Setup`] for a name that a schema can't have.
-#[cfg(feature = "postgres")]
-pub(crate) fn in_schema(sql: &str, schema: &str) -> Result<String, StoreError> {
-    check_schema(schema)?;
-    Ok(renamed(sql, schema))
-}
-
-pub(super) fn check_schema(schema: &str) -> Result<(), StoreError> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_plain) {
-        let words = format!("the schema {schema:?} can't be used; name it by 1 to 63 letters, digits and underscores");
-        return Err(StoreError::new(StoreErrorKind::Setup, words));
-    }
-    Ok(())
-}
-
-/// Quoted, the name may be a keyword.
-fn renamed(sql: &str, schema: &str) -> String {
-    let sql = sql.replace("SCHEMA IF NOT EXISTS idempotency;", &format!("SCHEMA IF NOT EXISTS \"{schema}\";"));
-    sql.replace("idempotency.", &format!("\"{schema}\"."))
 }

@@ -1,7 +1,7 @@
 //! The SQL, each statement in a file of its own, for the schema that it works in.
 
 use crate::error::StoreError;
-use crate::transactions::in_schema;
+use crate::schema::in_schema;
 
 /// The version of what `schema.sql` makes.
 pub(super) const VERSION: i32 = 1;
