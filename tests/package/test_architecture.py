@@ -31,8 +31,8 @@ PARTS: dict[str, set[str]] = {
     "tower": {"decide", "engine", "fingerprint", "http", "key"},
     "function": {"decide", "engine", "error", "fingerprint", "key", "process", "result_tags", "transactions"},
     "engine": {"clock", "decide", "error", "fingerprint", "key", "process", "record", "store"},
-    "stores": {"clock", "decide", "error", "key", "process", "record", "step", "store"},
-    "transactions": {"clock", "decide", "engine", "error", "fingerprint", "key", "record", "step"},
+    "stores": {"clock", "decide", "error", "key", "process", "record", "schema", "step", "store"},
+    "transactions": {"clock", "decide", "engine", "error", "fingerprint", "key", "record", "schema", "step"},
     "conformance": {"clock", "decide", "error", "fingerprint", "key", "record", "step", "store", "stores"},
 }
 
