@@ -1,4 +1,4 @@
-"""Every command of docs/cli.md is executed, and says what it is shown to say."""
+"""Every command of docs/cli.md and docs/operations.md is executed, and says what it is shown to say."""
 
 from __future__ import annotations
 
@@ -34,9 +34,31 @@ async def login(): ...
 """
 
 
-def blocks() -> list[str]:
-    text = (pages.DOCS / "cli.md").read_text()
-    return re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+def execute(page: str, url: str, folder: Path) -> int:
+    """Runs every command of a page on a store of the test's own; how many. Each prints what it is shown to print."""
+    path = f"{Path(sys.executable).parent}:{environment(None)['PATH']}"
+    ran = 0
+    for block in pages.commands(page):
+        before = ""
+        for line, shown in block:
+            command = line.replace("redis://localhost", url)
+            if command.startswith("export IDEMPOTENCY_URL"):
+                before = f"{command}\n"
+            done = subprocess.run(
+                ["bash", "-c", before + command],
+                env=environment(url, {"PATH": path}),
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 0, (line, done.stdout, done.stderr)
+            # Words that no run changes.
+            words = [word for word in shown.split() if re.fullmatch(r"[A-Za-z:/'-]+", word)]
+            said = (done.stdout + done.stderr).split()
+            assert [word for word in words if word not in said and word != "ago"] == [], (line, done.stdout)
+            ran += 1
+    return ran
 
 
 def unknown(backend: Backend, key: str, operation: str) -> None:
@@ -72,31 +94,19 @@ def test_the_page(tmp_path: Path) -> None:
         (paid,) = [found for found in backend.unfinished() if "order-8" in found.label]
         answer = Answer(201, [(b"content-type", b"application/json")], b'{"charged": 42}')
         assert backend.resolve(id=paid.id, fence=paid.fence, result=answer)
-        path = f"{Path(sys.executable).parent}:{environment(None)['PATH']}"
-        ran = 0
-        for block in blocks():
-            before = ""
-            for line, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
-                command = line.replace("redis://localhost", server.url)
-                if command.startswith("export IDEMPOTENCY_URL"):
-                    before = f"{command}\n"
-                done = subprocess.run(
-                    ["bash", "-c", before + command],
-                    env=environment(server.url, {"PATH": path}),
-                    cwd=tmp_path,
-                    capture_output=True,
-                    text=True,
-                    timeout=60,
-                )
-                assert done.returncode == 0, (line, done.stdout, done.stderr)
-                # Words that no run changes.
-                words = [word for word in shown.split() if re.fullmatch(r"[A-Za-z:/'-]+", word)]
-                said = (done.stdout + done.stderr).split()
-                assert [word for word in words if word not in said and word != "ago"] == [], (line, done.stdout)
-                ran += 1
-        assert ran >= 18
+        assert execute("cli", server.url, tmp_path) >= 18
         assert backend.get("order-7", operation="charge") is None
         resolved = backend.get("order-9", operation=("POST", "/pay"))
         assert resolved is not None
         assert resolved.answer is not None
         assert (resolved.answer.status, resolved.answer.body) == (201, b'{"charged": 42}')
+
+
+def test_operations(tmp_path: Path) -> None:
+    with RedisServer() as server:
+        backend = RedisBackend(server.url)
+        unknown(backend, "order-7", "charge")
+        unknown(backend, "order-8", "charge")
+        with attempt(backend, key="order-9", name="charge", lease=600.0):
+            assert execute("operations", server.url, tmp_path) >= 8
+        assert backend.get("order-7", operation="charge") is None

@@ -14,6 +14,12 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
+def commands(page: str) -> list[list[tuple[str, str]]]:
+    """The commands of each console block of a page, with what they are shown to print."""
+    found = re.findall(r"^```console\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    return [re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE) for text in found]
+
+
 def block(page: str, words: str) -> str:
     """The one block with these words."""
     (found,) = [text for text in blocks(page) if words in text]
