@@ -25,7 +25,7 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test test-matrix model lab lab-mutants check docs advisories fuzz fuzzer bench build apps servers wrk core-lines clean
+.PHONY: demo example test test-matrix model lab lab-mutants check docs sizes advisories fuzz fuzzer bench build apps servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
@@ -76,6 +76,10 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 docs: build
 	$(BIN)/python docs/write_options.py
 	$(BIN)/python docs/write_metrics.py
+
+# What a record takes on each store, as docs/operations.md has it.
+sizes: build servers
+	$(BIN)/python docs/write_sizes.py
 
 # Not in "check": what it says changes from day to day, and the database is not to be had from every network.
 advisories: $(VENV)/.check

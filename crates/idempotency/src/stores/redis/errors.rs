@@ -87,7 +87,12 @@ const REFUSALS: [(&str, StoreErrorKind, &str); 15] = [
 pub(super) fn error(source: RedisError, key: &str) -> Failed {
     let text = source.to_string();
     // Redis 6 wraps what a script's command answered ("... -MISCONF Redis is ..."); 7 hands it on.
-    let says = |code: &str| source.code() == Some(code) || text.split([' ', '-', ':']).any(|word| word == code);
+    let is_denied = text.contains("The user executing the script can't run this command");
+    let says = |code: &str| {
+        source.code() == Some(code)
+            || text.split([' ', '-', ':']).any(|word| word == code)
+            || code == "NOPERM" && is_denied // in a script, where Redis 7 has no code for it
+    };
     if says("WRONGTYPE") {
         let error = StoreError::foreign(key, RecordError::Foreign);
         return Failed { error, leaves_connection: false };
