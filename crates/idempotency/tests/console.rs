@@ -230,8 +230,8 @@ async fn a_form_of_another_s_changes_nothing() {
 #[tokio::test]
 async fn a_record_is_resolved_with_an_answer_and_a_reason_that_is_logged() {
     let (page, warnings) = (Page::new(), Warnings::default());
-    let _here = tracing::subscriber::set_default(warnings.clone()); // the test's runtime is this one thread
     let key = page.unknown().await;
+    let _here = tracing::subscriber::set_default(warnings.clone()); // the test's runtime is this one thread
     let (token, fence) = page.form(&key).await;
     let path = format!("/record/{key}/resolve");
     let form = format!("token={token}&fence={fence}&kind=answer&status=201&content_type=application/json&body=%7B%7D");

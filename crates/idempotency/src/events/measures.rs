@@ -131,10 +131,10 @@ impl Event {
     /// let (told, seen) = mpsc::channel();
     /// let observation = events::observe(move |event: &events::Event| event.measures(|measure| drop(told.send(measure))));
     /// let payments = Idempotency::new(stores::open("memory://")?);
-    /// payments.call("measured charge", "order-7")?.run(async |_| Ok::<_, std::io::Error>("receipt")).await?;
+    /// payments.call("measured charge", "order-7")?.run(async |_| Ok::<_, std::io::Error>("receipt".to_owned())).await?;
     /// assert!(events::flush(Duration::from_secs(5)));
     /// drop(observation);
-    /// let first = seen.iter().find(|measure| measure.labels().first() == Some(&"measured charge"));
+    /// let first = seen.try_iter().find(|measure| measure.labels().first() == Some(&"measured charge"));
     /// let first = first.unwrap();
     /// assert_eq!((first.metric.name, first.labels()[1], first.value), ("idempotency_calls", "claimed", 1.0));
     /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();

@@ -18,11 +18,11 @@
 //! });
 //! let payments = Idempotency::new(stores::open("memory://")?);
 //! for _ in 0..2 {
-//!     payments.call("example charge", "order-7")?.run(async |_| Ok::<_, std::io::Error>("receipt")).await?;
+//!     payments.call("example charge", "order-7")?.run(async |_| Ok::<_, std::io::Error>("receipt".to_owned())).await?;
 //! }
 //! events::flush(Duration::from_secs(5));
 //! drop(observation);
-//! let seen: Vec<_> = seen.iter().filter(|(_, operation)| operation.as_deref() == Some("example charge")).collect();
+//! let seen: Vec<_> = seen.try_iter().filter(|(_, operation)| operation.as_deref() == Some("example charge")).collect();
 //! let names: Vec<_> = seen.iter().map(|(name, _)| *name).filter(|name| *name != "store_operation").collect();
 //! assert_eq!(names, ["claimed", "completed", "replayed"]);
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
