@@ -25,10 +25,14 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo example test test-matrix model lab lab-mutants check docs sizes advisories fuzz fuzzer bench build apps servers wrk core-lines clean
+.PHONY: demo console example test test-matrix model lab lab-mutants check docs sizes advisories fuzz fuzzer bench build apps servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
+
+# The demo's shop for an operator: it crashes now and then, and its unknown payments wait to be resolved.
+console: $(VENV)/.test build
+	$(BIN)/python examples/console.py
 
 # The scenarios and the other tests run side by side: both mostly wait.
 test: $(VENV)/.test build apps servers

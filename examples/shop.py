@@ -13,9 +13,17 @@ app = FastAPI(title="Shop")
 backend = SqliteBackend(os.environ.get("SHOP_STORE", "idempotency.db"))
 ledger = Path(os.environ.get("SHOP_LEDGER", "ledger.txt"))
 
+if "SHOP_METRICS" in os.environ:  # pip install "pyidempotent[prometheus]"
+    from prometheus_client import make_asgi_app
+
+    from pyidempotent.instrumentation import prometheus
+
+    prometheus.install()
+    app.mount("/metrics", make_asgi_app())
+
 
 @app.post("/pay")
-@idempotent(backend=backend, ttl=24 * 3600, lease=5)
+@idempotent(backend=backend, ttl=24 * 3600, lease=5, after_crash=os.environ.get("SHOP_AFTER_CRASH", "rerun"))
 async def pay(request: Request, amount: int, bank_takes: float = 0):
     """Charges a card, at a bank that takes its time (in seconds)."""
     await asyncio.sleep(bank_takes)
