@@ -1,4 +1,4 @@
-"""`make console`, as a person uses it: an unknown payment is found and resolved from a shell; its repeat gets the result."""
+"""`make console`, as a person uses it: a payment becomes unknown and is resolved; its repeat gets the result."""
 
 from __future__ import annotations
 
