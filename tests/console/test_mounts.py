@@ -102,7 +102,7 @@ def test_an_operator_decides_and_says_why(kind: str, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING, "pyidempotent"):
         done = client.send("POST", f"/ops/record/{id}/resolve", data=fields, headers=OWN)
         assert (done.status_code, done.headers["location"]) == (303, f"/ops/record/{id}?did=resolve")
-        (line,) = until(lambda: [line for line in caplog.messages if "operator" in line])
+        (line,) = until(lambda: [line for line in caplog.messages if line.startswith("an operator")])
     assert line.startswith(f"an operator (ann) resolved the record [{id[:12]}]")
     assert "the bank has it" in line
     assert "s3cret" not in line

@@ -21,8 +21,8 @@ MakeLane = Callable[[], Lane]
 def database(postgres: PostgresServer) -> str:
     """The URL of Postgres, with one account and no keys."""
     with psycopg.connect(postgres.url) as connection:
+        connection.execute("DROP TABLE IF EXISTS accounts")  # others have a table of that name, too
         connection.execute(ACCOUNTS)
-        connection.execute("DELETE FROM accounts")
         connection.execute("DELETE FROM idempotency.records")
         connection.execute("INSERT INTO accounts VALUES ('alice', 100)")
     return postgres.url
