@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Protocol
 
+from pyidempotent._values.durations import seconds
 from pyidempotent.backends import Backend, StoredRecord, open_backend
 from pyidempotent.instrumentation._feed import every
 
@@ -28,18 +30,20 @@ class Watch:
 
     Parameters:
         backend: a backend or its URL.
-        seconds: how often.
+        pause: how often, in seconds.
         limit: how many unfinished records are looked at.
         ages: what takes the ages.
     """
 
-    def __init__(self, backend: Backend | str, seconds: float, limit: int, ages: Ages) -> None:
+    def __init__(self, backend: Backend | str, pause: float | timedelta, limit: int, ages: Ages) -> None:
+        if not (pause := seconds("every", pause)):
+            raise ValueError("every must be more than 0 seconds")
         self._backend = open_backend(backend) if isinstance(backend, str) else backend
         self._store = self._backend.native.kind
         self._limit = limit
         self._ages = ages
         self._stopped = threading.Event()
-        every(seconds, self.look, self._stopped, "idempotency-ages")
+        every(pause, self.look, self._stopped, "idempotency-ages")
 
     def look(self) -> None:
         """Looks once."""

@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._values.durations import seconds
 from pyidempotent.backends import Backend
 from pyidempotent.instrumentation._ages import Watch
 from pyidempotent.instrumentation._feed import Feed, Row
@@ -99,9 +98,7 @@ def watch(backend: Backend | str, every: float | timedelta = 60.0, limit: int = 
     with _lock:
         if _metrics is None:
             raise RuntimeError("call opentelemetry.install() before opentelemetry.watch()")
-        if not seconds("every", every):
-            raise ValueError("every must be more than 0 seconds")
-        _metrics.watches.append(Watch(backend, seconds("every", every), limit, _metrics))
+        _metrics.watches.append(Watch(backend, every, limit, _metrics))
 
 
 def flush() -> None:

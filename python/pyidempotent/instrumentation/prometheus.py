@@ -12,7 +12,6 @@ from datetime import timedelta
 from typing import Any
 
 from pyidempotent import _native
-from pyidempotent._values.durations import seconds
 from pyidempotent.backends import Backend
 from pyidempotent.instrumentation._ages import Watch
 from pyidempotent.instrumentation._feed import Feed, Row
@@ -83,9 +82,7 @@ def watch(backend: Backend | str, every: float | timedelta = 60.0, limit: int = 
     with _lock:
         if _installed is None:
             raise RuntimeError("call prometheus.install() before prometheus.watch()")
-        if not seconds("every", every):
-            raise ValueError("every must be more than 0 seconds")
-        _installed.watches.append(Watch(backend, seconds("every", every), limit, _installed))
+        _installed.watches.append(Watch(backend, every, limit, _installed))
 
 
 def flush() -> None:
