@@ -40,6 +40,13 @@ def test_a_process_does_not_take_over_from_itself(redis_server: RedisServer, wor
             may_end.wait(30)
             return order
 
+        def lead(order: str) -> None:
+            """Its claim may be late on a busy machine, and is asked for again."""
+            while not everyone_runs.broken:
+                with contextlib.suppress(IdempotencyProcessing, IdempotencyStoreUnavailable):
+                    charge(order)
+                    return
+
         def client(order: str) -> None:
             """Its first call was given up; it repeats until another one replays."""
             first.wait(20)
@@ -50,7 +57,7 @@ def test_a_process_does_not_take_over_from_itself(redis_server: RedisServer, wor
                     return
 
         first, stops = threading.Event(), threading.Event()
-        leaders = [threading.Thread(target=charge, args=(order,)) for order in orders]
+        leaders = [threading.Thread(target=lead, args=(order,)) for order in orders]
         clients = [threading.Thread(target=client, args=(order,)) for order in orders]
         for thread in leaders + clients:
             thread.start()
