@@ -51,7 +51,7 @@ def make(operation: str, policy: Literal["rerun", "refuse"]) -> None:
         after_crash=policy,
     )
 
-    @app.task(base=base, name=f"{operation}-{policy}")  # type: ignore[untyped-decorator]
+    @app.task(base=base, name=f"{operation}-{policy}")  # type: ignore[untyped-decorator]  # Celery has no types
     def run(key: str, caller: str, payload: str, call: dict[str, Any]) -> int:
         if this["fate"] == "dies first":
             die(effects, process())
@@ -72,7 +72,7 @@ make("refund", "rerun")
 make("refund", "refuse")
 
 
-@signals.task_prerun.connect  # type: ignore[untyped-decorator]
+@signals.task_prerun.connect  # type: ignore[untyped-decorator]  # Celery has no types
 def takes(sender: Any, kwargs: dict[str, Any], **_: Any) -> None:
     """A delivery begins. One that comes again does not die by its own hand once more."""
     this.clear()
@@ -82,7 +82,7 @@ def takes(sender: Any, kwargs: dict[str, Any], **_: Any) -> None:
     take(effects, this, OPTIONS["lease"])
 
 
-@signals.task_postrun.connect  # type: ignore[untyped-decorator]
+@signals.task_postrun.connect  # type: ignore[untyped-decorator]  # Celery has no types
 def answered(retval: Any, **_: Any) -> None:
     """A delivery ends: with a value, with an error, or put back for a reason."""
     if isinstance(retval, BaseException):

@@ -30,7 +30,7 @@ def test_a_process_does_not_take_over_from_itself(redis_server: RedisServer, wor
     orders = [f"order-{number}" for number in range(20)]
     ran: Counter[str] = Counter()
     everyone_runs, may_end = threading.Barrier(len(orders) + 1), threading.Event()
-    with Proxy(redis_server.port) as proxy:
+    with Proxy(redis_server.port) as proxy, contextlib.ExitStack() as ends:
 
         @idempotent(RedisBackend(proxy.url, prefix=key(), time_limit=0.3), key="order", lease=lease, ttl=60)
         def charge(order: str) -> str:
@@ -57,6 +57,9 @@ def test_a_process_does_not_take_over_from_itself(redis_server: RedisServer, wor
                     return
 
         first, stops = threading.Event(), threading.Event()
+        # Whatever fails, no thread goes on beside the tests that follow.
+        for event in (stops, first, may_end):
+            ends.callback(event.set)
         leaders = [threading.Thread(target=lead, args=(order,)) for order in orders]
         clients = [threading.Thread(target=client, args=(order,)) for order in orders]
         for thread in leaders + clients:
