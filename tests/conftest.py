@@ -9,25 +9,33 @@ import pytest
 
 from fixtures import postgres, postgres_server, redis_server
 from modes import mode
-from pyidempotent.backends import Backend
+from pyidempotent.backends import Backend, open_backend
 from pyidempotent.backends.memory import MemoryBackend
-from pyidempotent.backends.postgres import PostgresBackend
 from pyidempotent.backends.redis import RedisBackend
-from pyidempotent.backends.sqlite import SqliteBackend
 from servers import PostgresServer, RedisServer
 
 __all__ = ["backend", "mode", "postgres", "postgres_server", "redis_server"]
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    """Each of the stores, empty."""
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of each of the stores; all but Redis are empty."""
     if request.param == "memory":
-        return MemoryBackend()
+        return "memory://"
     if request.param == "sqlite":
-        return SqliteBackend(tmp_path / "idempotency.db")
+        return f"sqlite:///{tmp_path}/idempotency.db"
     if request.param == "postgres":
         postgres: PostgresServer = request.getfixturevalue("postgres_server")
-        return PostgresBackend(postgres.new_url())
+        return postgres.new_url()
     server: RedisServer = request.getfixturevalue("redis_server")
-    return RedisBackend(server.url, prefix=f"{uuid.uuid4()}:")
+    return server.url
+
+
+@pytest.fixture
+def backend(store_url: str) -> Backend:
+    """Each of the stores, empty."""
+    if store_url == "memory://":
+        return MemoryBackend()
+    if store_url.startswith("redis:"):
+        return RedisBackend(store_url, prefix=f"{uuid.uuid4()}:")
+    return open_backend(store_url)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 
 
 def start(code: str, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -54,8 +53,3 @@ def line(process: subprocess.Popen[str]) -> str:
     """The next line that a program prints."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
-
-
-def descriptors() -> int:
-    """How many files this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
