@@ -1,8 +1,9 @@
 //! [`Totals`]: metrics, added up in Rust until Python takes them. A call costs no Python for it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idempotency::events::{self, METRICS, Measure, Metric, MetricKind, Observation, measure_dropped};
 use idempotency::process::PerProcess;
@@ -20,7 +21,25 @@ enum Total {
 /// are two rows, and add up all the same.
 type Place = (usize, [(usize, usize); 3]);
 
-type Sums = HashMap<Place, (Measure, Total)>;
+type Sums = HashMap<Place, (Measure, Total), BuildHasherDefault<PlaceHasher>>;
+
+/// Mixes the few numbers of a [`Place`], as rustc's own hash tables do: nobody outside of the process chooses them.
+#[derive(Default)]
+struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_usize((*byte).into()));
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.0 = (self.0.rotate_left(5) ^ number as u64).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
+}
 
 fn place(measure: &Measure) -> Place {
     let mut labels = [(0, 0); 3];
@@ -34,20 +53,24 @@ fn place(measure: &Measure) -> Place {
 struct Adding(&'static PerProcess<Mutex<Sums>>);
 
 impl Adding {
-    fn add(&self, measure: Measure) {
-        let mut sums = self.0.get().lock().unwrap_or_else(PoisonError::into_inner);
-        let metric = measure.metric;
-        let new = || match metric.kind {
-            MetricKind::Histogram => Total::Sizes(vec![0; metric.buckets.len() + 1], 0.0),
-            _ => Total::Sum(0.0),
-        };
-        let (_, total) = sums.entry(place(&measure)).or_insert_with(|| (measure, new()));
-        match total {
-            Total::Sum(sum) => *sum += measure.value,
-            Total::Sizes(counts, sum) => {
-                counts[metric.buckets.partition_point(|bound| *bound < measure.value)] += 1;
-                *sum += measure.value;
-            }
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        self.0.get().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds what changes.
+fn add(sums: &mut Sums, measure: Measure) {
+    let metric = measure.metric;
+    let new = || match metric.kind {
+        MetricKind::Histogram => Total::Sizes(vec![0; metric.buckets.len() + 1], 0.0),
+        _ => Total::Sum(0.0),
+    };
+    let (_, total) = sums.entry(place(&measure)).or_insert_with(|| (measure, new()));
+    match total {
+        Total::Sum(sum) => *sum += measure.value,
+        Total::Sizes(counts, sum) => {
+            counts[metric.buckets.partition_point(|bound| *bound < measure.value)] += 1;
+            *sum += measure.value;
         }
     }
 }
@@ -67,15 +90,20 @@ impl Totals {
         // There are few of them: one for each library that takes metrics.
         let adding = Arc::new(Adding(Box::leak(Box::new(PerProcess::new()))));
         let told = adding.clone();
-        let observation = events::observe(move |event: &events::Event| event.measures(|measure| told.add(measure)));
+        let observation = events::observe(move |event: &events::Event| {
+            let mut sums = told.sums();
+            event.measures(|measure| add(&mut sums, measure));
+        });
         Self { adding, dropped: AtomicU64::new(events::dropped()), observation: Mutex::new(Some(observation)) }
     }
 
     /// What has changed since the last time: the metric's name, the values of its labels, and what is to be added; for a
     /// histogram how many values each bucket got, and their sum.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        measure_dropped(&self.dropped).into_iter().for_each(|measure| self.adding.add(measure));
-        let taken = std::mem::take(&mut *self.adding.0.get().lock().unwrap_or_else(PoisonError::into_inner));
+        let mut sums = self.adding.sums();
+        measure_dropped(&self.dropped).into_iter().for_each(|measure| add(&mut sums, measure));
+        let taken = std::mem::take(&mut *sums);
+        drop(sums);
         let rows = PyList::empty(py);
         for (measure, total) in taken.into_values() {
             let (name, labels) = (measure.metric.name, PyTuple::new(py, measure.labels())?);
