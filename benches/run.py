@@ -43,11 +43,6 @@ NAMES = {
 
 #: Rows whose bar is missed, and why. A row that is missed and not here fails the run.
 KNOWN_MISSES: dict[str, str] = {
-    "Postgres, 64 concurrent, first": (
-        "A call is two durable commits, and on each of ten connections one commit follows the other. Tried on a busy "
-        "machine: 20 connections take a third less than 10, more take no less. Claims that share a transaction would "
-        "share its commit; that is not done"
-    ),
     "Redis, 1 at a time, replay": (
         "Between two calls one at a time every cache goes cold. The script takes the server 5 µs (a bare GET 0.3), "
         "and our side 10 to 12 µs of processor time beyond a bare GET's, which are 3 µs when warm. Tried: the flow in "

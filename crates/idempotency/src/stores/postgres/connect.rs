@@ -35,7 +35,7 @@ const NUMBER: &str = "idempotent.connection";
 pub(super) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// Which statement of the store's.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
     Claim,
     Renew,
@@ -291,10 +291,12 @@ async fn stream(Server { host, address, port }: &Server) -> io::Result<Wire> {
 
 async fn prepare(client: &Client, statements: &Statements) -> Result<[Statement; 5], Error> {
     const KEY: Type = Type::BYTEA;
+    const STEPS: [Type; 5] =
+        [Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY];
     let (claim, renew, complete, release, get) = tokio::try_join!(
-        client.prepare_typed(&statements.claim, &[KEY, Type::BYTEA, Type::INT8, Type::INT8, Type::BYTEA]),
+        client.prepare_typed(&statements.claim, &STEPS),
         client.prepare_typed(&statements.renew, &[KEY, Type::BYTEA, Type::INT8, Type::INT8]),
-        client.prepare_typed(&statements.complete, &[KEY, Type::BYTEA, Type::BYTEA, Type::INT8, Type::INT8]),
+        client.prepare_typed(&statements.complete, &STEPS),
         client.prepare_typed(&statements.release, &[KEY, Type::BYTEA]),
         client.prepare_typed(&statements.get, &[KEY]),
     )?;

@@ -118,14 +118,26 @@ pub(super) fn is_protocol_violation(error: &StoreError) -> bool {
     source.and_then(Error::code) == Some(&SqlState::PROTOCOL_VIOLATION)
 }
 
+/// Whether an error of a statement with many operations may be the fault of one of them, or of their number: the server's
+/// table of locks was full.
+pub(super) fn may_be_of_one(error: &StoreError) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<Error>());
+    error.kind() == Refused || source.and_then(Error::code) == Some(&SqlState::OUT_OF_MEMORY)
+}
+
 /// An operation took too long.
 pub(super) fn timed_out(limit: Duration) -> StoreError {
     StoreError::new(Unknown, format!("the Postgres server did not answer within {limit:?}"))
 }
 
-/// No connection could be had for all that time, so that nothing was executed.
+/// Who sent an operation can't tell what became of it.
+pub(super) fn runtime_ended() -> StoreError {
+    StoreError::new(Unknown, "the runtime of the task that sent this to the Postgres server has ended")
+}
+
+/// There was no connection, or no turn on one, for all that time, so that nothing was executed.
 pub(super) fn not_connected_within(limit: Duration) -> StoreError {
-    let message = format!("the Postgres server gave no connection within {limit:?}");
+    let message = format!("the Postgres server had no connection or no turn to give within {limit:?}");
     StoreError::new(NotExecuted, message)
 }
 

@@ -3,6 +3,7 @@
 mod channels;
 mod connect;
 mod errors;
+mod gathering;
 mod hints;
 mod list;
 mod options;
@@ -26,6 +27,7 @@ use crate::store::{Claimed, Completed, Health, Listing, Page, Reply, Store, Watc
 use crate::stores::anchor::Anchor;
 
 use connect::{Connection, For, Opening, Parameters, Which};
+use gathering::{Gathering, Step};
 use hints::Hints;
 pub use options::{PostgresOptions, PostgresTls};
 use pool::Pool;
@@ -34,8 +36,9 @@ pub use sql::postgres_schema;
 /// Records in PostgreSQL 13 or later: one row per record, one function call per operation, and the server's clock.
 ///
 /// The table and the functions are made by [`PostgresStore::create_table`], or by a migration with the SQL of
-/// [`postgres_schema`]; never by themselves. Each operation is one round trip and one transaction. A few connections are
-/// shared by all operations; behind a pooler that changes connections between transactions, as PgBouncer may, nothing
+/// [`postgres_schema`]; never by themselves. Each operation is one round trip and one transaction, which claims share with
+/// claims, and completions with completions, that come while others are under way. A few connections are shared by all
+/// operations; behind a pooler that changes connections between transactions, as PgBouncer may, nothing
 /// is prepared. A connection to a server that has become a standby is dropped.
 ///
 /// As durable as the server is set up to be: with `synchronous_commit = off`, or after a failover to a standby that
@@ -53,6 +56,8 @@ pub struct PostgresStore {
     pool: Arc<Pool>,
     hints: Hints,
     anchor: Arc<Anchor>,
+    claims: Arc<Gathering>,
+    completions: Arc<Gathering>,
 }
 
 // Without the address, which has a password.
@@ -117,7 +122,9 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreErrorKind::Setup`] for a schema's name that is not letters, digits and underscores.
     pub fn with_options(options: PostgresOptions) -> Result<Self, StoreError> {
-        Ok(Self { pool: Arc::new(Pool::new(options)?), hints: Hints::default(), anchor: Arc::default() })
+        let (hints, anchor) = Default::default();
+        let (claims, completions) = (Gathering::of(Which::Claim), Gathering::of(Which::Complete));
+        Ok(Self { pool: Arc::new(Pool::new(options)?), hints, anchor, claims, completions })
     }
 
     /// Makes what the store needs in the database, where it is not there or is of an earlier version: a schema, a table
@@ -152,12 +159,7 @@ impl PostgresStore {
                 Which::Release => self.pool.get_behind(key).await?,
                 _ => self.pool.get().await?,
             });
-            let sent = matches!(which, Which::Claim).then(|| self.pool.sends(key, connection));
-            let answer = self.pool.rows(connection, which, sql, values).await;
-            if let Some(sent) = sent {
-                sent.heard();
-            }
-            let rows = answer?;
+            let rows = self.pool.rows(connection, which, sql, values).await?;
             rows.into_iter().next().ok_or_else(|| StoreError::new(StoreErrorKind::Unknown, "a function has no answer"))
         };
         let answer = timeout(limit, work).await;
@@ -171,8 +173,6 @@ impl PostgresStore {
         }
     }
 
-    /// Runs an operation until no other transaction is at the key, or for as long as such ones last that are not the
-    /// user's.
     async fn run_freely(
         &self,
         key: &StorageKey,
@@ -180,17 +180,16 @@ impl PostgresStore {
         sql: &str,
         values: Parameters<'_>,
     ) -> Result<Row, StoreError> {
-        let mut pauses = PAUSES.iter();
-        loop {
-            let row = self.run(key, which, sql, values).await?;
-            if !matches!(row.get("outcome"), "busy" | "stale") {
-                return Ok(row);
-            }
-            match pauses.next() {
-                Some(pause) => sleep(*pause).await,
-                None => return Ok(row),
-            }
-        }
+        freely(|| self.run(key, which, sql, values)).await
+    }
+
+    async fn gathered(&self, gathering: &Arc<Gathering>, step: Step) -> Result<Row, StoreError> {
+        let step = Arc::new(step);
+        freely(|| {
+            self.anchor.hold(self.pool.options.time_limit);
+            gathering.ask(&self.pool, &step)
+        })
+        .await
     }
 
     /// The record in a row.
@@ -236,6 +235,24 @@ impl PostgresStore {
     }
 }
 
+/// Runs an operation until no other transaction is at its key, or for as long as such ones last that are not the user's.
+async fn freely<F>(ask: impl Fn() -> F) -> Result<Row, StoreError>
+where
+    F: Future<Output = Result<Row, StoreError>>,
+{
+    let mut pauses = PAUSES.iter();
+    loop {
+        let row = ask().await?;
+        if !matches!(row.get("outcome"), "busy" | "stale") {
+            return Ok(row);
+        }
+        match pauses.next() {
+            Some(pause) => sleep(*pause).await,
+            None => return Ok(row),
+        }
+    }
+}
+
 /// The server's clock.
 fn now(row: &Row) -> Micros {
     row.get::<_, i64>("now").unsigned_abs()
@@ -252,10 +269,8 @@ impl Store for PostgresStore {
         Box::pin(async move {
             let (record, seen) = (claim.record.encode(), claim.takes_over.as_ref().map(Record::encode));
             let (lease, life) = (bounded(claim.record.lease), life(&claim.record));
-            let values: Parameters<'_> = parameters![
-                &key.0[..] => BYTEA, record => BYTEA, lease => INT8, life => INT8, seen => BYTEA
-            ];
-            let row = self.run_freely(key, Which::Claim, &self.pool.statements.claim, values).await?;
+            let step = Step { key: *key, bytes: [Some(record), seen], numbers: [lease, life] };
+            let row = self.gathered(&self.claims, step).await?;
             match row.get("outcome") {
                 "claimed" => Ok(Claimed::Yes { fence: row.get::<_, i64>("fence").unsigned_abs() }),
                 "stands" => match self.held(key, &row)? {
@@ -287,10 +302,9 @@ impl Store for PostgresStore {
                 return Err(StoreError::new(StoreErrorKind::TooLarge, message));
             }
             let (life, recreate_until) = (life(record), i64::try_from(recreate_until).unwrap_or(i64::MAX));
-            let values: Parameters<'_> = parameters![
-                &key.0[..] => BYTEA, &record.token.0[..] => BYTEA, encoded => BYTEA, life => INT8, recreate_until => INT8
-            ];
-            let row = self.run_freely(key, Which::Complete, &self.pool.statements.complete, values).await?;
+            let token = record.token.0.to_vec();
+            let step = Step { key: *key, bytes: [Some(token), Some(encoded)], numbers: [life, recreate_until] };
+            let row = self.gathered(&self.completions, step).await?;
             match row.get("outcome") {
                 "stored" => {
                     if row.get("awaited") {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tokio_postgres::Row;
 
 use super::connect::{Connection, For, Opening, Parameters, Which};
@@ -24,38 +25,12 @@ pub(super) struct Pool {
     grows: AtomicBool,
     /// A pooler was met.
     is_pooled: AtomicBool,
-    /// Claims that nobody waits for any more, and where they were sent: what is sent there later comes after them.
-    unanswered: Mutex<HashMap<StorageKey, Arc<Connection>>>,
+    /// Claims that nobody waits for any more, whose statements have ended when these are closed.
+    unanswered: Mutex<HashMap<StorageKey, watch::Receiver<()>>>,
 }
 
 /// The most claims that are known to be unanswered. Each is released, which takes it out again.
 const MOST_UNANSWERED: usize = 10_000;
-
-/// A claim on its way. Dropped before its answer came, it is known to be unanswered.
-pub(super) struct Sent<'a> {
-    pool: &'a Pool,
-    key: &'a StorageKey,
-    connection: Arc<Connection>,
-    is_answered: bool,
-}
-
-impl Sent<'_> {
-    /// Its answer came.
-    pub(super) fn heard(mut self) {
-        self.is_answered = true;
-    }
-}
-
-impl Drop for Sent<'_> {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            let mut unanswered = self.pool.unanswered();
-            if unanswered.len() < MOST_UNANSWERED {
-                unanswered.insert(*self.key, self.connection.clone());
-            }
-        }
-    }
-}
 
 impl Pool {
     pub(super) fn new(options: PostgresOptions) -> Result<Self, StoreError> {
@@ -64,22 +39,25 @@ impl Pool {
         Ok(Self { options, statements, open, opening, grows, is_pooled, unanswered })
     }
 
-    fn unanswered(&self) -> MutexGuard<'_, HashMap<StorageKey, Arc<Connection>>> {
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<StorageKey, watch::Receiver<()>>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a claim that goes out.
-    pub(super) fn sends<'a>(&'a self, key: &'a StorageKey, connection: &Arc<Connection>) -> Sent<'a> {
-        Sent { pool: self, key, connection: connection.clone(), is_answered: false }
+    /// Nobody waits for a claim any more whose statement has ended when `ended` is closed.
+    pub(super) fn leave_unanswered(&self, key: &StorageKey, ended: watch::Receiver<()>) {
+        let mut unanswered = self.unanswered();
+        if unanswered.len() < MOST_UNANSWERED {
+            unanswered.insert(*key, ended);
+        }
     }
 
-    /// The connection that a release goes over: that of the claim, if its answer never came.
+    /// A connection for a release: it comes after the claim that nobody waited for.
     pub(super) async fn get_behind(self: &Arc<Self>, key: &StorageKey) -> Result<Arc<Connection>, StoreError> {
-        let unanswered = self.unanswered().remove(key).filter(|connection| !connection.is_closed());
-        match unanswered {
-            Some(connection) => Ok(connection),
-            None => self.get().await,
+        let unanswered = self.unanswered().remove(key);
+        if let Some(mut ended) = unanswered {
+            let _closed = ended.changed().await;
         }
+        self.get().await
     }
 
     fn connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
@@ -136,7 +114,6 @@ impl Pool {
 
     /// This connection is not used again: it answers too late.
     pub(super) fn forget(&self, connection: &Arc<Connection>) {
-        self.unanswered().retain(|_, known| !Arc::ptr_eq(known, connection));
         self.connections().retain(|known| !Arc::ptr_eq(known, connection));
     }
 
