@@ -1,5 +1,1 @@
-SELECT claimed.outcome, claimed.fence, claimed.held, claimed.held_lease_end, claimed.now
-FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::bigint[])
-    WITH ORDINALITY AS step (key, new, seen, lease, life, place),
-    idempotency.claim(step.key, step.new, step.lease, step.life, step.seen) AS claimed
-ORDER BY step.place
+SELECT outcome, fence, held, held_lease_end, now FROM idempotency.claim($1, $2, $4, $5, $3)

@@ -42,6 +42,10 @@ pub(super) enum Which {
     Complete,
     Release,
     Get,
+    /// Many claims.
+    Claims,
+    /// Many completions.
+    Completions,
     /// One that is not prepared.
     Other,
 }
@@ -50,7 +54,7 @@ pub(super) enum Which {
 pub(super) struct Connection {
     client: Client,
     /// What is prepared; nothing behind a pooler.
-    prepared: Option<[Statement; 5]>,
+    prepared: Option<[Statement; 7]>,
     /// How many operations wait for an answer.
     pub(super) uses: AtomicUsize,
 }
@@ -289,16 +293,19 @@ async fn stream(Server { host, address, port }: &Server) -> io::Result<Wire> {
     Err(failed)
 }
 
-async fn prepare(client: &Client, statements: &Statements) -> Result<[Statement; 5], Error> {
-    const KEY: Type = Type::BYTEA;
+async fn prepare(client: &Client, statements: &Statements) -> Result<[Statement; 7], Error> {
+    const BYTES: Type = Type::BYTEA;
+    const STEP: [Type; 5] = [BYTES, BYTES, BYTES, Type::INT8, Type::INT8];
     const STEPS: [Type; 5] =
         [Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY];
-    let (claim, renew, complete, release, get) = tokio::try_join!(
-        client.prepare_typed(&statements.claim, &STEPS),
-        client.prepare_typed(&statements.renew, &[KEY, Type::BYTEA, Type::INT8, Type::INT8]),
-        client.prepare_typed(&statements.complete, &STEPS),
-        client.prepare_typed(&statements.release, &[KEY, Type::BYTEA]),
-        client.prepare_typed(&statements.get, &[KEY]),
+    let (claim, renew, complete, release, get, claims, completions) = tokio::try_join!(
+        client.prepare_typed(&statements.claim, &STEP),
+        client.prepare_typed(&statements.renew, &[BYTES, BYTES, Type::INT8, Type::INT8]),
+        client.prepare_typed(&statements.complete, &STEP),
+        client.prepare_typed(&statements.release, &[BYTES, BYTES]),
+        client.prepare_typed(&statements.get, &[BYTES]),
+        client.prepare_typed(&statements.claims, &STEPS),
+        client.prepare_typed(&statements.completions, &STEPS),
     )?;
-    Ok([claim, renew, complete, release, get])
+    Ok([claim, renew, complete, release, get, claims, completions])
 }

@@ -164,6 +164,19 @@ impl Gathering {
     }
 
     async fn rows(&self, pool: &Arc<Pool>, connection: &Connection, entries: &[Entry]) -> Result<Vec<Row>, StoreError> {
+        let statements = &pool.statements;
+        let (one, many) = match self.which {
+            Which::Claim => (&statements.claim, (Which::Claims, &statements.claims)),
+            _ => (&statements.complete, (Which::Completions, &statements.completions)),
+        };
+        // By itself an operation needs no lists, which cost the server a tenth of it.
+        if let [Entry { step, .. }] = entries {
+            let Step { key, bytes: [first, second], numbers: [third, fourth] } = &**step;
+            let values: Parameters<'_> = parameters![
+                &key.0[..] => BYTEA, first => BYTEA, second => BYTEA, third => INT8, fourth => INT8
+            ];
+            return pool.rows(connection, self.which, one, values).await;
+        }
         let keys: Vec<&[u8]> = entries.iter().map(|entry| &entry.step.key.0[..]).collect();
         let bytes = |at: usize| -> Vec<_> { entries.iter().map(|entry| entry.step.bytes[at].as_deref()).collect() };
         let numbers = |at: usize| -> Vec<_> { entries.iter().map(|entry| entry.step.numbers[at]).collect() };
@@ -171,11 +184,8 @@ impl Gathering {
         let values: Parameters<'_> = parameters![
             keys => BYTEA_ARRAY, first => BYTEA_ARRAY, second => BYTEA_ARRAY, third => INT8_ARRAY, fourth => INT8_ARRAY
         ];
-        let sql = match self.which {
-            Which::Claim => &pool.statements.claim,
-            _ => &pool.statements.complete,
-        };
-        pool.rows(connection, self.which, sql, values).await
+        let (which, sql) = many;
+        pool.rows(connection, which, sql, values).await
     }
 }
 

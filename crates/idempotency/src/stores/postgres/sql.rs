@@ -11,6 +11,9 @@ pub(crate) struct Statements {
     pub(crate) claim: String,
     pub(crate) renew: String,
     pub(crate) complete: String,
+    /// Many claims at once, and many completions.
+    pub(super) claims: String,
+    pub(super) completions: String,
     pub(crate) release: String,
     pub(crate) resolve: String,
     pub(crate) get: String,
@@ -33,6 +36,8 @@ impl Statements {
             claim: of(include_str!("claim.sql"))?,
             renew: of(include_str!("renew.sql"))?,
             complete: of(include_str!("complete.sql"))?,
+            claims: of(include_str!("claims.sql"))?,
+            completions: of(include_str!("completions.sql"))?,
             release: of(include_str!("release.sql"))?,
             resolve: of(include_str!("resolve.sql"))?,
             get: of(include_str!("get.sql"))?,
