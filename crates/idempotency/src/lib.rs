@@ -73,7 +73,16 @@ pub use key::{Key, KeyError, KeyFormat, Label, MAX_KEY, Operation, Scope, Scoped
 pub use record::{AfterCrash, Micros, Record, RecordError, State, Token};
 pub use store::Store;
 
-// Its example is executed.
+// Examples that stand elsewhere are executed, or compiled where they want a server.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "seal", feature = "sqlx"))]
+mod documents {
+    #[doc = include_str!("../../../docs/sealing.md")]
+    struct Sealing;
+
+    #[doc = include_str!("../../../docs/transactions.md")]
+    struct Transactions;
+}

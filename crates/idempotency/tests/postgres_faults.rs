@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::place::{Tuned, begun, call, complete, replayed};
-use common::postgres::{Postgres, folder, program};
+use common::postgres::Postgres;
 use idempotency::engine::{Begun, Settled};
 use idempotency::stores::{PostgresOptions, PostgresStore};
 use idempotency::{Idempotency, StoreErrorKind};
@@ -110,34 +110,11 @@ async fn a_statement_that_is_cancelled_was_not_executed() {
     runs_soon(&engine, 1, "after").await;
 }
 
-/// A replica of a server, with its data as it is now, that follows it.
-fn replica_of(primary: &Postgres) -> Postgres {
-    let folder = folder();
-    let mut backup = program("pg_basebackup");
-    backup.args([
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &primary.port.to_string(),
-        "-U",
-        "postgres",
-        "-R",
-        "-X",
-        "stream",
-        "-c",
-        "fast",
-        "-D",
-    ]);
-    let copied = backup.arg(folder.path().join("data")).output().unwrap();
-    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-    Postgres::on(folder, &[])
-}
-
 #[tokio::test]
 async fn after_a_failover_to_a_synchronous_replica_everything_that_was_acknowledged_is_replayed() {
     let mut primary = Postgres::start(&["synchronous_standby_names=*", "synchronous_commit=local"]);
     let schema = primary.schema();
-    let replica = replica_of(&primary);
+    let replica = Postgres::replica_of(&primary);
     let deadline = Instant::now() + LONG;
     while primary.sql("SELECT sync_state FROM pg_stat_replication") != "sync" {
         assert!(Instant::now() < deadline, "the replica does not follow");

@@ -3,9 +3,9 @@
 mod common;
 
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::postgres::Postgres;
+use common::postgres::{PgBouncer, Postgres};
 use idempotency::function::InTx;
 use idempotency::stores::{MemoryStore, postgres_schema};
 use idempotency::transactions::SQLITE_TABLES;
@@ -101,7 +101,11 @@ fn server() -> &'static Postgres {
 }
 
 async fn connect() -> Client {
-    let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server().port);
+    connect_to(server().port).await
+}
+
+async fn connect_to(port: u16) -> Client {
+    let config = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
     let (client, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
@@ -131,42 +135,89 @@ fn transfers(test: &str) -> String {
 const LEVELS: [IsolationLevel; 3] =
     [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead, IsolationLevel::Serializable];
 
+/// Eight workers send each of 100 keys; how many ran.
+async fn many_at_once(port: u16, test: &str, level: IsolationLevel) -> u32 {
+    let workers: Vec<_> = (0..8)
+        .map(|_| {
+            let test = test.to_owned();
+            tokio::spawn(async move {
+                let mut client = connect_to(port).await;
+                let mut ran = 0;
+                for key in 0..100 {
+                    let key = key.to_string();
+                    loop {
+                        let tx = client.build_transaction().isolation_level(level).start().await.unwrap();
+                        let told = transfer(&tx, &test, &key).await;
+                        let (is_first, committed) = match told {
+                            Ok(is_first) => (is_first, tx.commit().await.is_ok()),
+                            Err(Error::InFlight { .. } | Error::Store(_)) => (false, false), // sent again
+                            Err(other) => panic!("{other:?}"),
+                        };
+                        if committed {
+                            ran += u32::from(is_first);
+                            break;
+                        }
+                    }
+                }
+                ran
+            })
+        })
+        .collect();
+    let mut ran = 0;
+    for worker in workers {
+        ran += worker.await.unwrap();
+    }
+    ran
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_many_at_once_run_each_key_once() {
     for level in LEVELS {
         let test = format!("{level:?}");
-        let workers: Vec<_> = (0..8)
-            .map(|_| {
-                let test = test.clone();
-                tokio::spawn(async move {
-                    let mut client = connect().await;
-                    let mut ran = 0;
-                    for key in 0..100 {
-                        let key = key.to_string();
-                        loop {
-                            let tx = client.build_transaction().isolation_level(level).start().await.unwrap();
-                            let told = transfer(&tx, &test, &key).await;
-                            let (is_first, committed) = match told {
-                                Ok(is_first) => (is_first, tx.commit().await.is_ok()),
-                                Err(Error::InFlight { .. } | Error::Store(_)) => (false, false), // sent again
-                                Err(other) => panic!("{other:?}"),
-                            };
-                            if committed {
-                                ran += u32::from(is_first);
-                                break;
-                            }
-                        }
-                    }
-                    ran
-                })
-            })
-            .collect();
-        let mut ran = 0;
-        for worker in workers {
-            ran += worker.await.unwrap();
-        }
-        assert_eq!((ran, transfers(&test).as_str()), (100, "100 100"), "{level:?}");
+        assert_eq!(many_at_once(server().port, &test, level).await, 100, "{level:?}");
+        assert_eq!(transfers(&test), "100 100", "{level:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_behind_a_pooler_they_do_too() {
+    let pooler = PgBouncer::start(server());
+    assert_eq!(many_at_once(pooler.port, "pooled", LEVELS[0]).await, 100);
+    assert_eq!(transfers("pooled"), "100 100");
+}
+
+#[tokio::test]
+async fn on_postgres_each_schema_is_looked_for() {
+    let (idem, mut client) = (idem(), connect().await);
+    let tx = client.transaction().await.unwrap();
+    let call = || idem.call("schemas", "a").unwrap();
+    assert!(matches!(call().in_tx::<u32>(&tx).await, Ok(InTx::Run(_))));
+    let missing = call().schema("elsewhere").in_tx::<u32>(&tx).await.unwrap_err();
+    assert!(matches!(&missing, Error::Store(error) if error.to_string().contains("create_table()")), "{missing:?}");
+    tx.execute("INSERT INTO transfers VALUES ('schemas', 'a')", &[]).await.expect("the transaction goes on");
+}
+
+#[tokio::test]
+async fn on_a_standby_what_is_done_is_replayed_and_nothing_runs() {
+    let primary = Postgres::start(&[]);
+    primary.sql(&postgres_schema("idempotency").unwrap());
+    let replica = Postgres::replica_of(&primary);
+    let (mut there, mut here) = (connect_to(primary.port).await, connect_to(replica.port).await);
+    let tx = there.transaction().await.unwrap();
+    let Ok(InTx::Run(open)) = idem().call("standby", "done").unwrap().in_tx(&tx).await else { panic!() };
+    open.complete(&tx, 7).await.unwrap();
+    tx.commit().await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while replica.sql("SELECT count(*) FROM idempotency.records") != "1" {
+        assert!(Instant::now() < deadline, "the replica does not follow");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let tx = here.transaction().await.unwrap();
+    let done = idem().call("standby", "done").unwrap().in_tx::<i32>(&tx).await;
+    assert!(matches!(done, Ok(InTx::Replayed(7))), "{done:?}");
+    let refused = idem().call("standby", "new").unwrap().in_tx::<i32>(&tx).await.unwrap_err();
+    assert!(matches!(&refused, Error::Store(error) if error.to_string().contains("standby")), "{refused:?}");
+    assert_eq!(tx.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1, "the transaction goes on");
 }
 
 #[tokio::test]

@@ -17,9 +17,9 @@ mod serving;
 mod waiting;
 
 use std::sync::Arc;
-#[cfg(feature = "functions")]
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "functions")]
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -45,9 +45,9 @@ pub use options::{Options, OptionsError};
 /// One store in one process, shared by every call site that uses it.
 struct Engine {
     keeper: Arc<Keeper>,
-    /// Whether a transaction of the caller's has found the tables.
+    /// The schemas in which a transaction of the caller's has found the tables.
     #[cfg(feature = "functions")]
-    has_tables: AtomicBool,
+    schemas: Mutex<Vec<Option<Box<str>>>>,
 }
 
 impl Drop for Engine {
@@ -102,7 +102,7 @@ impl Idempotency {
         let engine = Engine {
             keeper: Arc::new(Keeper::new(Arc::new(store), serving::start)),
             #[cfg(feature = "functions")]
-            has_tables: AtomicBool::new(false),
+            schemas: Mutex::default(),
         };
         Self { engine: Arc::new(engine), options: Options::default() }
     }
@@ -133,10 +133,20 @@ impl Idempotency {
         self.engine.keeper.store.form()
     }
 
-    /// Whether a transaction of the caller's has found the tables.
+    /// Whether a transaction of the caller's has found the tables in a schema; `None`: the usual one.
     #[cfg(feature = "functions")]
-    pub(crate) fn has_tables(&self) -> &AtomicBool {
-        &self.engine.has_tables
+    pub(crate) fn has_tables(&self, schema: Option<&str>) -> bool {
+        let schemas = self.engine.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        schemas.iter().any(|known| known.as_deref() == schema)
+    }
+
+    /// A transaction of the caller's has found the tables in a schema.
+    #[cfg(feature = "functions")]
+    pub(crate) fn found_tables(&self, schema: Option<&str>) {
+        if !self.has_tables(schema) {
+            let mut schemas = self.engine.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+            schemas.push(schema.map(Into::into));
+        }
     }
 
     /// Its options.

@@ -107,6 +107,29 @@ impl Postgres {
         }
     }
 
+    /// A replica of a server, with its data as it is now, that follows it.
+    pub fn replica_of(primary: &Self) -> Self {
+        let folder = folder();
+        let mut backup = program("pg_basebackup");
+        backup.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &primary.port.to_string(),
+            "-U",
+            "postgres",
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "-D",
+        ]);
+        let copied = backup.arg(folder.path().join("data")).output().unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        Self::on(folder, &[])
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
