@@ -11,6 +11,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
 
 from lanes import ON_POSTGRES, Lane, count_statements
 from pyidempotent import (
@@ -405,3 +407,45 @@ def test_two_statements_more(database: str) -> None:
             " idempotency.claim_in_transaction",
             " idempotency.complete",
         ]
+
+
+def test_a_serialization_failure_is_no_answer(database: str) -> None:
+    """What fails at its commit is as if it had never been: the next transaction with the key runs."""
+    with connected(database, "serializable") as one, connected(database, "serializable") as two:
+        with transaction(one, key="a") as op:
+            one.execute("INSERT INTO accounts SELECT 'a', sum(balance) FROM accounts")
+            op.result = "first try"
+        two.execute("INSERT INTO accounts SELECT 'b', sum(balance) FROM accounts")
+        two.commit()
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            one.commit()
+        one.rollback()
+        with transaction(one, key="a") as op:
+            assert not op.replayed
+            one.execute("INSERT INTO accounts SELECT 'a', sum(balance) FROM accounts")
+            op.result = "second try"
+        one.commit()
+    with connected(database) as connection:
+        assert connection.execute("SELECT * FROM accounts ORDER BY 1").fetchall() == [
+            ("a", 200),
+            ("alice", 100),
+            ("b", 100),
+        ]
+
+
+def test_what_a_session_has_flushed_before_belongs_to_the_transaction(database: str) -> None:
+    engine = create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+    try:
+        for is_kept in (False, True):
+            with Session(engine) as session:
+                session.execute(text("INSERT INTO accounts VALUES ('bob', 1)"))
+                session.flush()
+                with transaction(session, key="a") as op:
+                    assert not op.replayed, "what was rolled back left no record"
+                    op.result = 1
+                session.commit() if is_kept else session.rollback()
+        with Session(engine) as session, transaction(session, key="a") as op:
+            assert op.replayed
+            assert session.execute(text("SELECT count(*) FROM accounts")).scalar() == 2
+    finally:
+        engine.dispose()
