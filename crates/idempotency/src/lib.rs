@@ -54,6 +54,8 @@ pub mod result_tags;
 mod schema;
 #[cfg(feature = "seal")]
 pub mod seal;
+#[cfg(any(feature = "cli", feature = "console"))]
+mod seen;
 pub mod step;
 pub mod store;
 pub mod stores;

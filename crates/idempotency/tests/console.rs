@@ -157,8 +157,8 @@ async fn a_story_shows_key_and_body_where_they_are_asked_for() {
 async fn text_of_strangers_is_no_markup() {
     let page = Page::new();
     let hostile = "<script>alert(1)</script>";
-    let operation = format!("POST/\"{hostile}'");
-    let key = page.record(Operation::Call(&operation), hostile, Some(Verdict::Hold)).await;
+    let operation = format!("POST/\"{hostile}'\u{202e}");
+    let key = page.record(Operation::Call(&operation), &format!("{hostile}\u{2066}"), Some(Verdict::Hold)).await;
     let (token, fence) = page.form(&key).await;
     let body = format!("token={token}&fence={fence}&kind=rust&value={hostile}%22&reason=%22{hostile}");
     let (status, refused) = said(page.post(&format!("/record/{key}/resolve"), &body, &[FORM, OWN]).await);
@@ -167,6 +167,7 @@ async fn text_of_strangers_is_no_markup() {
     let (_, story) = page.get(&format!("/record/{key}"), "show=key").await;
     for page in [refused, list, story] {
         assert!(page.contains("alert(1)") && !page.contains("<script>"), "{page}");
+        assert!(page.contains("\\u{202e}") && !page.contains(['\u{202e}', '\u{2066}']), "{page}");
     }
 }
 

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::seen::Standing;
 use super::words::read_duration;
 use crate::record::Micros;
+use crate::seen::Standing;
 
 /// Looks at idempotency keys, and settles those that only a person can.
 #[derive(Debug, Parser)]

@@ -7,7 +7,7 @@ use super::arguments::Which;
 use super::exit::Failure;
 use super::get::document;
 use super::scan::Scan;
-use super::seen::Standing;
+use crate::seen::Standing;
 
 pub(super) async fn export(run: &mut Run, which: &Which, show_body: bool) -> Result<(), Failure> {
     let mut scan = Scan::new(which, &Standing::ALL);

@@ -6,12 +6,13 @@ use super::Run;
 use super::arguments::Name;
 use super::exit::Failure;
 use super::find::{Found, find};
-use super::output::harmless;
-use super::seen::{Seen, Standing};
+use super::seen::Seen;
 use super::words::{bytes, duration, time};
 use crate::http::{Note, Replay};
 use crate::record::{Record, State};
 use crate::result_tags::{JSON, described};
+use crate::seen::Standing;
+use crate::seen::harmless;
 
 pub(super) async fn get(run: &mut Run, name: &Name, show_body: bool) -> Result<(), Failure> {
     let Found { key, held, now } = find(run, name).await?;
@@ -19,7 +20,7 @@ pub(super) async fn get(run: &mut Run, name: &Name, show_body: bool) -> Result<(
     let text = match run.json {
         true => format!("{}\n", Value::Object(document(&seen, &held.record, show_body))),
         false => {
-            let painted = run.streams.paint(seen.standing.colour(), seen.standing.name());
+            let painted = run.streams.paint(seen.standing.colour(), seen.standing.words());
             in_lines(&seen, &held.record, &painted, show_body)
         }
     };

@@ -7,8 +7,9 @@ use super::arguments::Which;
 use super::exit::Failure;
 use super::output::Table;
 use super::scan::Scan;
-use super::seen::{Seen, Standing};
+use super::seen::Seen;
 use super::words::{bytes, duration};
+use crate::seen::Standing;
 
 pub(super) async fn list(run: &mut Run, which: &Which, limit: usize) -> Result<(), Failure> {
     let (mut found, more) = Scan::new(which, &Standing::UNFINISHED).most(run, limit).await?;
@@ -31,7 +32,7 @@ pub(super) async fn list(run: &mut Run, which: &Which, limit: usize) -> Result<(
 
 fn nothing(which: &Which) -> String {
     let states = if which.state.is_empty() { &Standing::UNFINISHED[..] } else { &which.state };
-    let names: Vec<&str> = states.iter().map(|state| state.name()).collect();
+    let names: Vec<&str> = states.iter().map(|state| state.words()).collect();
     let names = match names.split_last() {
         Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
         _ => names.concat(),
@@ -49,7 +50,7 @@ pub(super) fn table(found: &[Seen]) -> Table {
         table.row(
             seen.standing.colour(),
             vec![
-                seen.standing.name().into(),
+                seen.standing.words().into(),
                 format!("{} ago", duration(seen.age())),
                 lease,
                 seen.life_left.map_or_else(|| "for ever".into(), duration),

@@ -250,7 +250,7 @@ fn ended(done: Result<(), Failure>, streams: &mut Streams) -> Exit {
     let Err(failure) = done else { return Exit::Done };
     let exit = failure.exit();
     if exit != Exit::Done {
-        let _ = streams.tell(&output::harmless(&failure.to_string())); // nobody else could be told
+        let _ = streams.tell(&crate::seen::harmless(&failure.to_string())); // nobody else could be told
     }
     exit
 }

@@ -1,6 +1,5 @@
 //! [`Streams`]: where a command writes, and for whom; tables, colours.
 
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 /// The standard streams of a command. Tables and colours are for a person at a terminal; a pipe gets plain lines.
@@ -131,30 +130,4 @@ impl Table {
 
 fn is_amount(cell: &str) -> bool {
     cell.starts_with(|first: char| first.is_ascii_digit()) && cell.len() < 12 || cell == "-"
-}
-
-/// Text of somebody else's for a terminal: whatever could move its cursor is written out.
-pub(super) fn harmless(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        // Controls, and marks that turn the direction of text around.
-        if letter.is_control()
-            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
-            let _ = write!(safe, "{}", letter.escape_default());
-        } else {
-            safe.push(letter);
-        }
-    }
-    safe
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_of_a_stranger_moves_no_cursor() {
-        assert_eq!(harmless("POST /pay \x1b[2Jé\u{9b}1m\u{202e}\n"), "POST /pay \\u{1b}[2Jé\\u{9b}1m\\u{202e}\\n");
-    }
 }

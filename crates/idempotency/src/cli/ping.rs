@@ -6,10 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::Run;
 use super::exit::{Exit, Failure};
-use super::output::{Colour, harmless};
+use super::output::Colour;
 use super::words::duration;
 use crate::clock::{micros, wall_clock};
 use crate::record::Micros;
+use crate::seen::harmless;
 
 /// By how much a clock may differ from ours before it is worth a word.
 const DIFFERS: Micros = 1_000_000;

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use super::Run;
 use super::arguments::Which;
 use super::exit::Failure;
-use super::seen::{Seen, Standing};
+use super::seen::Seen;
 use super::words::count;
 use crate::record::State;
+use crate::seen::Standing;
 use crate::store::{Cursor, Listing};
 
 /// Goes through a store's records, each once, and says how far it is to whoever sits at a terminal.

@@ -1,44 +1,20 @@
 //! [`Seen`]: a record as an operator sees it.
 
-use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::output::{Colour, harmless};
+use super::output::Colour;
 use super::words;
 use crate::clock::wall_clock;
 use crate::decide::Held;
 use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, State};
+use crate::seen::{Named, Standing, harmless};
 use crate::store::Listed;
 
-/// Where a key stands, as an operator names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
-pub(super) enum Standing {
-    /// Its attempt runs
-    InFlight,
-    /// Its attempt has not been heard of for the time of its lease
-    Lapsed,
-    /// Nobody knows whether the effect happened
-    Unknown,
-    /// Done, with its result
-    Completed,
-    /// Done, without its result
-    NotKept,
-}
-
 impl Standing {
+    /// In the order of a record's life.
     pub(super) const ALL: [Self; 5] = [Self::InFlight, Self::Lapsed, Self::Unknown, Self::Completed, Self::NotKept];
     pub(super) const UNFINISHED: [Self; 3] = [Self::InFlight, Self::Lapsed, Self::Unknown];
-
-    pub(super) fn of(held: &Held, now: Micros) -> Self {
-        match held.record.state {
-            State::InFlight if held.is_lapsed(now) => Self::Lapsed,
-            State::InFlight => Self::InFlight,
-            State::Unknown => Self::Unknown,
-            State::Completed => Self::Completed,
-            State::NotKept => Self::NotKept,
-        }
-    }
 
     /// The state that its records are stored in.
     pub(super) fn stored(self) -> State {
@@ -50,16 +26,6 @@ impl Standing {
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::InFlight => "in flight",
-            Self::Lapsed => "lapsed",
-            Self::Unknown => "unknown",
-            Self::Completed => "completed",
-            Self::NotKept => "not kept",
-        }
-    }
-
     pub(super) fn colour(self) -> Colour {
         match self {
             Self::InFlight => Colour::Cyan,
@@ -68,11 +34,6 @@ impl Standing {
             Self::Completed => Colour::Green,
             Self::NotKept => Colour::Dim,
         }
-    }
-
-    /// Whether nobody is at work, and nobody knows of a result.
-    pub(super) fn is_open(self) -> bool {
-        matches!(self, Self::Lapsed | Self::Unknown)
     }
 }
 
@@ -122,14 +83,7 @@ impl Seen {
 
     /// What it was used for: of a request method and path, of a function its name.
     pub(super) fn operation(&self) -> &str {
-        let (first, rest) = self.label.split_once(' ').unwrap_or((&self.label, ""));
-        match rest.split_once(' ') {
-            Some((path, _)) if path.starts_with('/') && first.bytes().all(|byte| byte.is_ascii_uppercase()) => {
-                &self.label[..first.len() + 1 + path.len()]
-            }
-            None if rest.starts_with('/') => &self.label,
-            _ => first,
-        }
+        Named::of(&self.label).operation
     }
 
     /// Whether it is of this operation. A label holds the operation, a space and the key; a long one is cut.
@@ -144,7 +98,7 @@ impl Seen {
         let seconds = |micros: Micros| (micros as f64 / 1e5).round() / 10.0;
         let mut said = Map::new();
         said.insert("label".into(), json!(self.label));
-        said.insert("state".into(), json!(self.standing.name()));
+        said.insert("state".into(), json!(self.standing.words()));
         said.insert("begun".into(), json!(words::time(self.fence)));
         said.insert("age".into(), json!(seconds(self.age())));
         said.insert("fence".into(), json!(self.fence));

@@ -8,9 +8,10 @@ use super::Run;
 use super::arguments::{Name, Word};
 use super::exit::{Failure, usage};
 use super::find::{Found, find};
-use super::seen::{Seen, Standing};
+use super::seen::Seen;
 use super::words::duration;
 use crate::http::{Answer, has_body, store_answer};
+use crate::seen::Standing;
 
 /// What a repeat is to get.
 pub(super) struct Answered {
@@ -65,7 +66,7 @@ pub(super) async fn release(run: &mut Run, name: &Name, word: &Word) -> Result<(
 async fn settle(run: &mut Run, name: &Name, word: &Word, result: Option<Arc<[u8]>>) -> Result<(), Failure> {
     let Found { key, held, now } = find(run, name).await?;
     let seen = Seen::with(key, &held, now, None, held.record.encoded_len());
-    let (label, state) = (seen.shown(), seen.standing.name());
+    let (label, state) = (seen.shown(), seen.standing.words());
     if !seen.standing.is_open() && !word.force {
         let why = match seen.standing {
             Standing::InFlight => "its attempt may still be running",

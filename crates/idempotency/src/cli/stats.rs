@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 
 use super::Run;
 use super::exit::Failure;
-use super::output::{Colour, Table, harmless};
+use super::output::{Colour, Table};
 use super::scan::Scan;
-use super::seen::{Seen, Standing};
+use super::seen::Seen;
 use super::words::{bytes, count, duration};
 use crate::record::Micros;
+use crate::seen::Standing;
+use crate::seen::harmless;
 
 /// Of some records: how many in each state, and the bytes of all.
 #[derive(Clone, Default)]
@@ -43,7 +45,7 @@ impl Counts {
     }
 
     fn json(&self) -> serde_json::Map<String, Value> {
-        let states = Standing::ALL.iter().map(|state| (state.name().replace(' ', "_"), json!(self.of(*state))));
+        let states = Standing::ALL.iter().map(|state| (state.words().replace(' ', "_"), json!(self.of(*state))));
         states.chain([("bytes".to_owned(), json!(self.bytes))]).collect()
     }
 }
@@ -101,7 +103,7 @@ pub(super) async fn stats(run: &mut Run, limit: usize) -> Result<(), Failure> {
         said.insert("operations".into(), operations.collect());
         said.insert("other_operations".into(), json!(rest.len()));
         for (standing, oldest) in &oldest {
-            said.insert(format!("oldest_{}", standing.name().replace(' ', "_")), oldest.json());
+            said.insert(format!("oldest_{}", standing.words().replace(' ', "_")), oldest.json());
         }
         format!("{}\n", Value::Object(said))
     } else {
@@ -119,7 +121,7 @@ pub(super) async fn stats(run: &mut Run, limit: usize) -> Result<(), Failure> {
         for (standing, Oldest(oldest)) in &oldest {
             if let Some((age, id, label)) = oldest {
                 let label = harmless(label);
-                text += &format!("oldest {}: began {} ago, {id}, {label}\n", standing.name(), duration(*age));
+                text += &format!("oldest {}: began {} ago, {id}, {label}\n", standing.words(), duration(*age));
             }
         }
         text

@@ -9,11 +9,12 @@ use super::arguments::Which;
 use super::exit::Failure;
 use super::list::table;
 use super::scan::Scan;
-use super::seen::{Seen, Standing};
+use super::seen::Seen;
 use super::stats::Counts;
 use super::words::{count, time};
 use crate::clock::wall_clock;
 use crate::record::Micros;
+use crate::seen::Standing;
 
 /// The most records of a look. What is in flight at once is not more; what is unknown should not be.
 const MOST: usize = 10_000;
@@ -47,7 +48,7 @@ fn picture(run: &Run, found: &[Seen], counts: &Counts, more: bool, limit: usize)
     if run.json {
         let mut said: Map<String, Value> = Standing::UNFINISHED
             .iter()
-            .map(|standing| (standing.name().replace(' ', "_"), json!(counts.of(*standing))))
+            .map(|standing| (standing.words().replace(' ', "_"), json!(counts.of(*standing))))
             .collect();
         said.insert("at".into(), json!(at));
         said.insert("records".into(), found.iter().take(limit).map(|seen| Value::Object(seen.json())).collect());

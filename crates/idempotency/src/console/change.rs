@@ -9,6 +9,7 @@ use super::value::Draft;
 use crate::engine::Idempotency;
 use crate::http::Answer;
 use crate::key::StorageKey;
+use crate::seen::harmless;
 
 /// The most characters of a reason.
 const REASON: usize = 500;
@@ -57,7 +58,7 @@ impl Change<'_> {
             Ok(true) => {
                 tracing::warn!(
                     "an operator ({}) {} the record [{}], fence {fence}{what}: {:?}",
-                    self.site.operator(),
+                    harmless(self.site.operator()),
                     self.verb,
                     key.id(),
                     draft.reason

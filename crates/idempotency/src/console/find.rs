@@ -7,42 +7,12 @@ use crate::clock::wall_clock;
 use crate::decide::Held;
 use crate::engine::Idempotency;
 use crate::error::StoreError;
-use crate::record::{AfterCrash, Micros, State};
+use crate::record::{AfterCrash, Micros};
+use crate::seen::Standing;
 use crate::store::{Cursor, Listed, Listing};
 use crate::words;
 
-/// Where a record stands, for an operator: of a claim the lease counts too. In the order in which they want to be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
-    Unknown,
-    Lapsed,
-    InFlight,
-    Completed,
-    NotKept,
-}
-
 impl Standing {
-    pub(super) fn of(held: &Held, now: Micros) -> Self {
-        match held.record.state {
-            State::InFlight if held.is_lapsed(now) => Self::Lapsed,
-            State::InFlight => Self::InFlight,
-            State::Completed => Self::Completed,
-            State::NotKept => Self::NotKept,
-            State::Unknown => Self::Unknown,
-        }
-    }
-
-    /// In words, as everywhere else.
-    pub(super) fn words(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Lapsed => "lapsed",
-            Self::InFlight => "in flight",
-            Self::Completed => "completed",
-            Self::NotKept => "not kept",
-        }
-    }
-
     /// In a URL, and as the class of a style.
     pub(super) fn slug(self) -> &'static str {
         match self {
@@ -50,11 +20,6 @@ impl Standing {
             Self::NotKept => "not-kept",
             other => other.words(),
         }
-    }
-
-    /// Whether a person may decide: nobody is at work, and nobody knows of a result.
-    pub(super) fn is_open(self) -> bool {
-        matches!(self, Self::Unknown | Self::Lapsed)
     }
 
     /// What it means, and what a repeat gets.

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use askama::Template;
 
-use super::find::{self, Found, Standing};
-use super::label::Named;
+use super::find::{self, Found};
 use super::page::{self, Site};
 use super::request::{Fields, Request};
 use crate::engine::Idempotency;
 use crate::error::StoreError;
 use crate::http::Answer;
 use crate::record::State;
+use crate::seen::{Named, Standing, harmless};
 use crate::store::{Cursor, Listed, Listing};
 use crate::words;
 
@@ -187,7 +187,9 @@ async fn read(engine: &Idempotency, filter: &Filter) -> Result<Rows, StoreError>
         tab("Completed", "completed", format!("{}{done_plus}", count(&[Standing::Completed, Standing::NotKept]))),
     ];
     let is_empty = found.is_empty();
-    let named = found.iter().map(|(standing, found)| (*standing, found, Named::of(&found.held.record.label).operation));
+    let named = found
+        .iter()
+        .map(|(standing, found)| (*standing, found, harmless(Named::of(&found.held.record.label).operation)));
     let (mut operations, mut rows, mut hidden) = (BTreeSet::new(), vec![], 0);
     for (standing, found, operation) in named {
         if operations.len() < ROWS {

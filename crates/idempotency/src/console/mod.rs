@@ -27,7 +27,6 @@ mod axum;
 mod change;
 mod find;
 mod guard;
-mod label;
 mod list;
 mod page;
 mod request;

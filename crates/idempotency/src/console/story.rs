@@ -2,8 +2,7 @@
 
 use askama::Template;
 
-use super::find::{self, Standing};
-use super::label::Named;
+use super::find;
 use super::page::{self, Message, Site};
 use super::request::Request;
 use super::value::Draft;
@@ -13,6 +12,7 @@ use crate::http::{Answer, Note, Replay};
 use crate::key::StorageKey;
 use crate::record::{AfterCrash, Micros, State};
 use crate::result_tags::{JSON, described};
+use crate::seen::{Named, Standing, harmless};
 use crate::words;
 
 /// The most bytes of a body that are shown.
@@ -77,7 +77,7 @@ impl<'a> Story<'a> {
             notice: None,
             key: key.to_string(),
             id: key.id(),
-            client_key: shows("key").then(|| named.key.clone()),
+            client_key: shows("key").then(|| harmless(named.key)),
             shows_body: shows("body"),
             state: standing.words(),
             slug: standing.slug(),
@@ -95,7 +95,7 @@ impl<'a> Story<'a> {
             },
             result: stored(held, shows("body")),
             draft: Draft::empty(named.operation.contains(" /")),
-            operation: named.operation,
+            operation: harmless(named.operation),
         }
     }
 
@@ -126,12 +126,13 @@ impl<'a> Story<'a> {
 fn stored(held: &Held, shows_body: bool) -> Option<Stored> {
     let result = &*held.record.result;
     let size = words::bytes(result.len() as u64);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    // Bodies keep their lines.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).split('\n').map(harmless).collect::<Vec<_>>().join("\n");
     match held.record.state {
         State::InFlight | State::Unknown => return None,
         State::NotKept => {
             let note = Note::decode(result).unwrap_or_default();
-            let location = note.location.map(|location| ("location".to_owned(), location));
+            let location = note.location.map(|location| ("location".to_owned(), harmless(&location)));
             let (status, headers) = (note.status, location.into_iter().collect());
             let (what, body, body_size) = ("a note of what was not kept", None, String::new());
             return Some(Stored { what, size, status, headers, body, body_size, is_cut: false });
