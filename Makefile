@@ -92,7 +92,7 @@ advisories: $(VENV)/.check
 
 # The compiler's own coverage, so that any toolchain will do. A failure names the file that causes it.
 FUZZ_SECONDS ?= 60
-TARGETS ?= header record answer multipart json note value
+TARGETS ?= header record answer multipart json note sealed value
 LIBFUZZER = -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -print_final_stats=1 \
 	-artifact_prefix=target/fuzz/$*- target/fuzz/corpus/$* fuzz/corpus/$*
 HOST = $(shell rustc --print host-tuple)

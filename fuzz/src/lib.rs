@@ -3,22 +3,25 @@
 //! `make fuzz` looks for bytes that break one; `tests/corpus.rs` tries those in `corpus/`, which `cargo test` runs.
 //! The decoder of Python values has its target in `value.py`.
 
+use idempotency::form::RecordForm;
 use idempotency::http::{self, Answer, Note, REPLAYED, Replay, RequestFacts, canonical_json, store_answer};
+use idempotency::seal::SealKeys;
 use idempotency::step::{self, Change, Step};
-use idempotency::{Fingerprint, KeyFormat, MAX_KEY, Record};
+use idempotency::{Fingerprint, KeyFormat, MAX_KEY, Record, State, StorageKey};
 use serde_json::Value;
 
 /// Panics where something does not hold for these bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name: that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("header", header),
     ("record", record),
     ("answer", answer),
     ("multipart", multipart),
     ("json", json),
     ("note", note),
+    ("sealed", sealed),
 ];
 
 /// The `Idempotency-Key` header, a line of it for each line of the input.
@@ -195,4 +198,23 @@ pub fn note(data: &[u8]) {
     let status = data.first_chunk().map(|status| u16::from_be_bytes(*status));
     let note = Note::of(status, [(&b"LOCATION"[..], data)]);
     assert_eq!(Note::decode(&note.encode()), Some(note));
+}
+
+/// A record that may be sealed, as a store gives it to whoever has the keys.
+pub fn sealed(data: &[u8]) {
+    let Ok(record) = Record::decode(data) else { return };
+    let [key, other] = [[1; 32], [2; 32]].map(StorageKey);
+    let keys = SealKeys::new(&[[7; 32]]).expect("it is a key").refusing_plain();
+    let hiding = keys.clone().hiding_names(&"07".repeat(32)).expect("it is a key");
+    for keys in [&keys, &hiding] {
+        let Ok(opened) = keys.read(&key, record.clone()) else { continue };
+        assert_eq!(opened.state, record.state);
+        let again = keys.read(&key, keys.written(&key, &opened)).expect("it was written here");
+        assert_eq!(again, opened);
+        if opened.state == State::Completed {
+            assert!(keys.read(&other, record.clone()).is_err(), "an answer is bound to its key");
+            let moved = Record { fingerprint: Fingerprint([9; 32]), ..record.clone() };
+            assert!(keys.read(&key, moved).is_err(), "an answer is bound to what was asked for");
+        }
+    }
 }
