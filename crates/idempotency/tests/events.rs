@@ -10,7 +10,7 @@ use common::place::{Tuned, redis_engine};
 use idempotency::engine::{Attempt, Begun, Call, Settled, Verdict};
 use idempotency::events::{self, Event, Observation, What};
 use idempotency::stores::MemoryStore;
-use idempotency::{AfterCrash, Digest, Fingerprint, Idempotency, Key, Operation, Scope};
+use idempotency::{AfterCrash, Digest, Fingerprint, Idempotency, Key, Operation, Scope, StorageKey};
 
 const SECRETS: [&str; 4] = ["key-secret", "payload-secret", "result-secret", "caller-secret"];
 
@@ -193,6 +193,11 @@ async fn the_recorder_of_the_metrics_facade_is_told() {
     engine.begin(&call).await.unwrap();
     drop(seen.facts());
     drop(metrics);
+    let Begun::Run(lost) = engine.begin(&Call { key: StorageKey([9; 32]), ..call.clone() }).await.unwrap() else {
+        panic!()
+    };
+    lost.settle(Verdict::Hold).await;
+    events::measure_ages(&engine, 10).await.unwrap();
     let told: Vec<String> = told
         .snapshot()
         .into_vec()
@@ -208,7 +213,12 @@ async fn the_recorder_of_the_metrics_facade_is_told() {
         "idempotency_attempts operation=POST /pay,outcome=completed Counter(1)",
         "idempotency_attempts_in_flight operation=POST /pay Gauge(0.0)",
         "idempotency_result_bytes operation=POST /pay Histogram([13.0])",
+        "idempotency_oldest_unknown_seconds store=memory Gauge(0.0)",
     ] {
         assert!(told.iter().any(|line| line == expected), "{expected}: {told:#?}");
     }
+    let oldest =
+        told.iter().find_map(|line| line.strip_prefix("idempotency_oldest_in_flight_seconds store=memory Gauge("));
+    let age: f64 = oldest.and_then(|age| age.strip_suffix(')')).unwrap().parse().unwrap();
+    assert!(age > 0.0 && age < 60.0, "{age}");
 }

@@ -42,7 +42,7 @@ use crate::error::StoreErrorKind;
 use crate::key::{Label, StorageKey};
 
 #[cfg(feature = "metrics")]
-pub use facade::to_metrics;
+pub use facade::{measure_ages, to_metrics};
 pub use measures::{METRICS, Measure, Metric, MetricKind, measure_dropped};
 pub use queue::{Observation, dropped, flush, observe};
 
