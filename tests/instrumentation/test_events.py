@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from asgi_client import Client
-from pyidempotent import IdempotencyConflict, IdempotencyError, IdempotencyKeyMissing, idempotent
+from pyidempotent import IdempotencyConflict, IdempotencyError, IdempotencyKeyMissing, idempotent, transaction
 from pyidempotent.asgi import IdempotencyMiddleware
 from pyidempotent.backends.memory import MemoryBackend
 from pyidempotent.instrumentation import Event, dropped, flush, observe
+from pyidempotent.transactions import create_table
 from scripts import output
 from servers import RedisServer
 
@@ -233,3 +235,25 @@ def test_observers_are_told_of_the_last_event_before_the_process_ends_and_in_a_c
     """
     told = output(code).splitlines()
     assert sorted(told) == ["False charge", "True charge"]
+
+
+def test_a_key_in_the_application_s_own_transaction(seen: Seen) -> None:
+    connection = sqlite3.connect(":memory:")
+    with connection:
+        create_table(connection)
+
+    def charge(payload: int, *, fails: bool = False) -> None:
+        with connection, transaction(connection, key="order", payload=payload, name="shop.charge") as op:
+            if fails:
+                raise ZeroDivisionError
+            if not op.replayed:
+                op.result = 1
+
+    with pytest.raises(ZeroDivisionError):
+        charge(1, fails=True)
+    charge(1)
+    charge(1)
+    with pytest.raises(IdempotencyConflict):
+        charge(2)
+    assert seen.names() == ["claimed", "released", "claimed", "completed", "replayed", "conflict"]
+    connection.close()

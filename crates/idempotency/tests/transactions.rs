@@ -2,10 +2,11 @@
 
 mod common;
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
 use common::postgres::{PgBouncer, Postgres};
+use idempotency::events::{self, Event};
 use idempotency::function::InTx;
 use idempotency::stores::{MemoryStore, postgres_schema};
 use idempotency::transactions::SQLITE_TABLES;
@@ -91,6 +92,33 @@ fn on_sqlite_another_transaction_stores_nothing() {
 }
 
 /// A server with the schema and an empty table of transfers for each test.
+#[test]
+fn observers_are_told_what_comes_of_a_key() {
+    let (told, seen) = mpsc::channel();
+    let _observation = events::observe(move |event: &Event| {
+        if event.operation() == Some("observed") {
+            drop(told.send((event.what.name(), event.store)));
+        }
+    });
+    let (_folder, mut connection) = file();
+    let idem = idem();
+    let call = |payload: u32| idem.call("observed", "a").unwrap().payload(&payload);
+    let tx = connection.transaction().unwrap();
+    assert!(matches!(call(1).in_tx_blocking::<u32>(&tx), Ok(InTx::Run(_)))); // it is dropped, as by an error of the work
+    tx.rollback().unwrap();
+    let tx = connection.transaction().unwrap();
+    let Ok(InTx::Run(open)) = call(1).in_tx_blocking::<u32>(&tx) else { panic!() };
+    open.complete_blocking(&tx, 7).unwrap();
+    tx.commit().unwrap();
+    let tx = connection.transaction().unwrap();
+    assert!(matches!(call(1).in_tx_blocking::<u32>(&tx), Ok(InTx::Replayed(7))));
+    assert!(matches!(call(2).in_tx_blocking::<u32>(&tx), Err(Error::Conflict)));
+    assert!(events::flush(Duration::from_secs(5)));
+    let told: Vec<_> = seen.try_iter().collect();
+    let expected = ["claimed", "released", "claimed", "completed", "replayed", "conflict"];
+    assert_eq!(told, expected.map(|name| (name, "sqlite")));
+}
+
 fn server() -> &'static Postgres {
     static READY: LazyLock<()> = LazyLock::new(|| {
         Postgres::shared().sql(&postgres_schema("idempotency").unwrap());

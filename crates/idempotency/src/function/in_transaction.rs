@@ -155,11 +155,14 @@ pub(super) async fn look<T: DeserializeOwned>(
         let look = inner.look_postgres();
         match inner.looked_postgres(connection.run(look).await?.as_deref())? {
             None => return Ok(None),
-            Some(Begun::Replay(stored)) => return Ok(Some(decode(&stored)?)),
-            Some(begun) => match refused(begun) {
-                Error::InFlight { .. } if Instant::now() + pause <= until => {}
-                error => return Err(error),
-            },
+            Some(Begun::InFlight { .. }) if Instant::now() + pause <= until => {}
+            Some(begun) => {
+                inner.tell_held(&begun);
+                return match begun {
+                    Begun::Replay(stored) => Ok(Some(decode(&stored)?)),
+                    begun => Err(refused(begun)),
+                };
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(POLL.1);

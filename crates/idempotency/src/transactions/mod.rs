@@ -21,16 +21,18 @@
 mod connection;
 mod postgres;
 mod sqlite;
+mod telling;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::clock::micros;
 use crate::decide::{Claim, Claiming, Decision, Held, Request, claim, decide};
 use crate::engine::{Begun, Call, Options};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::form::RecordForm;
-use crate::key::StorageKey;
+use crate::key::{Label, StorageKey};
 use crate::record::{AfterCrash, Micros, Record, State, Token};
 use crate::result_tags::is_sealed;
 use crate::schema;
@@ -141,6 +143,7 @@ enum At {
 #[derive(Debug)]
 pub struct InTransaction {
     key: StorageKey,
+    label: Label,
     /// What the record stands under: the key, or what a form makes of it.
     name: StorageKey,
     form: Option<Arc<dyn RecordForm>>,
@@ -158,6 +161,8 @@ pub struct InTransaction {
     began: i64,
     has_ended: bool,
     is_gone: bool,
+    /// Since when the work runs.
+    ran: Option<Instant>,
 }
 
 impl InTransaction {
@@ -178,6 +183,7 @@ impl InTransaction {
         let (claim, lease) = (Claim { record, takes_over: None }, micros(options.lease_or_default()));
         Self {
             key: call.key,
+            label: call.label.clone(),
             name: call.key,
             form: None,
             claim,
@@ -189,13 +195,16 @@ impl InTransaction {
             began: 0,
             has_ended: false,
             is_gone: false,
+            ran: None,
         }
     }
 
     /// Writes its record in a form, and reads what stands there by it: that of the store whose keys these are
     /// ([`Idempotency::form`](crate::Idempotency::form)).
-    pub fn in_form(self, form: Arc<dyn RecordForm>) -> Self {
-        Self { name: form.name(&self.key), form: Some(form), ..self }
+    pub fn in_form(mut self, form: Arc<dyn RecordForm>) -> Self {
+        self.name = form.name(&self.key);
+        self.form = Some(form);
+        self
     }
 
     /// With the table and the functions in another schema of Postgres than `idempotency`, as `PostgresOptions::schema` says it for the
@@ -244,6 +253,12 @@ impl InTransaction {
     /// # Errors
     /// Where what stands under the key is not ours, or the tables are not as they must be.
     pub fn told(&mut self, row: Option<&[Value]>) -> Result<Next, StoreError> {
+        let next = self.next(row);
+        self.tell_next(&next);
+        next
+    }
+
+    fn next(&mut self, row: Option<&[Value]>) -> Result<Next, StoreError> {
         match std::mem::replace(&mut self.at, At::End) {
             At::Sqlite(at) => self.told_sqlite(at, row),
             At::Postgres(at) => self.told_postgres(at, row),
@@ -299,6 +314,10 @@ impl InTransaction {
     /// The key that it is about.
     pub fn key(&self) -> &StorageKey {
         &self.key
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_micros(self.lease)
     }
 
     /// The record, as it is written.

@@ -123,6 +123,7 @@ impl InTransaction {
                 match decide(Some(&held), &self.request, now) {
                     // Its owner may live, but has let its lease pass.
                     Decision::Run if takeovers < TAKEOVERS => {
+                        self.claim.takes_over = Some(held.record);
                         Next::Ask(self.claim_postgres(Some((bytes.clone(), takeovers + 1))))
                     }
                     Decision::Run => in_flight(self.lease),
