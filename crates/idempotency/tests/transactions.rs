@@ -97,7 +97,7 @@ fn observers_are_told_what_comes_of_a_key() {
     let (told, seen) = mpsc::channel();
     let _observation = events::observe(move |event: &Event| {
         if event.operation() == Some("observed") {
-            drop(told.send((event.what.name(), event.store)));
+            let _ = told.send((event.what.name(), event.store));
         }
     });
     let (_folder, mut connection) = file();

@@ -1,5 +1,6 @@
 //! [`Ending`]: an answer is captured on its way out, and stored before its last byte goes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
@@ -318,7 +319,16 @@ impl Ending {
             lines.iter().map(line).collect()
         };
         let body = joined(seen.body.parts());
-        let answer = Answer { status: seen.head.status.as_u16(), headers: lines(&seen.head.headers), body };
+        let mut answer = Answer { status: seen.head.status.as_u16(), headers: lines(&seen.head.headers), body };
+        if let Some(redact) = &self.config.redact {
+            // What it leaves half done is seen by nobody: the answer is not kept.
+            let redacted = catch_unwind(AssertUnwindSafe(|| redact(answer)));
+            answer = redacted.map_err(|_| "redact panicked".to_owned())?;
+            let length = answer.body.len().to_string();
+            let declared =
+                |(name, _): &&mut (Bytes, Bytes)| name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes());
+            answer.headers.iter_mut().filter(declared).for_each(|(_, value)| *value = length.clone().into());
+        }
         let trailers = seen.trailers.as_ref().map_or_else(Vec::new, lines);
         let stored =
             store_answer(answer, &trailers, self.config.store_set_cookie).map_err(|error| error.to_string())?;

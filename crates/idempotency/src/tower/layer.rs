@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::grpc::GrpcStreams;
 use super::running::Tracker;
 use crate::engine::{Idempotency, Options, OptionsError};
-use crate::http::{METHODS, SAFE_METHODS, authorization_caller};
+use crate::http::{Answer, METHODS, SAFE_METHODS, authorization_caller};
 use crate::key::KeyFormat;
 
 /// What a service answered, as [`IdempotencyLayer::settle`] sees it.
@@ -80,6 +80,7 @@ pub(super) enum FingerprintBy {
 }
 
 type SettleBy = Arc<dyn Fn(&Outcome<'_>) -> Option<Settle> + Send + Sync>;
+type RedactBy = Arc<dyn Fn(Answer<Bytes>) -> Answer<Bytes> + Send + Sync>;
 
 /// The options of a layer.
 #[derive(Clone)]
@@ -94,6 +95,7 @@ pub(super) struct Config {
     pub(super) name: Option<Asked<Option<String>>>,
     pub(super) fingerprint: FingerprintBy,
     pub(super) settle: Option<SettleBy>,
+    pub(super) redact: Option<RedactBy>,
     pub(super) retry_after: Duration,
     pub(super) disconnect_grace: Option<Duration>,
     pub(super) max_request_bytes: usize,
@@ -155,6 +157,7 @@ impl IdempotencyLayer {
             name: None,
             fingerprint: FingerprintBy::Bytes,
             settle: None,
+            redact: None,
             retry_after: Duration::from_secs(1),
             disconnect_grace: None,
             max_request_bytes: 10 * 1024 * 1024,
@@ -249,6 +252,21 @@ impl IdempotencyLayer {
     /// What becomes of the key after a whole answer. `None`: as the table of [the module](super) has it.
     pub fn settle(self, settle: impl Fn(&Outcome<'_>) -> Option<Settle> + Send + Sync + 'static) -> Self {
         self.with(|config| config.settle = Some(Arc::new(settle)))
+    }
+
+    /// What is stored in the place of an answer: its parts that no repeat needs are left out. The first caller gets the
+    /// whole answer, and a repeat what is left; nothing brings the rest back. `content-length` follows the body. If it
+    /// panics, the answer is not kept, and a repeat is told so (410).
+    ///
+    /// ```
+    /// # use idempotency::{Idempotency, stores::MemoryStore, tower::IdempotencyLayer};
+    /// let layer = IdempotencyLayer::new(Idempotency::new(MemoryStore::new())).redact(|mut answer| {
+    ///     answer.headers.retain(|(name, _)| name != "x-session");
+    ///     answer
+    /// });
+    /// ```
+    pub fn redact(self, redact: impl Fn(Answer<Bytes>) -> Answer<Bytes> + Send + Sync + 'static) -> Self {
+        self.with(|config| config.redact = Some(Arc::new(redact)))
     }
 
     /// The longest `Retry-After` of a repeat while the first request still runs: by default a second.

@@ -48,6 +48,7 @@ async fn an_inner_layer_that_cannot_have_its_way_runs_nothing() {
         base.clone().with_options(Options::new().after_crash(AfterCrash::Refuse)).unwrap(),
         base.clone().scope(|parts| parts.headers.get("x-user").map(|_| 1)),
         base.clone().settle(|_| None),
+        base.clone().redact(|answer| answer),
         base.clone().max_request_bytes(1),
         base.clone().retry_after(Duration::from_secs(2)),
         layer(), // of another store

@@ -92,6 +92,26 @@ async fn a_hook_decides_what_becomes_of_an_answer() {
 }
 
 #[tokio::test]
+async fn what_is_left_out_is_in_no_replay() {
+    let [first, repeat] = runs(
+        layer().redact(|mut answer| {
+            assert_eq!(answer.status, 200);
+            answer.headers.retain(|(name, _)| name != "content-type");
+            answer.body = "left".into();
+            answer
+        }),
+        sent("1", ""),
+        sent("1", ""),
+    )
+    .await;
+    assert_eq!((first.text(), first.headers.contains_key("content-type")), ("1", true));
+    assert!(repeat.is_replay() && !repeat.headers.contains_key("content-type"));
+    assert_eq!((repeat.text(), repeat.headers["content-length"].to_str().unwrap()), ("left", "4"));
+    let [first, repeat] = runs(layer().redact(|_| panic!("it can't")), sent("1", ""), sent("1", "")).await;
+    assert_eq!((first.text(), repeat.refusal().as_str()), ("1", "not-kept"));
+}
+
+#[tokio::test]
 async fn a_key_may_be_in_another_header_and_namespaces_keep_services_apart() {
     let named = layer().key_header(HeaderName::from_static("x-request-id"));
     let by = |id: &'static str| {
