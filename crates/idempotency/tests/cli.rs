@@ -253,3 +253,9 @@ async fn a_clock_that_differs_is_named_and_a_store_need_not_list() {
     assert_eq!(exit, Exit::Done);
     assert!(out.contains("Usage: shop keys list") && !out.contains("--url"), "{out}");
 }
+
+#[test]
+fn a_url_without_its_option_says_where_it_belongs() {
+    let Ran { code, err, .. } = run("", &["list", "redis://localhost"]);
+    assert!(code == 2 && err.contains("tip: say which store by --url before it"), "{code} {err}");
+}

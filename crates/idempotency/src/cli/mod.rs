@@ -25,6 +25,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::engine::Idempotency;
@@ -114,7 +115,8 @@ impl Program {
             .and_then(|matches| Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command)));
         let mut arguments = match read {
             Ok(arguments) => arguments,
-            Err(error) => {
+            Err(mut error) => {
+                advise(&mut error);
                 let text = error.render().to_string();
                 let is_asked_for = !error.use_stderr();
                 let _ = if is_asked_for { streams.print(&text) } else { streams.tell_part(&text) };
@@ -197,6 +199,15 @@ impl Run {
             format!("removed: {removed}")
         };
         Ok(self.streams.print(&format!("{text}\n"))?)
+    }
+}
+
+/// A URL that stands where none is taken is meant to be the store.
+fn advise(error: &mut clap::Error) {
+    let is_url = |stray: &ContextValue| matches!(stray, ContextValue::String(text) if text.contains("://"));
+    if error.kind() == ErrorKind::UnknownArgument && error.get(ContextKind::InvalidArg).is_some_and(is_url) {
+        let advice = "say which store by --url before it, or by IDEMPOTENCY_URL".into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice]));
     }
 }
 
