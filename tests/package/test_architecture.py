@@ -32,6 +32,8 @@ ARROWS: dict[str, set[str]] = {
 PARTS: dict[str, set[str]] = {
     "http": {"fingerprint", "result_tags"},
     "events": {"error", "http", "key", "process"},
+    "ages": {"clock", "engine", "error", "events", "record", "store"},
+    "seen": {"decide", "record"},
     "tower": {"decide", "engine", "events", "fingerprint", "http", "key"},
     "cli": {
         "clock",
@@ -45,6 +47,7 @@ PARTS: dict[str, set[str]] = {
         "record",
         "result_tags",
         "seal",
+        "seen",
         "store",
         "stores",
         "words",
@@ -59,6 +62,7 @@ PARTS: dict[str, set[str]] = {
         "key",
         "record",
         "result_tags",
+        "seen",
         "store",
         "words",
     },
@@ -83,6 +87,7 @@ PARTS: dict[str, set[str]] = {
         "decide",
         "engine",
         "error",
+        "events",
         "fingerprint",
         "form",
         "key",

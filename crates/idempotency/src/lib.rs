@@ -30,6 +30,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations, unreachable_pub)]
 
+#[cfg(feature = "metrics")]
+pub mod ages;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod clock;

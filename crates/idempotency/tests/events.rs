@@ -197,7 +197,7 @@ async fn the_recorder_of_the_metrics_facade_is_told() {
         panic!()
     };
     lost.settle(Verdict::Hold).await;
-    events::measure_ages(&engine, 10).await.unwrap();
+    idempotency::ages::measure(&engine, 10).await.unwrap();
     let told: Vec<String> = told
         .snapshot()
         .into_vec()

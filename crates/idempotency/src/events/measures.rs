@@ -47,7 +47,7 @@ const BYTES: &[f64] = &[64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0
 
 macro_rules! metrics {
     ($($constant:ident = $name:literal $kind:ident $unit:literal [$($label:literal),*] $buckets:expr, $help:literal;)*) => {
-        $(pub(super) const $constant: &Metric = &Metric {
+        $(pub(crate) const $constant: &Metric = &Metric {
             name: $name, kind: MetricKind::$kind, unit: $unit, help: $help, labels: &[$($label),*], buckets: $buckets,
         };)*
 

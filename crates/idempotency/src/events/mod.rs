@@ -42,7 +42,9 @@ use crate::error::StoreErrorKind;
 use crate::key::{Label, StorageKey};
 
 #[cfg(feature = "metrics")]
-pub use facade::{measure_ages, to_metrics};
+pub use facade::to_metrics;
+#[cfg(feature = "metrics")]
+pub(crate) use measures::{LOOKS_FAILED, OLDEST_IN_FLIGHT, OLDEST_UNKNOWN};
 pub use measures::{METRICS, Measure, Metric, MetricKind, measure_dropped};
 pub use queue::{Observation, dropped, flush, observe};
 

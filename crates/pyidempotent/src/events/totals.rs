@@ -1,10 +1,10 @@
 //! [`Totals`]: metrics, added up in Rust until Python takes them. A call costs no Python for it.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
 use idempotency::events::{self, METRICS, Measure, Metric, MetricKind, Observation, measure_dropped};
 use idempotency::process::PerProcess;
 use pyo3::prelude::*;
@@ -21,25 +21,7 @@ enum Total {
 /// are two rows, and add up all the same.
 type Place = (usize, [(usize, usize); 3]);
 
-type Sums = HashMap<Place, (Measure, Total), BuildHasherDefault<PlaceHasher>>;
-
-/// Mixes the few numbers of a [`Place`], as rustc's own hash tables do: nobody outside of the process chooses them.
-#[derive(Default)]
-struct PlaceHasher(u64);
-
-impl Hasher for PlaceHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_usize((*byte).into()));
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.0 = (self.0.rotate_left(5) ^ number as u64).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(26)
-    }
-}
+type Sums = HashMap<Place, (Measure, Total), RandomState>;
 
 fn place(measure: &Measure) -> Place {
     let mut labels = [(0, 0); 3];
