@@ -4,6 +4,7 @@
 # make check   format, lints, types, documentation
 # make docs    the tables in docs/options.md and docs/metrics.md, from their declarations
 # make bench   the figures, beside the rivals'
+# make wheel   a wheel for other machines and a source distribution, both tried in fresh environments
 #
 # make fuzz          each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
 # make advisories    known vulnerabilities of the dependencies, by a database that is fetched from GitHub
@@ -25,7 +26,7 @@ export PYO3_PYTHON := $(BIN)/python
 export PYRIGHT_PYTHON_CACHE_DIR := $(abspath $(VENV))/pyright
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo console example test test-matrix model lab lab-mutants check docs sizes advisories fuzz fuzzer bench build apps servers wrk core-lines clean
+.PHONY: demo console example test test-matrix model lab lab-mutants check docs wheel sizes advisories fuzz fuzzer bench build apps servers wrk core-lines clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/python examples/demo.py
@@ -81,6 +82,9 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 docs: build
 	$(BIN)/python docs/write_options.py
 	$(BIN)/python docs/write_metrics.py
+
+wheel: $(VENV)/.wheel
+	$(BIN)/python packaging/wheel.py
 
 # What a record takes on each store, as docs/operations.md has it.
 sizes: build servers

@@ -6,6 +6,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,11 @@ import pytest
 import django_site  # noqa: F401  # sets Django up, which its examples want
 import pyidempotent
 from scripts import output
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
 
 ROOT = Path(__file__).parents[2]
 #: All but the one that Django alone imports, in a project that has its admin.
@@ -61,6 +68,22 @@ def test_examples_are_executed(name: str) -> None:
     assert failed == 0
 
 
+def test_what_a_package_index_shows_is_true() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    faces = {"celery", "django", "fastapi", "flask", "starlette"}
+    assert {*faces, "memory", "postgres", "redis", "sqlite", "opentelemetry", "prometheus"} == set(extras)
+    versions = re.findall(r"Python :: (3\.\d+)\b", "\n".join(project["classifiers"]))
+    assert project["requires-python"] == f">={versions[0]}"
+    supported = (ROOT / "docs/versions.md").read_text()
+    assert f"CPython {versions[0]} to {versions[-1]}" in supported
+    rust = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
+    assert f"{rust['rust-version']} or later, which" in supported
+    assert set(project["urls"].values()) <= {
+        url for url in project["urls"].values() if url.startswith(rust["repository"])
+    }
+
+
 def test_public_names_are_documented_and_shown_by_example() -> None:
     for name in pyidempotent.__all__:
         public = getattr(pyidempotent, name)
@@ -86,4 +109,4 @@ def test_versions_agree() -> None:
     (line,) = [line for line in (ROOT / "Cargo.toml").read_text().splitlines() if line.startswith("version = ")]
     version = line.split('"')[1]
     assert pyidempotent.__version__ == version
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
