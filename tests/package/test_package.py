@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -110,3 +111,12 @@ def test_versions_agree() -> None:
     version = line.split('"')[1]
     assert pyidempotent.__version__ == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_crate_has_what_it_is_built_of() -> None:
+    def said(*command: str) -> set[str]:
+        return set(subprocess.check_output(command, cwd=ROOT / "crates/idempotency", text=True).split())
+
+    packed = said("cargo", "package", "--list", "--allow-dirty")
+    tracked = {name for name in said("git", "ls-files") if name.split("/")[0] not in ("benches", "examples", "tests")}
+    assert tracked <= packed
