@@ -26,7 +26,7 @@ const MOST: usize = 32;
 /// The most bytes of one statement that has more than one operation.
 const MOST_BYTES: usize = 256 * 1024;
 
-/// One operation: its key, and the other values in the order of the statement.
+/// One operation: its key, and the other values in the order that `claim.sql` and `complete.sql` have them.
 pub(super) struct Step {
     pub(super) key: StorageKey,
     pub(super) bytes: [Option<Vec<u8>>; 2],
@@ -88,7 +88,7 @@ impl Gathering {
             self.enter(pool, Entry { step: step.clone(), place: asker.place.clone(), answer });
             match timeout_at(deadline, answered).await {
                 Ok(Ok(answer)) => {
-                    asker.is_answered();
+                    asker.heard();
                     return answer;
                 }
                 Err(_) if asker.is_sent() => return Err(errors::timed_out(limit)),
@@ -208,7 +208,8 @@ impl Asker<'_> {
         matches!(*locked(&self.place), Place::Sent(_))
     }
 
-    fn is_answered(&mut self) {
+    /// The answer came.
+    fn heard(&mut self) {
         *locked(&self.place) = Place::Gone;
     }
 }
