@@ -2,7 +2,7 @@
 # make example an API behind the middleware, to try by hand
 # make test    every test, on real servers; the scenarios with every face on two stores
 # make check   format, lints, types, documentation
-# make docs    the tables in docs/options.md and docs/metrics.md, from their declarations
+# make docs    the tables in docs/options.md and docs/metrics.md, from their declarations, and the site: target/site
 # make bench   the figures, beside the rivals'
 # make wheel   a wheel for other machines and a source distribution, both tried in fresh environments
 #
@@ -61,7 +61,7 @@ example: $(VENV)/.demo build
 
 FEATURES := functions serde http tower axum memory sqlite redis redis-tls postgres postgres-tls sqlx metrics cli console seal conformance
 
-check: $(VENV)/.test $(VENV)/.check build core-lines
+check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs build core-lines
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --all-features --quiet -- -D warnings
 	cargo clippy -p idempotency --no-default-features --quiet -- -D warnings
@@ -78,10 +78,14 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 	$(BIN)/mypy tests/typing
 	$(BIN)/pyright
 	$(BIN)/python -m mypy.stubtest pyidempotent._native
+	$(SITE)
 
-docs: build
+docs: $(VENV)/.docs build
 	$(BIN)/python docs/write_options.py
 	$(BIN)/python docs/write_metrics.py
+	$(SITE)
+
+SITE = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs target/site
 
 wheel: $(VENV)/.wheel
 	$(BIN)/python packaging/wheel.py
