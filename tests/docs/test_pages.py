@@ -21,6 +21,8 @@ from servers import PostgresServer, RedisServer
 
 # Pages whose blocks check themselves, by asserts: they are executed as they stand, on a Redis of the tests.
 SELF_CHECKING = [
+    "concepts/compared",
+    "concepts/ways",
     "mcp",
     "mistakes",
 ]
