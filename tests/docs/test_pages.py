@@ -22,6 +22,7 @@ from servers import PostgresServer, RedisServer
 # Pages whose blocks check themselves, by asserts: they are executed as they stand, on a Redis of the tests.
 SELF_CHECKING = [
     "concepts/compared",
+    "concepts/exactly-once",
     "concepts/ways",
     "mcp",
     "mistakes",
