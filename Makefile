@@ -2,7 +2,7 @@
 # make example an API behind the middleware, to try by hand
 # make test    every test, on real servers; the scenarios with every face on two stores
 # make check   format, lints, types, documentation
-# make docs    the tables in docs/options.md and docs/metrics.md, from their declarations
+# make docs    the tables in docs/options.md and docs/metrics.md, from their declarations; the pictures in docs/images
 # make bench   the figures, beside the rivals'
 #
 # make fuzz          each reader of bytes for FUZZ_SECONDS (60), or one: make fuzz TARGETS=header
@@ -80,6 +80,7 @@ check: $(VENV)/.test $(VENV)/.check build core-lines
 docs: build
 	$(BIN)/python docs/write_options.py
 	$(BIN)/python docs/write_metrics.py
+	$(BIN)/python docs/write_pictures.py
 
 # What a record takes on each store, as docs/operations.md has it.
 sizes: build servers

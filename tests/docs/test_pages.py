@@ -23,6 +23,7 @@ from servers import PostgresServer, RedisServer
 SELF_CHECKING = [
     "concepts/compared",
     "concepts/exactly-once",
+    "concepts/life",
     "concepts/ways",
     "mcp",
     "mistakes",
