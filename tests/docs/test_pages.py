@@ -27,6 +27,7 @@ SELF_CHECKING = [
     "concepts/ways",
     "mcp",
     "mistakes",
+    "moving",
 ]
 EXECUTED = {
     "backends",
