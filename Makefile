@@ -2,7 +2,7 @@
 # make example an API behind the middleware, to try by hand
 # make test    every test, on real servers; the scenarios with every face on two stores
 # make check   format, lints, types, documentation
-# make docs    the tables in docs/options.md and docs/metrics.md, from their declarations, and the site: target/site
+# make docs    the tables of docs/ from their declarations, the pictures from their texts, and the site: target/site
 # make bench   the figures, beside the rivals'
 # make wheel   a wheel for other machines and a source distribution, both tried in fresh environments
 #
@@ -83,6 +83,7 @@ check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs build core-lines
 docs: $(VENV)/.docs build
 	$(BIN)/python docs/write_options.py
 	$(BIN)/python docs/write_metrics.py
+	$(BIN)/python docs/write_pictures.py
 	$(SITE)
 
 SITE = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs target/site

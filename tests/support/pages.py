@@ -9,6 +9,11 @@ from types import ModuleType
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+def all_pages() -> list[str]:
+    """The names of all pages, those in sub-folders too: ``redis``, ``concepts/life``."""
+    return sorted(page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.rglob("*.md"))
+
+
 def blocks(page: str) -> list[str]:
     """The page's blocks, in order."""
     return re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -30,7 +35,7 @@ def run(page: str, url: str, *, but: str | None = None, at: str = "redis://local
     """A module of all blocks of a page, but the one with the words ``but``; the server of its URL ``at`` is the
     test's own.
     """
-    module = ModuleType(f"page_{page}")
+    module = ModuleType(f"page_{page.replace('/', '_')}")
     for text in blocks(page):
         if but is None or but not in text:
             code = text.replace(at, url)

@@ -1,6 +1,6 @@
 """For tests: of your own code (`rehearse`), and of a backend of your own (`check_backend`).
 
-With pytest, the fixture ``idempotency`` is a rehearsal that is there already:
+With pytest, the fixture ``idempotency`` is a rehearsal that is there already::
 
     def test_a_crash_after_the_charge(idempotency):
         with idempotency.crash_after(bank, "charge"):
