@@ -185,22 +185,6 @@ def test_keys_in_opposite_order_are_no_deadlock(database: str) -> None:
         two.commit()
 
 
-def test_a_savepoint_that_is_rolled_back_takes_its_record_with_it(database: str) -> None:
-    with psycopg.connect(database) as connection:
-        with suppress(ZeroDivisionError), connection.transaction(), transaction(connection, key="a") as op:
-            raise ZeroDivisionError
-        connection.execute("SAVEPOINT s")
-        with transaction(connection, key="a") as op:
-            op.result = 1
-        connection.execute("ROLLBACK TO s")
-        with transaction(connection, key="a") as op:
-            assert not op.replayed
-            op.result = 2
-        connection.commit()
-        with transaction(connection, key="a") as op:
-            assert op.result == 2
-
-
 def test_a_claim_that_is_undone_inside_of_the_block(database: str) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("SAVEPOINT s")
@@ -221,13 +205,15 @@ def test_a_transaction_that_lasts_longer_than_its_ttl(database: str) -> None:
 
 def test_a_failed_transaction_is_refused(lane: Lane) -> None:
     connection = lane.connect()
+    refused = pytest.raises(RuntimeError, match="has failed: roll it back")
+    # How it ends is the library's: some raise at the end of the block, some have raised before.
     with suppress(Exception), lane.transaction(connection):
         with suppress(Exception):
             lane.run(connection, "SELECT 1 / 0")
-        with pytest.raises((RuntimeError, IdempotencyStoreUnavailable)) as refused, lane.block(connection, key="a"):
+        with refused as error, lane.block(connection, key="a"):
             pytest.fail("it ran")
-        assert "has failed" in str(refused.value)
         raise ZeroDivisionError
+    assert "Nothing ran" in str(error.value)
     with lane.transaction(connection), lane.block(connection, key="a") as op:
         assert not op.replayed
 

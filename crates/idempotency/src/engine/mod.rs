@@ -17,9 +17,9 @@ mod serving;
 mod waiting;
 
 use std::sync::Arc;
-#[cfg(feature = "functions")]
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "functions")]
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -45,9 +45,9 @@ pub use options::{Options, OptionsError};
 /// One store in one process, shared by every call site that uses it.
 struct Engine {
     keeper: Arc<Keeper>,
-    /// Whether a transaction of the caller's has found the tables.
+    /// The schemas in which a transaction of the caller's has found the tables. They are few.
     #[cfg(feature = "functions")]
-    has_tables: AtomicBool,
+    found: Mutex<Vec<String>>,
 }
 
 impl Drop for Engine {
@@ -102,7 +102,7 @@ impl Idempotency {
         let engine = Engine {
             keeper: Arc::new(Keeper::new(Arc::new(store), serving::start)),
             #[cfg(feature = "functions")]
-            has_tables: AtomicBool::new(false),
+            found: Mutex::default(),
         };
         Self { engine: Arc::new(engine), options: Options::default() }
     }
@@ -133,10 +133,24 @@ impl Idempotency {
         self.engine.keeper.store.form()
     }
 
-    /// Whether a transaction of the caller's has found the tables.
+    /// Whether a transaction of the caller's has found the tables in this schema.
     #[cfg(feature = "functions")]
-    pub(crate) fn has_tables(&self) -> &AtomicBool {
-        &self.engine.has_tables
+    pub(crate) fn has_found(&self, schema: &str) -> bool {
+        self.found().iter().any(|found| found == schema)
+    }
+
+    /// A transaction of the caller's has found the tables in this schema.
+    #[cfg(feature = "functions")]
+    pub(crate) fn find(&self, schema: &str) {
+        let mut found = self.found();
+        if !found.iter().any(|found| found == schema) {
+            found.push(schema.to_owned());
+        }
+    }
+
+    #[cfg(feature = "functions")]
+    fn found(&self) -> MutexGuard<'_, Vec<String>> {
+        self.engine.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its options.

@@ -1,7 +1,6 @@
 //! [`InTx`] and [`Open`]: a call in a database transaction of its caller's.
 
 use std::marker::PhantomData;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -131,10 +130,11 @@ pub(super) async fn begin<T: DeserializeOwned>(
     connection: &mut impl Connection,
 ) -> Result<InTx<T>, Error> {
     let mut inner = made(engine, call, schema, connection.dialect())?;
-    let is_ready = engine.has_tables().load(Ordering::Relaxed);
-    let first = inner.begin(is_ready).map_err(|error| setup(error.to_string()))?;
+    let first = inner.begin(engine.has_found(inner.schema())).map_err(|error| setup(error.to_string()))?;
     let next = inner.drive(connection, first).await?;
-    engine.has_tables().store(true, Ordering::Relaxed);
+    if connection.dialect() == Dialect::Postgres {
+        engine.find(inner.schema());
+    }
     match next {
         Next::Run { fence } => Ok(InTx::Run(Open { inner: Box::new(inner), fence, result: PhantomData })),
         Next::Held(Begun::Replay(stored)) => Ok(InTx::Replayed(decode(&stored)?)),
