@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::place::{Tuned, begun, call, complete, replayed};
-use common::postgres::{Postgres, folder, program};
+use common::postgres::{Postgres, replica_of};
 use idempotency::engine::{Begun, Settled};
 use idempotency::stores::{PostgresOptions, PostgresStore};
 use idempotency::{Idempotency, StoreErrorKind};
@@ -108,29 +108,6 @@ async fn a_statement_that_is_cancelled_was_not_executed() {
     client.batch_execute("ROLLBACK").await.unwrap();
     assert!(engine.drain(LONG).await);
     runs_soon(&engine, 1, "after").await;
-}
-
-/// A replica of a server, with its data as it is now, that follows it.
-fn replica_of(primary: &Postgres) -> Postgres {
-    let folder = folder();
-    let mut backup = program("pg_basebackup");
-    backup.args([
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &primary.port.to_string(),
-        "-U",
-        "postgres",
-        "-R",
-        "-X",
-        "stream",
-        "-c",
-        "fast",
-        "-D",
-    ]);
-    let copied = backup.arg(folder.path().join("data")).output().unwrap();
-    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-    Postgres::on(folder, &[])
 }
 
 #[tokio::test]

@@ -5,11 +5,12 @@ mod common;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use common::postgres::Postgres;
+use common::postgres::{PgBouncer, Postgres};
 use idempotency::function::InTx;
 use idempotency::stores::{MemoryStore, postgres_schema};
 use idempotency::transactions::SQLITE_TABLES;
 use idempotency::{Error, Idempotency, StoreErrorKind};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, IsolationLevel, NoTls, Transaction};
 
 /// Of it only the options count.
@@ -101,7 +102,11 @@ fn server() -> &'static Postgres {
 }
 
 async fn connect() -> Client {
-    let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server().port);
+    connect_to(server().port).await
+}
+
+async fn connect_to(port: u16) -> Client {
+    let config = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
     let (client, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
@@ -116,7 +121,9 @@ async fn transfer(tx: &Transaction<'_>, test: &str, key: &str) -> Result<bool, E
             Ok(false)
         }
         InTx::Run(open) => {
-            if tx.execute("INSERT INTO transfers VALUES ($1, $2)", &[&test, &key]).await.is_err() {
+            // Without a prepared statement: a pooler may stand between.
+            let insert: [(&(dyn ToSql + Sync), Type); 2] = [(&test, Type::TEXT), (&key, Type::TEXT)];
+            if tx.query_typed("INSERT INTO transfers VALUES ($1, $2)", &insert).await.is_err() {
                 return Err(Error::InFlight { retry_after: Duration::ZERO }); // 40001: it is sent again
             }
             open.complete(tx, format!("{key} sent")).await.map(|_| true)
@@ -131,41 +138,57 @@ fn transfers(test: &str) -> String {
 const LEVELS: [IsolationLevel; 3] =
     [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead, IsolationLevel::Serializable];
 
+/// Eight workers send each of 100 keys; how many ran.
+async fn many_at_once(port: u16, test: &str, level: IsolationLevel) -> u32 {
+    let workers: Vec<_> = (0..8)
+        .map(|_| {
+            let test = test.to_owned();
+            tokio::spawn(async move {
+                let mut client = connect_to(port).await;
+                let mut ran = 0;
+                for key in 0..100 {
+                    let key = key.to_string();
+                    loop {
+                        let tx = client.build_transaction().isolation_level(level).start().await.unwrap();
+                        let told = transfer(&tx, &test, &key).await;
+                        let (is_first, committed) = match told {
+                            Ok(is_first) => (is_first, tx.commit().await.is_ok()),
+                            Err(Error::InFlight { .. } | Error::Store(_)) => (false, false), // sent again
+                            Err(other) => panic!("{other:?}"),
+                        };
+                        if committed {
+                            ran += u32::from(is_first);
+                            break;
+                        }
+                    }
+                }
+                ran
+            })
+        })
+        .collect();
+    let mut ran = 0;
+    for worker in workers {
+        ran += worker.await.unwrap();
+    }
+    ran
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_many_at_once_run_each_key_once() {
     for level in LEVELS {
         let test = format!("{level:?}");
-        let workers: Vec<_> = (0..8)
-            .map(|_| {
-                let test = test.clone();
-                tokio::spawn(async move {
-                    let mut client = connect().await;
-                    let mut ran = 0;
-                    for key in 0..100 {
-                        let key = key.to_string();
-                        loop {
-                            let tx = client.build_transaction().isolation_level(level).start().await.unwrap();
-                            let told = transfer(&tx, &test, &key).await;
-                            let (is_first, committed) = match told {
-                                Ok(is_first) => (is_first, tx.commit().await.is_ok()),
-                                Err(Error::InFlight { .. } | Error::Store(_)) => (false, false), // sent again
-                                Err(other) => panic!("{other:?}"),
-                            };
-                            if committed {
-                                ran += u32::from(is_first);
-                                break;
-                            }
-                        }
-                    }
-                    ran
-                })
-            })
-            .collect();
-        let mut ran = 0;
-        for worker in workers {
-            ran += worker.await.unwrap();
-        }
-        assert_eq!((ran, transfers(&test).as_str()), (100, "100 100"), "{level:?}");
+        assert_eq!(many_at_once(server().port, &test, level).await, 100, "{level:?}");
+        assert_eq!(transfers(&test), "100 100", "{level:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_through_a_pooler_they_do_too() {
+    let pooler = PgBouncer::start(server());
+    for level in LEVELS {
+        let test = format!("pooled {level:?}");
+        assert_eq!(many_at_once(pooler.port, &test, level).await, 100, "{level:?}");
+        assert_eq!(transfers(&test), "100 100", "{level:?}");
     }
 }
 
