@@ -201,7 +201,8 @@ async fn page(idem: &Idempotency, pool: PgPool, key: &str, amount: i64) -> Resul
 #[tokio::test]
 async fn the_page_s_block_charges_once() {
     let here = include_str!("sqlx.rs").replace("\n    ", "\n");
-    let page_s = include_str!("../../../docs/transactions.md").split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    let page_s =
+        include_str!("../../../docs/transactions.md").split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
     assert!(here.contains(page_s), "this file has another block than docs/transactions.md");
     server().sql("CREATE TABLE accounts (balance BIGINT); INSERT INTO accounts VALUES (100)");
     for _ in 0..2 {
