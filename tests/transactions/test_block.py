@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -212,13 +213,100 @@ def test_wait_is_refused_in_an_open_transaction(lane: Lane) -> None:
     assert balance(lane) == 7
 
 
+CLOSED = (IdempotencyStoreUnavailable, "nothing ran: the connection is closed: take another one")
+
+
+def test_a_connection_that_is_closed_in_the_block(lane: Lane) -> None:
+    if isinstance(lane, Django | PsycopgBlocks):
+        return  # they refuse it by themselves
+    connection = lane.connect()
+    lane.begin(connection)
+    with pytest.raises((IdempotencyStoreUnavailable, RuntimeError), match=r"is closed|has ended inside of it"):
+        with lane.block(connection, key="a") as op:
+            lane.run(connection, "UPDATE accounts SET balance = 0")
+            lane.close(connection)
+            op.result = 1
+    assert balance(lane) == 100
+    assert not charge(lane, lane.connect()).replayed
+
+
+def test_a_savepoint_that_is_rolled_back_takes_its_record_with_it(lane: Lane) -> None:
+    connection, found = lane.connect(), []
+    with lane.transaction(connection):
+        lane.run(connection, "INSERT INTO accounts VALUES ('bob', 7)")
+        lane.run(connection, "SAVEPOINT s")
+        for again in (True, False):
+            with lane.block(connection, key="a") as op:
+                lane.run(connection, "UPDATE accounts SET balance = balance + 1 WHERE name = 'bob'")
+                op.result = 1
+            found.append(op.replayed)
+            lane.run(connection, "ROLLBACK TO s" if again else "RELEASE s")
+    with lane.transaction(connection), lane.block(connection, key="a") as op:
+        assert op.result == 1
+    assert found == [False, False]
+    assert lane.run(connection, "SELECT balance FROM accounts WHERE name = 'bob'") == [(8,)]
+
+
+def test_what_was_written_before_the_block_is_of_the_same_transaction(lane: Lane) -> None:
+    """As of a session that was flushed, and not committed."""
+    connection = lane.connect()
+    with pytest.raises(ZeroDivisionError), lane.transaction(connection):
+        lane.run(connection, "INSERT INTO accounts VALUES ('bob', 7)")
+        with lane.block(connection, key="a") as op:
+            op.result = 1
+        raise ZeroDivisionError
+    with lane.transaction(connection):
+        assert lane.run(connection, "SELECT count(*) FROM accounts") == [(1,)]
+        lane.run(connection, "INSERT INTO accounts VALUES ('bob', 7)")
+        with lane.block(connection, key="a") as op:
+            assert not op.replayed
+    # A repeat leaves alone what was written before it.
+    with lane.transaction(connection):
+        lane.run(connection, "UPDATE accounts SET balance = 8 WHERE name = 'bob'")
+        with lane.block(connection, key="a") as op:
+            assert op.replayed
+    assert lane.run(connection, "SELECT balance FROM accounts WHERE name = 'bob'") == [(8,)]
+
+
+#: Connections that only the thread that made them may use, or the event loop.
+OF_ONE_THREAD = ["sqlite3", "sqlite3, BEGIN IMMEDIATE", "asyncpg", "Django, sqlite3", "Django, psycopg"]
+
+
+@pytest.mark.parametrize("kind", OF_ONE_THREAD)
+def test_another_thread_s_connection(lane: Lane) -> None:
+    connection = lane.connect()
+
+    def use() -> None:
+        own = lane.loop
+        lane.loop = asyncio.new_event_loop()
+        try:
+            with (
+                pytest.raises(IdempotencyStoreUnavailable, match=r"nothing ran: .*(thread|different loop)"),
+                lane.block(connection, key="a"),
+            ):
+                pytest.fail("it ran")
+        finally:
+            lane.loop.close()
+            lane.loop = own
+
+    with lane.transaction(connection):
+        lane.run(connection, "INSERT INTO accounts VALUES ('bob', 7)")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(use).result(30)
+    assert lane.run(connection, "SELECT count(*) FROM accounts") == [(2,)]
+    assert not charge(lane, connection).replayed
+
+
 def test_a_closed_connection(lane: Lane) -> None:
     if isinstance(lane, SqlalchemySession | SqlalchemyAsyncSession):
         return  # a session can be used after it was closed
-    connection = lane.connect()
-    lane.close(connection)
-    with pytest.raises((IdempotencyStoreUnavailable, RuntimeError)), lane.block(connection, key="a"):
-        pytest.fail("it ran")
+    for connect in (lane.connect, lane.autocommit):
+        connection = connect()
+        lane.close(connection)
+        # Django opens it anew with the next statement, which then would stand alone.
+        expected = (RuntimeError, "begin a transaction") if isinstance(lane, Django) else CLOSED
+        with pytest.raises(expected[0], match=expected[1]), lane.block(connection, key="a"):
+            pytest.fail("it ran")
 
 
 def test_sync_and_async_are_not_mixed(lane: Lane) -> None:

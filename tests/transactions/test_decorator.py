@@ -105,6 +105,40 @@ def test_it_joins_a_block_that_has_begun_a_transaction(lane: Lane) -> None:
     assert balance(lane) == 58
 
 
+def test_it_joins_a_block_of_psycopg_s_on_a_connection_that_is_not_in_autocommit(database: str) -> None:
+    with psycopg.connect(database) as connection:
+
+        @transactional(lambda: connection, key="key")
+        def charge(key: str) -> str:
+            connection.execute(CHARGE)
+            return "charged"
+
+        with pytest.raises(ZeroDivisionError), connection.transaction():
+            assert charge("a") == "charged"
+            raise ZeroDivisionError
+        for _ in range(2):
+            with connection.transaction():
+                assert charge("a") == "charged"
+        assert connection.execute("SELECT balance FROM accounts").fetchone() == (58,)
+
+
+@pytest.mark.parametrize("kind", ["SQLAlchemy, psycopg", "SQLAlchemy, Session", "SQLAlchemy, sqlite3"])
+def test_it_joins_a_savepoint_of_sqlalchemy_s(lane: Lane) -> None:
+    """What was begun before the savepoint is not committed, either."""
+    connection = lane.connect()
+    lane.run(connection, "INSERT INTO accounts VALUES ('bob', 0)")
+    charge = charging(lane, connection)
+    with connection.begin_nested():
+        assert charge("a") == "charged"
+    lane.rollback(connection)
+    assert lane.run(connection, "SELECT * FROM accounts") == [("alice", 100)]
+    with connection.begin_nested():
+        assert charge("a") == "charged"
+    lane.commit(connection)
+    assert charge("a") == "charged"
+    assert balance(lane) == 58
+
+
 def test_it_joins_a_block_of_sqlalchemy_s(database: str) -> None:
     engine = sqlalchemy.create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
 

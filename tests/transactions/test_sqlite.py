@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -122,22 +121,6 @@ def test_a_file_that_can_only_be_read(file: str) -> None:
         with pytest.raises(IdempotencyStoreUnavailable, match="can only read"), transaction(connection, key="a"):
             pytest.fail("it ran")
         assert connection.execute("SELECT balance FROM accounts").fetchone() == (100,)
-
-
-def test_another_thread(connection: sqlite3.Connection) -> None:
-    said: list[Exception] = []
-
-    def use() -> None:
-        try:
-            with transaction(connection, key="a"):
-                pytest.fail("it ran")
-        except IdempotencyStoreUnavailable as error:
-            said.append(error)
-
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join()
-    assert "created in a thread can only be used in that same thread" in str(said[0])
 
 
 def test_a_record_that_is_not_ours(connection: sqlite3.Connection) -> None:

@@ -82,11 +82,6 @@ pub use store::Store;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[cfg(all(doctest, feature = "seal", feature = "sqlx"))]
-mod documents {
-    #[doc = include_str!("../../../docs/sealing.md")]
-    struct Sealing;
-
-    #[doc = include_str!("../../../docs/transactions.md")]
-    struct Transactions;
-}
+#[cfg(all(doctest, feature = "seal"))]
+#[doc = include_str!("../../../docs/sealing.md")]
+struct Sealing;

@@ -5,6 +5,9 @@ use crate::error::{StoreError, StoreErrorKind};
 /// Its name in the files, unless another is asked for.
 pub(crate) const SCHEMA: &str = "idempotency";
 
+/// The version of what `stores/postgres/schema.sql` makes.
+pub(crate) const VERSION: i32 = 1;
+
 /// SQL as it is in the files, for another schema.
 ///
 /// # Errors

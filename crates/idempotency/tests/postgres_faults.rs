@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::place::{Tuned, begun, call, complete, replayed};
-use common::postgres::Postgres;
+use common::postgres::{Postgres, replica_of};
 use idempotency::engine::{Begun, Settled};
 use idempotency::stores::{PostgresOptions, PostgresStore};
 use idempotency::{Idempotency, StoreErrorKind};
@@ -114,7 +114,7 @@ async fn a_statement_that_is_cancelled_was_not_executed() {
 async fn after_a_failover_to_a_synchronous_replica_everything_that_was_acknowledged_is_replayed() {
     let mut primary = Postgres::start(&["synchronous_standby_names=*", "synchronous_commit=local"]);
     let schema = primary.schema();
-    let replica = Postgres::replica_of(&primary);
+    let replica = replica_of(&primary);
     let deadline = Instant::now() + LONG;
     while primary.sql("SELECT sync_state FROM pg_stat_replication") != "sync" {
         assert!(Instant::now() < deadline, "the replica does not follow");

@@ -178,3 +178,48 @@ async fn a_schema_that_is_not_there_says_what_to_run_and_leaves_the_transaction_
     let gone = idem.call("schema", "b").unwrap().schema(&schema).in_tx::<u32>(&mut tx).await.unwrap_err();
     assert!(matches!(&gone, Error::Store(error) if error.to_string().contains("create_table()")), "{gone:?}");
 }
+
+/// The block of docs/transactions.md.
+#[rustfmt::skip]
+mod page {
+    use idempotency::function::InTx;
+    use idempotency::{Error, Idempotency};
+    use sqlx::PgPool;
+
+    pub async fn transfer(
+        idem: &Idempotency,
+        pool: &PgPool,
+        key: &str,
+        amount: i64,
+    ) -> Result<String, Box<dyn std::error::Error>> {
+        let call = || -> Result<_, Error> { Ok(idem.call("transfer", key)?.payload(&amount)) };
+        // Done: no transaction. It waits up to `wait` while another one is at it.
+        if let Some(receipt) = call()?.look(pool).await? {
+            return Ok(receipt);
+        }
+        let mut tx = pool.begin().await?;
+        match call()?.in_tx(&mut tx).await? {
+            InTx::Replayed(receipt) => Ok(receipt), // done in between
+            InTx::Run(open) => {
+                sqlx::query("UPDATE accounts SET balance = balance - $1").bind(amount).execute(&mut *tx).await?;
+                let receipt = open.complete(&mut tx, format!("{amount} sent")).await?;
+                tx.commit().await?;
+                Ok(receipt)
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_page_s_block_charges_once() {
+    let here = include_str!("sqlx.rs").replace("\n    ", "\n").replace("pub async", "async");
+    let page_s =
+        include_str!("../../../docs/transactions.md").split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(here.contains(page_s), "this file has another block than docs/transactions.md");
+    server().sql("CREATE TABLE accounts (balance BIGINT); INSERT INTO accounts VALUES (100)");
+    for _ in 0..2 {
+        assert_eq!(page::transfer(&idem(), &pool(server().port), "page", 42).await.unwrap(), "42 sent");
+    }
+    assert_eq!(server().sql("SELECT balance FROM accounts"), "58");
+    assert!(page::transfer(&idem(), &pool(server().port), "page", 43).await.is_err());
+}

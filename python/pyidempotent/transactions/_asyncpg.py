@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,15 @@ def connection_of(connection: Any) -> Connection | None:
 
 
 def state_of(connection: Any) -> State:
-    """Where a connection stands. It does not know whether a transaction has failed."""
+    """Where a connection stands. It does not know whether a transaction has failed.
+
+    Raises:
+        RuntimeError: in another event loop than the connection's, where a statement would leave it unusable.
+    """
+    if getattr(connection, "_loop", None) not in (None, asyncio.get_running_loop()):
+        raise RuntimeError("the connection belongs to a different loop: use it in the event loop that made it")
+    if connection.is_closed():
+        return "closed"
     return "open" if connection.is_in_transaction() else "autocommit"
 
 

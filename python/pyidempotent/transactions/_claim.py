@@ -13,7 +13,7 @@ from pyidempotent._calls.current import Operation
 from pyidempotent._values.results import Unstorable
 from pyidempotent.exceptions import IdempotencyProcessing
 from pyidempotent.transactions._connections import Connection, State, Steps, asks, connection_of, is_known, know
-from pyidempotent.transactions._errors import not_begun, not_stored
+from pyidempotent.transactions._errors import CLOSED, not_begun, not_stored, sqlstate
 
 #: The claims that are open here: the connection and the storage key of each.
 _open: ContextVar[tuple[tuple[int, bytes], ...]] = ContextVar("pyidempotent_transactions", default=())
@@ -125,7 +125,10 @@ class Claim:
             raise ValueError(
                 f"the result of {who} can't be stored: {error}. What the block wrote is not committed: roll back"
             ) from error
-        if self.connection.state in ("idle", "autocommit"):
+        state = self.connection.state
+        if state == "closed":
+            raise not_stored(who, CLOSED)
+        if state in ("idle", "autocommit"):
             raise _ended(who)
         statement: _Asks | None = self._call.complete(payload)
         while statement is not None:
@@ -162,6 +165,8 @@ class Claim:
             try:
                 row = yield asks(self.connection.run, *statement)
             except Exception as error:
+                if sqlstate(error) == "25P02":  # some drivers do not know it before
+                    raise RuntimeError(_FAILED) from error
                 raise not_begun(self._call.who, error) from error
             statement = self._call.told(row)
             # Some drivers know only now. What was written until here does no harm where it stays.
@@ -176,13 +181,15 @@ class Claim:
             state = self.connection.state
         except Exception as error:
             raise not_begun(self._call.who, error) from error
+        if state == "closed":
+            raise not_begun(self._call.who, CLOSED)
         if state == "failed":
-            raise RuntimeError(
-                "the connection is in a transaction that has failed: roll it back before transaction(). Nothing ran"
-            )
+            raise RuntimeError(_FAILED)
         if state not in allowed:
             raise RuntimeError(_AUTOCOMMIT)
 
+
+_FAILED = "the connection is in a transaction that has failed: roll it back before transaction(). Nothing ran"
 
 _AUTOCOMMIT = (
     "the connection commits each statement by itself, so that a crash could part the work from its record: begin a "

@@ -17,8 +17,8 @@ from pyidempotent import _frameworks
 T = TypeVar("T")
 
 #: Where a connection stands: in a transaction; in none, and the next statement begins one; in none, and each statement
-#: commits by itself; in one that has failed, and can only be rolled back.
-State = Literal["open", "idle", "autocommit", "failed"]
+#: commits by itself; in one that has failed, and can only be rolled back; nowhere, as it is closed.
+State = Literal["open", "idle", "autocommit", "failed", "closed"]
 
 #: What is to be done on a connection: a call that returns what came of it, or an awaitable of that.
 Steps = Generator[Callable[[], Any], Any, T]

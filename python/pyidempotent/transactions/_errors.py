@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pyidempotent.exceptions import IdempotencyStoreUnavailable
 
+#: What whoever has a closed connection is told.
+CLOSED = "the connection is closed: take another one"
+
 #: Words of SQLite → what that means here, and whether it may go better another time.
 _SQLITE = {
     "no such table: idempotency_": (
@@ -16,11 +19,22 @@ _SQLITE = {
         True,
     ),
     "readonly database": ("the connection can only read", False),
-    "closed database": ("the connection is closed", False),
+    "closed database": (CLOSED, False),
 }
 
 
-def not_begun(who: str, error: Exception) -> IdempotencyStoreUnavailable:
+def sqlstate(error: BaseException) -> str | None:
+    """The code of Postgres' that an error has, whatever library wraps it."""
+    inner: BaseException | None = error
+    while inner is not None:
+        code = getattr(inner, "sqlstate", None) or getattr(inner, "pgcode", None)
+        if code is not None:
+            return str(code)
+        inner = getattr(inner, "orig", None) or inner.__cause__
+    return None
+
+
+def not_begun(who: str, error: Exception | str) -> IdempotencyStoreUnavailable:
     """The claim failed on the application's connection: nothing ran."""
     means, may_pass = _meaning(error)
     return IdempotencyStoreUnavailable(
@@ -28,7 +42,7 @@ def not_begun(who: str, error: Exception) -> IdempotencyStoreUnavailable:
     )
 
 
-def not_stored(who: str, error: Exception) -> IdempotencyStoreUnavailable:
+def not_stored(who: str, error: Exception | str) -> IdempotencyStoreUnavailable:
     """The result could not be written: the transaction must not be committed."""
     means, may_pass = _meaning(error)
     return IdempotencyStoreUnavailable(
@@ -37,7 +51,11 @@ def not_stored(who: str, error: Exception) -> IdempotencyStoreUnavailable:
     )
 
 
-def _meaning(error: Exception) -> tuple[str, bool]:
+def _meaning(error: Exception | str) -> tuple[str, bool]:
+    if isinstance(error, str):
+        return error, False
+    # SQLAlchemy's own words hold the statement and its values, among them the key's.
+    error = getattr(error, "orig", None) or error
     said = str(error)
     for words, meaning in _SQLITE.items():
         if words in said:

@@ -20,6 +20,8 @@ def connection_of(connection: Any) -> Connection | None:
 
 def state_of(connection: Any) -> State:
     """Where a connection of psycopg 3 or psycopg2 stands."""
+    if connection.closed:
+        return "closed"
     status = int(connection.info.transaction_status)  # libpq's PGTransactionStatusType
     if status == 3:
         return "failed"
@@ -35,8 +37,9 @@ class _Any(OfDriver):
 
     @property
     def is_held(self) -> bool:
-        """Whether a block of ``connection.transaction()`` is open, on a connection in autocommit."""
-        return bool(self.is_begun and self._connection.autocommit)
+        """Whether a block of ``connection.transaction()`` is open, or a transaction was begun by hand."""
+        in_block = getattr(self._connection, "_num_transactions", 0) > 0  # it says so nowhere else
+        return in_block or bool(self.is_begun and self._connection.autocommit)
 
     def commit(self) -> Any:
         """Commits the transaction."""

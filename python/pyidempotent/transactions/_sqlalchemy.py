@@ -72,8 +72,10 @@ class _Any:
 
     @property
     def is_held(self) -> bool:
-        """Whether a transaction was begun by ``begin()``, and not by the first statement."""
+        """Whether a transaction was begun by ``begin()``, and not by the first statement; or a savepoint."""
         owner = getattr(self._owner, "sync_session", None) or getattr(self._owner, "sync_connection", self._owner)
+        if owner.in_nested_transaction():
+            return True
         origin = getattr(owner.get_transaction(), "origin", None)
         if origin is not None:
             return bool(origin.name != "AUTOBEGIN")
@@ -83,6 +85,8 @@ class _Any:
     @property
     def state(self) -> State:
         """Where it stands."""
+        if getattr(self._owner, "closed", False):  # a session can be used again
+            return "closed"
         if self.is_begun and not getattr(self._owner, "is_active", True):
             return "failed"
         # Before the first statement of the transaction the driver's word does not count.

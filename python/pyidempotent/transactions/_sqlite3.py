@@ -16,9 +16,12 @@ def connection_of(connection: Any) -> Connection | None:
 
 def state_of(connection: Any) -> State:
     """Where a connection stands."""
-    if connection.in_transaction:
-        return "open"
-    return "autocommit" if commits_alone(connection) else "idle"
+    try:
+        if connection.in_transaction:
+            return "open"
+        return "autocommit" if commits_alone(connection) else "idle"
+    except (ValueError, sqlite3.ProgrammingError):  # aiosqlite's, and the module's
+        return "closed"
 
 
 def commits_alone(connection: Any) -> bool:

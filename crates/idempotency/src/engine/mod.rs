@@ -19,7 +19,7 @@ mod waiting;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(feature = "functions")]
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -45,9 +45,9 @@ pub use options::{Options, OptionsError};
 /// One store in one process, shared by every call site that uses it.
 struct Engine {
     keeper: Arc<Keeper>,
-    /// The schemas in which a transaction of the caller's has found the tables.
+    /// The schemas in which a transaction of the caller's has found the tables. They are few.
     #[cfg(feature = "functions")]
-    schemas: Mutex<Vec<Option<Box<str>>>>,
+    found: Mutex<Vec<String>>,
 }
 
 impl Drop for Engine {
@@ -102,7 +102,7 @@ impl Idempotency {
         let engine = Engine {
             keeper: Arc::new(Keeper::new(Arc::new(store), serving::start)),
             #[cfg(feature = "functions")]
-            schemas: Mutex::default(),
+            found: Mutex::default(),
         };
         Self { engine: Arc::new(engine), options: Options::default() }
     }
@@ -133,20 +133,24 @@ impl Idempotency {
         self.engine.keeper.store.form()
     }
 
-    /// Whether a transaction of the caller's has found the tables in a schema; `None`: the usual one.
+    /// Whether a transaction of the caller's has found the tables in this schema.
     #[cfg(feature = "functions")]
-    pub(crate) fn has_tables(&self, schema: Option<&str>) -> bool {
-        let schemas = self.engine.schemas.lock().unwrap_or_else(PoisonError::into_inner);
-        schemas.iter().any(|known| known.as_deref() == schema)
+    pub(crate) fn has_found(&self, schema: &str) -> bool {
+        self.found().iter().any(|found| found == schema)
     }
 
-    /// A transaction of the caller's has found the tables in a schema.
+    /// A transaction of the caller's has found the tables in this schema.
     #[cfg(feature = "functions")]
-    pub(crate) fn found_tables(&self, schema: Option<&str>) {
-        if !self.has_tables(schema) {
-            let mut schemas = self.engine.schemas.lock().unwrap_or_else(PoisonError::into_inner);
-            schemas.push(schema.map(Into::into));
+    pub(crate) fn find(&self, schema: &str) {
+        let mut found = self.found();
+        if !found.iter().any(|found| found == schema) {
+            found.push(schema.to_owned());
         }
+    }
+
+    #[cfg(feature = "functions")]
+    fn found(&self) -> MutexGuard<'_, Vec<String>> {
+        self.engine.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its options.

@@ -241,8 +241,9 @@ impl<'a> Call<'a> {
     /// Claims the key in your database transaction: what you write there and its record commit or roll back as one.
     ///
     /// You begin the transaction and you commit it. A crash at any moment leaves both or neither. The tables must be there:
-    /// `stores::postgres_schema`, [`SQLITE_TABLES`](crate::transactions::SQLITE_TABLES). The first call of an engine looks for them, because
-    /// a statement that fails would take your transaction with it. Of the options `ttl` counts; nothing is waited for: there is
+    /// `stores::postgres_schema`, [`SQLITE_TABLES`](crate::transactions::SQLITE_TABLES). The first call of an engine in a schema looks for
+    /// them, because a statement that fails would take your transaction with it. A key that is claimed in this transaction and not
+    /// completed is [`Error::Unknown`] to a second call in it. Of the options `ttl` counts; nothing is waited for: there is
     /// [`Call::look`], before you begin.
     ///
     /// - `connection`: a `&tokio_postgres::Transaction` (feature `postgres`), a `&mut sqlx::Transaction<'_, Postgres>` (feature `sqlx`), or

@@ -130,9 +130,11 @@ pub(super) async fn begin<T: DeserializeOwned>(
     connection: &mut impl Connection,
 ) -> Result<InTx<T>, Error> {
     let mut inner = made(engine, call, schema, connection.dialect())?;
-    let first = inner.begin(engine.has_tables(schema)).map_err(|error| setup(error.to_string()))?;
+    let first = inner.begin(engine.has_found(inner.schema())).map_err(|error| setup(error.to_string()))?;
     let next = inner.drive(connection, first).await?;
-    engine.found_tables(schema);
+    if connection.dialect() == Dialect::Postgres {
+        engine.find(inner.schema());
+    }
     match next {
         Next::Run { fence } => Ok(InTx::Run(Open { inner: Box::new(inner), fence, result: PhantomData })),
         Next::Held(Begun::Replay(stored)) => Ok(InTx::Replayed(decode(&stored)?)),

@@ -311,6 +311,12 @@ impl InTransaction {
         self.is_gone
     }
 
+    /// The schema of Postgres that the table is in.
+    #[cfg(feature = "functions")]
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
+    }
+
     /// The key that it is about.
     pub fn key(&self) -> &StorageKey {
         &self.key

@@ -8,7 +8,7 @@ use crate::decide::{Decision, Held, decide};
 use crate::engine::Begun;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Micros, Record};
-use crate::schema::{SCHEMA, renamed};
+use crate::schema::{SCHEMA, VERSION, renamed};
 
 /// How many lapsed claims in a row are taken over before the key is called busy.
 const TAKEOVERS: u32 = 4;
@@ -88,15 +88,10 @@ impl InTransaction {
 
     pub(super) fn told_postgres(&mut self, at: At, row: Option<&[Value]>) -> Result<Next, StoreError> {
         match (at, row) {
-            (At::Check, Some([Value::Int(1)])) => Ok(Next::Ask(self.claim_postgres(None))),
-            (At::Check, _) => Err(StoreError::new(
-                StoreErrorKind::Setup,
-                format!(
-                    "the table and the functions of the idempotency keys are not in the schema {:?}, or not for this role: make \
-                     them by create_table(), and grant the role the use of them",
-                    self.schema
-                ),
-            )),
+            (At::Check, Some([version, usable])) => match self.unusable_postgres(version, usable) {
+                None => Ok(Next::Ask(self.claim_postgres(None))),
+                Some(what) => Err(StoreError::new(StoreErrorKind::Setup, what)),
+            },
             (At::Claim { takeovers }, Some(row)) => self.claimed_postgres(takeovers, row),
             (At::Complete, Some([Value::Text(outcome), Value::Int(began)])) => {
                 self.is_gone = outcome != "stored" || *began != self.began;
@@ -106,6 +101,27 @@ impl InTransaction {
             (At::Refuse, _) => Ok(Next::Ended),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Why the schema can't be used, as the catalogue has it: without a call that would fail.
+    fn unusable_postgres(&self, version: &Value, usable: &Value) -> Option<String> {
+        let schema = &self.schema;
+        let what = match (version, usable) {
+            (Value::Int(version), _) if *version < i64::from(VERSION) => format!(
+                "in the schema {schema:?} is version {version} of the table and the functions of the idempotency keys, and this \
+                 library needs {VERSION}: run create_table(), which keeps the records"
+            ),
+            (Value::Int(_), Value::Int(usable)) if *usable > 0 => return None,
+            (Value::Int(_), _) => format!(
+                "this role may not use the schema {schema:?} of the idempotency keys: grant the role USAGE on it, and SELECT, \
+                 INSERT, UPDATE and DELETE on its table"
+            ),
+            _ => format!(
+                "the table and the functions of the idempotency keys are not in the schema {schema:?}: make them by \
+                 create_table()"
+            ),
+        };
+        Some(what)
     }
 
     fn claimed_postgres(&mut self, takeovers: u32, row: &[Value]) -> Result<Next, StoreError> {

@@ -107,29 +107,6 @@ impl Postgres {
         }
     }
 
-    /// A replica of a server, with its data as it is now, that follows it.
-    pub fn replica_of(primary: &Self) -> Self {
-        let folder = folder();
-        let mut backup = program("pg_basebackup");
-        backup.args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &primary.port.to_string(),
-            "-U",
-            "postgres",
-            "-R",
-            "-X",
-            "stream",
-            "-c",
-            "fast",
-            "-D",
-        ]);
-        let copied = backup.arg(folder.path().join("data")).output().unwrap();
-        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-        Self::on(folder, &[])
-    }
-
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -215,6 +192,29 @@ impl Drop for Postgres {
             let _ = watchdog.wait();
         }
     }
+}
+
+/// A replica of a server, with its data as it is now, that follows it.
+pub fn replica_of(primary: &Postgres) -> Postgres {
+    let folder = folder();
+    let mut backup = program("pg_basebackup");
+    backup.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &primary.port.to_string(),
+        "-U",
+        "postgres",
+        "-R",
+        "-X",
+        "stream",
+        "-c",
+        "fast",
+        "-D",
+    ]);
+    let copied = backup.arg(folder.path().join("data")).output().unwrap();
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    Postgres::on(folder, &[])
 }
 
 /// A pooler before a server, which gives a connection to a client for one transaction.

@@ -16,10 +16,11 @@ use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Row, Statement}
 use super::channels::Channels;
 use super::errors::{self, advice};
 use super::options::{PostgresOptions, Server, servers};
-use super::sql::{Statements, VERSION};
+use super::sql::Statements;
 use super::wire::Wire;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::Token;
+use crate::schema::VERSION;
 use crate::stores::resolver::resolve;
 
 /// How long a connection is silent before the operating system asks whether its peer is there, and between questions.

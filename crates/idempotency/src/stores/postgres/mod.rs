@@ -23,6 +23,7 @@ use crate::decide::{Claim, Held, Resolution};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::StorageKey;
 use crate::record::{Micros, Record, RecordError, Token};
+use crate::schema::VERSION;
 use crate::store::{Claimed, Completed, Health, Listing, Page, Reply, Store, Watch};
 use crate::stores::anchor::Anchor;
 
@@ -138,7 +139,7 @@ impl PostgresStore {
         let connection = self.upkeep().await?;
         let made = connection.rows(Which::Other, &self.pool.statements.version, &[]).await;
         // A later version has added to what this one knows.
-        if made.is_ok_and(|rows| rows.iter().any(|row| row.get::<_, i32>(0) >= sql::VERSION)) {
+        if made.is_ok_and(|rows| rows.iter().any(|row| row.get::<_, i32>(0) >= VERSION)) {
             return Ok(());
         }
         let sql = postgres_schema(&options.schema)?;

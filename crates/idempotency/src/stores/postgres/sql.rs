@@ -3,9 +3,6 @@
 use crate::error::StoreError;
 use crate::schema::in_schema;
 
-/// The version of what `schema.sql` makes.
-pub(super) const VERSION: i32 = 1;
-
 /// The statements of one schema.
 pub(crate) struct Statements {
     pub(crate) claim: String,
