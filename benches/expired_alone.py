@@ -1,4 +1,4 @@
-"""What expired records cost the Postgres store: claims beside them, against claims on an empty table, and their removal.
+"""What expired records cost the Postgres store: claims beside them, against those on an empty table, and their removal.
 
 Claims run one at a time with ``synchronous_commit=off``, so that the disk, which is the same for both, hides nothing.
 ``EXPIRED`` is how many records have expired. Run by transactions.py; prints a table. Ends with 1 where a bar is missed.
