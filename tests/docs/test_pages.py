@@ -25,6 +25,7 @@ SELF_CHECKING = [
     "concepts/exactly-once",
     "concepts/life",
     "concepts/ways",
+    "functions",
     "mcp",
     "mistakes",
     "moving",

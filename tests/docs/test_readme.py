@@ -19,7 +19,8 @@ from pyidempotent import current, idempotent
 from pyidempotent.testing import Rehearsal
 from servers import AppServer, RedisServer
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
@@ -143,3 +144,14 @@ def test_djangos_setting(redis_server: RedisServer) -> None:
     exec(block("INSTALLED_APPS").replace("redis://localhost", redis_server.url), names)
     assert names["MIDDLEWARE"] == [django_site.OURS]
     assert Configuration(names["PYIDEMPOTENT"]).routes.default.site.required is False
+
+
+def test_its_links_work_on_a_package_index_too() -> None:
+    """They lead to the repository, and what they name is there."""
+    text = re.sub(r"^```.*?^```", "", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    repository = r"https://(?:github|raw\.githubusercontent)\.com/pyidempotent/pyidempotent/(?:blob/)?main/"
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert targets
+    for target in targets:
+        path = re.match(repository + r"([^#]+)", target)
+        assert target.startswith("#") or (path and (ROOT / path[1]).exists()), target

@@ -82,6 +82,14 @@ pub use store::Store;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[cfg(all(doctest, feature = "seal"))]
-#[doc = include_str!("../../../docs/sealing.md")]
-struct Sealing;
+#[cfg(all(doctest, feature = "axum", feature = "seal"))]
+mod documents {
+    #[doc = include_str!("../../../docs/axum.md")]
+    struct Axum;
+
+    #[doc = include_str!("../../../docs/rust.md")]
+    struct Functions;
+
+    #[doc = include_str!("../../../docs/sealing.md")]
+    struct Sealing;
+}
