@@ -59,7 +59,6 @@ struct Entry {
 }
 
 /// Where an operation is.
-#[derive(Clone)]
 enum Place {
     Waiting,
     /// Its statement was sent, and has ended when this is closed.
@@ -91,10 +90,10 @@ impl Gathering {
                     asker.heard();
                     return answer;
                 }
-                Err(_) if asker.is_sent() => return Err(errors::timed_out(limit)),
+                Err(_) if asker.leave() => return Err(errors::timed_out(limit)),
                 Err(_) => return Err(errors::not_connected_within(limit)),
                 // Its turn was a task of another runtime, which has ended.
-                Ok(Err(_)) if asker.is_sent() => return Err(errors::runtime_ended()),
+                Ok(Err(_)) if asker.leave() => return Err(errors::runtime_ended()),
                 Ok(Err(_)) => {}
             }
         }
@@ -165,9 +164,9 @@ impl Gathering {
 
     async fn rows(&self, pool: &Arc<Pool>, connection: &Connection, entries: &[Entry]) -> Result<Vec<Row>, StoreError> {
         let statements = &pool.statements;
-        let (one, many) = match self.which {
-            Which::Claim => (&statements.claim, (Which::Claims, &statements.claims)),
-            _ => (&statements.complete, (Which::Completions, &statements.completions)),
+        let (one, many, sql) = match self.which {
+            Which::Claim => (&statements.claim, Which::Claims, &statements.claims),
+            _ => (&statements.complete, Which::Completions, &statements.completions),
         };
         // By itself an operation needs no lists, which cost the server a tenth of it.
         if let [Entry { step, .. }] = entries {
@@ -184,8 +183,7 @@ impl Gathering {
         let values: Parameters<'_> = parameters![
             keys => BYTEA_ARRAY, first => BYTEA_ARRAY, second => BYTEA_ARRAY, third => INT8_ARRAY, fourth => INT8_ARRAY
         ];
-        let (which, sql) = many;
-        pool.rows(connection, which, sql, values).await
+        pool.rows(connection, many, sql, values).await
     }
 }
 
@@ -204,8 +202,13 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    fn is_sent(&self) -> bool {
-        matches!(*locked(&self.place), Place::Sent(_))
+    /// Waits no more; whether the operation was sent. If it was not, it never is.
+    fn leave(&mut self) -> bool {
+        let Place::Sent(ended) = std::mem::replace(&mut *locked(&self.place), Place::Gone) else { return false };
+        if self.gathering.which == Which::Claim {
+            self.pool.leave_unanswered(self.key, ended);
+        }
+        true
     }
 
     /// The answer came.
@@ -216,10 +219,7 @@ impl Asker<'_> {
 
 impl Drop for Asker<'_> {
     fn drop(&mut self) {
-        let place = std::mem::replace(&mut *locked(&self.place), Place::Gone);
-        if let (Place::Sent(ended), Which::Claim) = (place, self.gathering.which) {
-            self.pool.leave_unanswered(self.key, ended);
-        }
+        self.leave();
     }
 }
 
