@@ -38,7 +38,7 @@ def claims(connection: psycopg.Connection, schema: str, record: bytes, keys: lis
     sql = CLAIM.format(schema=schema)
     began = time.perf_counter()
     for key in keys:
-        row = connection.execute(sql, (key, record), prepare=True).fetchone()  # type: ignore[call-overload]
+        row = connection.execute(sql, (key, record), prepare=True).fetchone()  # type: ignore[call-overload]  # psycopg's types want a literal
         assert row == ("claimed",), row
     return (time.perf_counter() - began) / len(keys)
 

@@ -1,7 +1,9 @@
 """The site: `make docs`. Warnings are errors, links between pages among them."""
 
 import re
+import shutil
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 REPOSITORY = "https://github.com/pyidempotent/pyidempotent"
@@ -21,10 +23,15 @@ autodoc_member_order = "bysource"
 
 
 def setup(app: Any) -> None:
-    """What a page links to outside of docs/ is read in the repository."""
+    """Links out of docs/ lead to the repository. The Markdown stands beside the site, where llms.txt leads to."""
 
     def outside(_: Any, name: str, source: list[str]) -> None:
         up = "../" * (name.count("/") + 1)
         source[0] = re.sub(rf"\]\({re.escape(up)}(?!\.\./)", f"]({REPOSITORY}/blob/main/", source[0])
 
+    def beside(_: Any, error: Exception | None) -> None:
+        for name in () if error else app.env.found_docs:
+            shutil.copyfile(app.env.doc2path(name), Path(app.outdir, f"{name}.md"))
+
     app.connect("source-read", outside)
+    app.connect("build-finished", beside)
